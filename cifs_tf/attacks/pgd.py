@@ -1,0 +1,155 @@
+"""The projected gradient family in the L-infinity ball: FGSM, PGD, and C&W's margin by PGD."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from cifs_tf.attacks.random import fold_in, uniform
+from cifs_tf.errors import UserError
+from cifs_tf.losses import CW_KAPPA, contract, cross_entropy, cw_margin
+
+HeadsFn = Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PGD:
+    """Projected gradient descent in the L-infinity ball (Madry et al. 2018), on any weighting of the heads.
+
+    x <- clip(x + step_size * sign(grad sum_h w_h loss_h(x)), to the ball and to the bounds); the last iterate is
+    returned. One compiled loop; no variable is touched, and the label enters the loss only.
+
+    Args:
+        epsilon: radius, in the units of the images, in [0, 1].
+        step_size: > 0, in the same units.
+        num_steps: >= 0; 0 returns the starting point.
+        random_start: start uniformly in the ball instead of at the image. Default False.
+        num_restarts: >= 1; the best of them is kept for each example: one that fools the final head if any does, then
+            the one of the highest loss. Needs random_start to make a difference. Default 1.
+        loss: `"cross_entropy"` (default) or `"cw_margin"`.
+        kappa: confidence of the C&W margin. Default 50.
+        bounds: (lowest, highest) pixel value. Default (0, 1).
+
+    Call arguments:
+        heads_fn: images -> heads (batch, 1 + P, classes), in inference mode.
+        images: float (batch, height, width, channels) within the bounds.
+        labels: int (batch,).
+        head_weights: float (1 + P,), see `cifs_tf.losses.head_weights`.
+        seed: int64 (batch, 2), a stateless seed per example, see `example_seeds`; read only by random starts.
+
+    Returns:
+        x_adv, like the images.
+
+    Raises:
+        UserError: for a hyper-parameter out of range, or a random start without a seed.
+
+    Example:
+        >>> attack = PGD(epsilon=8 / 255, step_size=2 / 255, num_steps=10)
+        >>> x_adv = attack(model.heads_fn(), images, labels, head_weights=head_weights(2, model.num_probes))
+    """
+
+    epsilon: float
+    step_size: float
+    num_steps: int
+    random_start: bool = False
+    num_restarts: int = 1
+    loss: str = "cross_entropy"
+    kappa: float = CW_KAPPA
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epsilon <= self.bounds[1] - self.bounds[0]:
+            raise UserError("epsilon", self.epsilon, f"give a radius from 0 to {self.bounds[1] - self.bounds[0]:g}")
+        if not self.step_size > 0:
+            raise UserError("step_size", self.step_size, "give a number above 0")
+        if self.num_steps < 0:
+            raise UserError("num_steps", self.num_steps, "give 0 or more")
+        if self.num_restarts < 1:
+            raise UserError("num_restarts", self.num_restarts, "give 1 or more")
+        if self.loss not in ("cross_entropy", "cw_margin"):
+            raise UserError("loss", self.loss, "give cross_entropy or cw_margin")
+
+    def __call__(
+        self,
+        heads_fn: HeadsFn,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        *,
+        head_weights: tf.Tensor | np.ndarray,
+        seed: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Attack a batch; see the class."""
+        if self.random_start and seed is None:
+            raise UserError("seed", None, "give one per example (example_seeds) for a random start")
+        weighted_loss = self._weighted_loss(heads_fn, labels, head_weights)
+        x_adv = self._run(weighted_loss, images, seed)
+        if self.num_restarts == 1:
+            return x_adv
+
+        def restart(index: tf.Tensor, best: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            candidate = self._run(weighted_loss, images, None if seed is None else fold_in(seed, index))
+            better = _score(weighted_loss, labels, candidate) > _score(weighted_loss, labels, best)
+            return index + 1, tf.where(_per_example(better, images), candidate, best)
+
+        return tf.while_loop(
+            lambda index, best: index < self.num_restarts, restart, (1, x_adv), parallel_iterations=1
+        )[1]
+
+    def _weighted_loss(
+        self, heads_fn: HeadsFn, labels: tf.Tensor, head_weights: tf.Tensor | np.ndarray
+    ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+        def weighted_loss(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            heads = heads_fn(x)
+            if self.loss == "cw_margin":
+                return contract(cw_margin(heads, labels, self.kappa), head_weights), heads
+            return contract(cross_entropy(heads, labels), head_weights), heads
+
+        return weighted_loss
+
+    def _run(self, weighted_loss: Callable, images: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:  # type: ignore[type-arg]
+        lowest = tf.maximum(images - self.epsilon, self.bounds[0])
+        highest = tf.minimum(images + self.epsilon, self.bounds[1])
+
+        def step(x: tf.Tensor) -> tuple[tf.Tensor]:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(x)
+                loss = tf.reduce_sum(weighted_loss(x)[0])
+            x = x + self.step_size * tf.sign(tape.gradient(loss, x))
+            return (tf.clip_by_value(x, lowest, highest),)
+
+        x = images
+        if self.random_start:
+            noise = uniform(seed, images.shape[1:], -self.epsilon, self.epsilon, images.dtype)
+            x = tf.clip_by_value(images + noise, lowest, highest)
+        if self.num_steps == 0:
+            return x
+        return tf.while_loop(
+            lambda x: True, step, (x,), maximum_iterations=self.num_steps, parallel_iterations=1
+        )[0]
+
+
+def fgsm(epsilon: float, **kwargs: object) -> PGD:
+    """Fast gradient sign method (Goodfellow et al. 2015): one PGD step of the whole radius.
+
+    Args:
+        epsilon: radius, in the units of the images.
+        **kwargs: other fields of `PGD`.
+
+    Returns:
+        the attack.
+    """
+    return PGD(epsilon=epsilon, step_size=epsilon or 1.0, num_steps=1, **kwargs)  # type: ignore[arg-type]
+
+
+def _score(weighted_loss: Callable, labels: tf.Tensor, x: tf.Tensor) -> tf.Tensor:  # type: ignore[type-arg]
+    """Rank restarts: any that fools the final head above all that do not, then by loss."""
+    loss, heads = weighted_loss(x)
+    fooled = tf.argmax(heads[:, 0], axis=-1, output_type=labels.dtype) != labels
+    return loss + tf.where(fooled, tf.constant(1e6, loss.dtype), tf.constant(0.0, loss.dtype))
+
+
+def _per_example(condition: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(condition, [-1] + [1] * (len(images.shape) - 1))

@@ -1,0 +1,288 @@
+"""The vocabulary of a run: frozen dataclasses whose fields are the options of every program and the keys of a recipe.
+
+Field names are unique across the groups, so the command line and a recipe are flat. Ranges are checked where a value
+enters, once, by the declaration beside the field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+from cifs_tf.errors import UserError
+
+
+class Ratio(float):
+    """A number that may be written as a fraction, and is remembered as it was written (8/255).
+
+    Args:
+        value: a number, or text such as "8/255", "0.1", "1e-3".
+
+    Raises:
+        ValueError: if it is neither.
+
+    Example:
+        >>> Ratio("8/255") * 255
+        8.0
+    """
+
+    text: str
+
+    def __new__(cls, value: float | str) -> Ratio:
+        """Parse the value."""
+        numerator, slash, denominator = str(value).partition("/")
+        try:
+            number = float(numerator) / (float(denominator) if slash else 1.0)
+        except ZeroDivisionError as error:
+            raise ValueError("the denominator is zero") from error
+        self = super().__new__(cls, number)
+        self.text = str(value)
+        return self
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _field(default: Any, *, low: float = -math.inf, high: float = math.inf, above: float = -math.inf) -> Any:
+    """Declare a number and the range it must lie in: low <= value <= high, value > above."""
+    return dataclasses.field(default=default, metadata={"low": low, "high": high, "above": above})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if not field.metadata:
+                continue
+            low, high, above = (field.metadata[key] for key in ("low", "high", "above"))
+            value = getattr(self, field.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if number is None or (low <= number <= high and number > above):
+                    continue
+                lower = f"above {above:g}" if above > -math.inf else f"of {low:g} or more"
+                upper = f" and at most {high:g}" if high < math.inf else ""
+                raise UserError(f"--{field.name}", value, f"give a number {lower}{upper}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(_Group):
+    """Where images come from.
+
+    Args:
+        dataset: digits, svhn, cifar10, cifar100, fashion_mnist, tfds:NAME (any TFDS image classification set) or
+            folder:PATH (one folder of image files per class).
+        data_dir: where TFDS data lies or is downloaded to; null is TFDS' own default.
+        image_size: side in pixels to which tfds: and folder: images are resized; null keeps their size.
+        num_classes: a check: the number of classes that the data must have; null accepts any.
+        train_examples: use only the first so many training images of a fixed shuffle; null uses all.
+        test_examples: likewise for the test images.
+        val_examples: training images set aside for validation, never test images.
+        augmentation: crop_flip (pad 4, random crop, random flip), crop (without the flip) or none.
+    """
+
+    dataset: str = "digits"
+    data_dir: str | None = None
+    image_size: int | None = _field(None, low=8)
+    num_classes: int | None = _field(None, low=2)
+    train_examples: int | None = _field(None, low=1)
+    test_examples: int | None = _field(None, low=1)
+    val_examples: int = _field(0, low=0)
+    augmentation: Literal["crop_flip", "crop", "none"] = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(_Group):
+    """The network and its defense.
+
+    Args:
+        arch: backbone.
+        width: channels of the backbone's stem; null is the usual one (64 for resnet, 16 for wrn).
+        defense: cifs, cas (Bai et al. 2021), or vanilla (no selection layer).
+        cuts: names of the layers that selection layers follow; null is the paper's last two residual blocks.
+        probes: probe of each CIFS layer, linear or mlp, in the order of the network.
+        top_k: k of Eq. (1).
+        importance: softmax, softplus, sigmoid, or a function registered by a plugin.
+        importance_scale: softmax only, sum_to_one (the paper) or mean_one (trains better on a small budget).
+        temperature: T of the softmax importance.
+        alpha: sharpness of the softplus or sigmoid importance; null is the paper's 5 or 10.
+        mask_gradient: in training, detached (the official code) or full (through the mask to the features).
+        plugins: Python modules to import first, which register importance functions.
+    """
+
+    arch: Literal["resnet10", "resnet18", "resnet34", "wrn28-10", "wrn34-10"] = "resnet18"
+    width: int | None = _field(None, low=1)
+    defense: Literal["cifs", "cas", "vanilla"] = "cifs"
+    cuts: tuple[str, ...] | None = None
+    probes: tuple[Literal["linear", "mlp"], ...] = ("mlp", "linear")
+    top_k: int = _field(2, low=1)
+    importance: str = "softmax"
+    importance_scale: Literal["sum_to_one", "mean_one"] = "sum_to_one"
+    temperature: float = _field(1.0, above=0)
+    alpha: float | None = _field(None, above=0)
+    mask_gradient: Literal["detached", "full"] = "detached"
+    plugins: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(_Group):
+    """The training loop.
+
+    Args:
+        method: pgd (adversarial training, Eq. 4) or standard (natural images).
+        beta: beta of Eq. (3) in the training loss and its attack.
+        loss_scale: paper (Eq. 3) or official (times 3 for cifs, times 1 + beta for cas, as the official code).
+        epochs: passes over the training images.
+        batch_size: images per optimizer step, over all devices.
+        learning_rate: of SGD, at the start.
+        lr_milestones: the learning rate is multiplied by lr_decay after each of these epochs.
+        lr_decay: see lr_milestones.
+        momentum: of SGD.
+        weight_decay: coupled, as PyTorch's: added to the gradient of every parameter.
+        warm_start: workdir of a run whose final weights to start from, such as one with --method standard; null starts
+            from scratch.
+        precision: float32, mixed_bfloat16, or float64.
+        seed: of everything random.
+    """
+
+    method: Literal["pgd", "standard"] = "pgd"
+    beta: float = _field(2.0, low=0, high=1e9)
+    loss_scale: Literal["paper", "official"] = "paper"
+    epochs: int = _field(120, low=1)
+    batch_size: int = _field(128, low=1)
+    learning_rate: float = _field(0.1, above=0)
+    lr_milestones: tuple[int, ...] = _field((75, 90), low=1)
+    lr_decay: float = _field(0.1, above=0, high=1)
+    momentum: float = _field(0.9, low=0, high=1)
+    weight_decay: float = _field(2e-4, low=0)
+    warm_start: str | None = None
+    precision: Literal["float32", "mixed_bfloat16", "float64"] = "float32"
+    seed: int = _field(0, low=0, high=2**31 - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackConfig(_Group):
+    """The threat model, and the attack inside adversarial training.
+
+    Args:
+        epsilon: radius of the L-infinity ball, images being in [0, 1]; 8/255 may be written so.
+        step_size: of the training attack; null is epsilon/4.
+        num_steps: of the training attack.
+        random_start: whether the training attack starts at a random point of the ball.
+        train_mask_gradient: what the training attack sees of the mask, detached (the official code) or full.
+    """
+
+    epsilon: Ratio = _field(Ratio("8/255"), above=0, high=1)
+    step_size: Ratio | None = _field(None, above=0, high=1)
+    num_steps: int = _field(10, low=0)
+    random_start: bool = True
+    train_mask_gradient: Literal["detached", "full"] = "detached"
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig(_Group):
+    """The attacks that measure the trained network; all of them start at the image itself and keep the last iterate.
+
+    Args:
+        attacks: fgsm, pgdN (N steps on the cross-entropy), cwN (N steps on the C&W margin).
+        eval_step_size: of attacks with steps; null is epsilon/10.
+        eval_step_sizes: step size of single attacks, such as {pgd100: 0.02}.
+        attack_betas: the attacker's settings of beta in Eq. (3); the worst of them counts.
+        eval_mask_gradient: what the attacker sees of the mask, detached (the official evaluation) or full.
+        eval_batch_size: images per batch.
+    """
+
+    attacks: tuple[str, ...] = ("fgsm", "pgd20", "cw30", "pgd100")
+    eval_step_size: Ratio | None = _field(None, above=0, high=1)
+    eval_step_sizes: dict[str, Ratio] = dataclasses.field(default_factory=dict)
+    attack_betas: tuple[str, ...] = ("0", "0.1", "1", "2", "10", "100", "infinity", "infinity-1", "infinity-2")
+    eval_mask_gradient: Literal["detached", "full"] = "detached"
+    eval_batch_size: int = _field(250, low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputConfig(_Group):
+    """What a run leaves behind.
+
+    Args:
+        workdir: the only folder that a run writes to; null is runs/DATASET. The same command again continues it.
+        twin: another defense to train and measure beside, for comparison; null for none.
+        export: write SavedModel and ONNX when done.
+    """
+
+    workdir: str | None = None
+    twin: Literal["vanilla", "cas"] | None = None
+    export: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One run, whole: a group of fields for each part of it.
+
+    Args:
+        data: where images come from.
+        model: the network and its defense.
+        train: the training loop.
+        attack: the threat model and the training attack.
+        evaluation: the attacks that measure.
+        output: what is left behind.
+
+    Example:
+        >>> RunConfig(train=TrainConfig(epochs=1)).flat()["epochs"]
+        1
+    """
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    attack: AttackConfig = dataclasses.field(default_factory=AttackConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
+
+    @classmethod
+    def from_flat(cls, values: dict[str, Any]) -> RunConfig:
+        """Sort flat values, such as a parsed command line, into their groups.
+
+        Args:
+            values: field names of any group and their values; missing ones keep their defaults.
+
+        Returns:
+            the config.
+
+        Raises:
+            UserError: for a value out of range.
+        """
+        groups = {}
+        for group, group_class in GROUPS.items():
+            names = {field.name for field in dataclasses.fields(group_class)}
+            chosen = {name: value for name, value in values.items() if name in names}
+            groups[group] = group_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()})
+        return cls(**groups)
+
+    def flat(self) -> dict[str, Any]:
+        """Return every field with its value in plain types, as a recipe writes them."""
+        return {
+            field.name: _plain(getattr(getattr(self, group), field.name))
+            for group, group_class in GROUPS.items()
+            for field in dataclasses.fields(group_class)
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Ratio):
+        return value.text if "/" in value.text else float(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+GROUPS: dict[str, Any] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+    "attack": AttackConfig,
+    "evaluation": EvaluationConfig,
+    "output": OutputConfig,
+}

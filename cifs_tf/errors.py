@@ -1,0 +1,23 @@
+"""The one exception a person can cause and a person can fix."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Bad input, said in one sentence: which argument, what was received, and the way out.
+
+    Command-line programs print it and exit with code 2; library callers can catch it as a `ValueError`.
+
+    Args:
+        argument: name of the offending argument, as the caller wrote it (`"--epsilon"`, `"top_k"`).
+        received: the value that was received.
+        advice: what to do instead, as a sentence fragment.
+
+    Example:
+        >>> raise UserError("top_k", 11, "give an integer from 1 to 10, the number of classes")
+        UserError: top_k: received 11; give an integer from 1 to 10, the number of classes.
+    """
+
+    def __init__(self, argument: str, received: object, advice: str) -> None:
+        self.argument, self.received, self.advice = argument, received, advice
+        super().__init__(f"{argument}: received {received!s}; {advice.rstrip('.')}.")

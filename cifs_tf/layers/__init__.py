@@ -1,0 +1,30 @@
+"""The mechanism: probes, relevance (Eq. 1), importance functions, the CIFS (Eq. 2) and CAS layers."""
+
+from cifs_tf.layers.batch_normalization import BatchNormalization
+from cifs_tf.layers.cas import CAS
+from cifs_tf.layers.cifs import CIFS, MASK_GRADIENTS
+from cifs_tf.layers.importance import (
+    SigmoidImportance,
+    SoftmaxImportance,
+    SoftplusImportance,
+    get_importance,
+    register_importance,
+)
+from cifs_tf.layers.probe import LinearProbe, MLPProbe
+from cifs_tf.layers.relevance import relevance, top_k_class_weights
+
+__all__ = [
+    "CAS",
+    "CIFS",
+    "MASK_GRADIENTS",
+    "BatchNormalization",
+    "LinearProbe",
+    "MLPProbe",
+    "SigmoidImportance",
+    "SoftmaxImportance",
+    "SoftplusImportance",
+    "get_importance",
+    "register_importance",
+    "relevance",
+    "top_k_class_weights",
+]

@@ -1,0 +1,56 @@
+"""Batch normalisation with PyTorch's running variance."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable(package="cifs_tf")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras' layer with PyTorch's defaults and its unbiased running variance.
+
+    The batch is normalised with the biased variance, but N/(N-1) times it enters the running average (N: values per
+    channel in the batch), which Keras' own layer leaves out. In inference the four vectors fold into one scale and
+    one shift per channel.
+
+    Args:
+        momentum: weight of the old running value, in [0, 1]. Default 0.9 (PyTorch's `momentum=0.1`).
+        epsilon: added to the variance, > 0. Default 1e-5.
+        **kwargs: those of `keras.layers.BatchNormalization`.
+
+    Call arguments:
+        inputs: float (..., channels), channels last.
+        training: bool; True normalises with the batch and updates the running statistics.
+
+    Returns:
+        float, like the inputs.
+
+    Example:
+        >>> BatchNormalization()(tf.zeros((2, 4, 4, 8)), training=True).shape
+        TensorShape([2, 4, 4, 8])
+    """
+
+    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs):
+        super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
+
+    def call(self, inputs, training=None):
+        dtype = self.variable_dtype
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        if training and self.trainable:
+            values = tf.cast(inputs, dtype)
+            mean, variance = self._moments(values, mask=None)
+            self._update_running(mean, variance, values)
+            outputs = tf.nn.batch_normalization(values, mean, variance, beta, gamma, self.epsilon)
+            return tf.cast(outputs, self.compute_dtype)
+        scale = gamma * tf.math.rsqrt(tf.convert_to_tensor(self.moving_variance) + self.epsilon)
+        shift = beta - tf.convert_to_tensor(self.moving_mean) * scale
+        return inputs * tf.cast(scale, inputs.dtype) + tf.cast(shift, inputs.dtype)
+
+    def _update_running(self, mean, variance, values):
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync if self.synchronized else 1
+        channels = values.shape[-1]
+        count = tf.cast(tf.size(values) // channels * replicas, variance.dtype)
+        unbiased = variance * (count / tf.maximum(count - 1, 1))
+        self.moving_mean.assign(self.momentum * self.moving_mean + (1 - self.momentum) * mean)
+        self.moving_variance.assign(self.momentum * self.moving_variance + (1 - self.momentum) * unbiased)

@@ -1,0 +1,124 @@
+"""The CIFS layer: probe, relevance, importance, selection (Figure 2 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from cifs_tf.errors import UserError
+from cifs_tf.layers.importance import get_importance
+from cifs_tf.layers.probe import PROBES
+from cifs_tf.layers.relevance import relevance, top_k_class_weights
+
+MASK_GRADIENTS = ("detached", "full")
+
+
+@keras.saving.register_keras_serializable(package="cifs_tf")
+class CIFS(keras.layers.Layer):
+    """Channel-wise importance-based feature selection: features z -> m * z (Eq. 1 and 2).
+
+    1. the probe reads the pooled features and makes a raw prediction, which the loss of Eq. (3) trains;
+    2. relevance g: gradient of its top-k logits to the pooled features (Eq. 1);
+    3. importance m = importance(g), and the selected features m * z, broadcast over positions (Eq. 2).
+
+    Args:
+        probe: `"linear"` (default), `"mlp"`, or a Keras layer (batch, channels) -> (batch, classes).
+        top_k: k of Eq. (1), >= 1. Default 2, the paper's value.
+        importance: a name (`"softmax"` by default, `"softplus"`, `"sigmoid"`, or your own, see
+            `register_importance`) or a callable (batch, channels) -> (batch, channels).
+        mask_gradient: whether gradients flow from the mask to the features: `"detached"` (default, the official code:
+            they reach the probe's weights only) or `"full"`.
+        num_classes: number of classes; None (default) lets the classifier set it.
+
+    Call arguments:
+        features: float (batch, ..., channels), channels last.
+        labels: int (batch,), replaces the top-1 class in the mask; read only when `training` is True.
+        training: bool.
+        mask_gradient: overrides the constructor's choice for this call (an attacker may differ from the trainer).
+
+    Returns:
+        dict: `features` like the input, and in float32 (float64 under that policy) `probe_logits` (batch, classes),
+        `relevance` and `importance` (batch, channels).
+
+    Raises:
+        UserError: if `top_k` exceeds the number of classes, or a name is unknown.
+
+    Reference:
+        Yan et al., "CIFS: Improving Adversarial Robustness of CNNs via Channel-wise Importance-based Feature
+        Selection", ICML 2021.
+
+    Example:
+        >>> CIFS(probe="mlp", num_classes=10)(tf.zeros((2, 4, 4, 64)))["importance"].shape
+        TensorShape([2, 64])
+    """
+
+    def __init__(
+        self,
+        probe: str | keras.layers.Layer = "linear",
+        top_k: int = 2,
+        importance: str | dict | Callable = "softmax",
+        mask_gradient: str = "detached",
+        num_classes: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if isinstance(probe, dict):
+            probe = keras.saving.deserialize_keras_object(probe)
+        if isinstance(probe, str) and probe not in PROBES:
+            raise UserError("probe", probe, f"give one of {', '.join(PROBES)}, or a Keras layer")
+        if top_k < 1:
+            raise UserError("top_k", top_k, "give an integer of 1 or more")
+        self.probe = probe
+        self.top_k = top_k
+        self.importance = get_importance(importance)
+        self.mask_gradient = _check_mask_gradient(mask_gradient)
+        self.num_classes = num_classes
+
+    def build(self, features_shape):
+        if self.num_classes is None:
+            raise UserError("num_classes", None, "give the number of classes, or let a Classifier set it")
+        if self.top_k > self.num_classes:
+            raise UserError("top_k", self.top_k, f"give at most {self.num_classes}, the number of classes")
+        if isinstance(self.probe, str):
+            # The probe is tiny and its gradient shapes the mask: it keeps full precision under a mixed policy.
+            self.probe = PROBES[self.probe](self.num_classes, dtype=self.variable_dtype, name="probe")
+        if not self.probe.built:
+            self.probe.build((features_shape[0], features_shape[-1]))
+
+    def call(self, features, labels=None, training=None, mask_gradient=None):
+        mask_gradient = _check_mask_gradient(mask_gradient or self.mask_gradient)
+        positions = list(range(1, len(features.shape) - 1))
+        pooled = tf.reduce_mean(tf.cast(features, self.variable_dtype), axis=positions)
+        probe_logits = self.probe(pooled)
+        class_weights = top_k_class_weights(probe_logits, self.top_k, labels if training else None)
+        source = tf.stop_gradient(pooled) if mask_gradient == "detached" else pooled
+        channel_relevance = relevance(self.probe, source, class_weights)
+        importance = self.importance(channel_relevance)
+        mask = tf.cast(importance, features.dtype)
+        for axis in positions:
+            mask = tf.expand_dims(mask, axis)
+        return {
+            "features": features * mask,
+            "probe_logits": probe_logits,
+            "relevance": channel_relevance,
+            "importance": importance,
+        }
+
+    def get_config(self):
+        probe = self.probe
+        return {
+            **super().get_config(),
+            "probe": probe if isinstance(probe, str) else keras.saving.serialize_keras_object(probe),
+            "top_k": self.top_k,
+            "importance": keras.saving.serialize_keras_object(self.importance),
+            "mask_gradient": self.mask_gradient,
+            "num_classes": self.num_classes,
+        }
+
+
+def _check_mask_gradient(mask_gradient: str) -> str:
+    if mask_gradient not in MASK_GRADIENTS:
+        raise UserError("mask_gradient", mask_gradient, f"give one of {', '.join(MASK_GRADIENTS)}")
+    return mask_gradient

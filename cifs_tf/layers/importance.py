@@ -1,0 +1,167 @@
+"""Importance mask generating functions: relevance g -> non-negative importance m (Section 3.2, step 3).
+
+Any callable (batch, channels) -> (batch, channels) that is registered with `register_importance` can stand where a
+built-in name can, and survives saving.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from cifs_tf.errors import UserError
+
+_REGISTRY: dict[str, Callable] = {}
+
+
+def register_importance(name: str) -> Callable[[Callable], Callable]:
+    """Make a function, or a class whose instances are functions, known under a name.
+
+    Args:
+        name: what a config, a recipe or `CIFS(importance=...)` calls it.
+
+    Returns:
+        a decorator that returns its argument unchanged.
+
+    Raises:
+        UserError: if the name is taken.
+
+    Example:
+        >>> @register_importance("relu")
+        ... def relu_importance(relevance):
+        ...     return tf.nn.relu(relevance)
+    """
+
+    def register(function: Callable) -> Callable:
+        if name in _REGISTRY:
+            raise UserError("importance", name, "this name is registered already, choose another one")
+        _REGISTRY[name] = function
+        return keras.saving.register_keras_serializable(package="cifs_tf.importance", name=name)(function)
+
+    return register
+
+
+@dataclasses.dataclass(frozen=True)
+class _Importance:
+    """What the built-in functions share: their fields are their config."""
+
+    def get_config(self) -> dict:
+        """Return the constructor's arguments, for saving."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict) -> _Importance:
+        """Rebuild the function from `get_config()`."""
+        return cls(**config)
+
+    def _require_positive(self, argument: str) -> None:
+        value = getattr(self, argument)
+        if not value > 0:
+            raise UserError(argument, value, "give a number above 0")
+
+
+@register_importance("softmax")
+@dataclasses.dataclass(frozen=True)
+class SoftmaxImportance(_Importance):
+    """m = softmax(g / T), the paper's choice.
+
+    Args:
+        temperature: T > 0. Default 1, the paper's value.
+        scale: `"sum_to_one"` (default, the paper), or `"mean_one"`, which multiplies by the number of channels: the
+            features keep their size, so shortcuts and the last layer learn at their usual speed.
+    """
+
+    temperature: float = 1.0
+    scale: str = "sum_to_one"
+
+    def __post_init__(self) -> None:
+        self._require_positive("temperature")
+        if self.scale not in ("sum_to_one", "mean_one"):
+            raise UserError("importance_scale", self.scale, "give sum_to_one or mean_one")
+
+    def __call__(self, relevance: tf.Tensor) -> tf.Tensor:
+        """Map relevance (batch, channels) to importance of the same shape."""
+        mask = tf.nn.softmax(relevance / self.temperature, axis=-1)
+        return mask * relevance.shape[-1] if self.scale == "mean_one" else mask
+
+
+@register_importance("softplus")
+@dataclasses.dataclass(frozen=True)
+class SoftplusImportance(_Importance):
+    """m = softplus(alpha g) / alpha.
+
+    Args:
+        alpha: sharpness > 0. Default 5, the paper's value.
+    """
+
+    alpha: float = 5.0
+
+    def __post_init__(self) -> None:
+        self._require_positive("alpha")
+
+    def __call__(self, relevance: tf.Tensor) -> tf.Tensor:
+        """Map relevance (batch, channels) to importance of the same shape."""
+        return tf.nn.softplus(self.alpha * relevance) / self.alpha
+
+
+@register_importance("sigmoid")
+@dataclasses.dataclass(frozen=True)
+class SigmoidImportance(_Importance):
+    """m = sigmoid(alpha g), nearly a switch for a large alpha.
+
+    Args:
+        alpha: sharpness > 0. Default 10, the paper's value.
+    """
+
+    alpha: float = 10.0
+
+    def __post_init__(self) -> None:
+        self._require_positive("alpha")
+
+    def __call__(self, relevance: tf.Tensor) -> tf.Tensor:
+        """Map relevance (batch, channels) to importance of the same shape."""
+        return tf.sigmoid(self.alpha * relevance)
+
+
+@register_importance("identity")
+def identity_importance(relevance: tf.Tensor) -> tf.Tensor:
+    """m = g, signed: what turns CIFS into CAS (see `cifs_tf.layers.CAS`)."""
+    return relevance
+
+
+def get_importance(identifier: str | dict | Callable, **parameters) -> Callable:
+    """Find an importance function.
+
+    Args:
+        identifier: a registered name, a serialised function (a dict), or a callable, which is returned as it is.
+        **parameters: constructor arguments for a name that belongs to a class (`temperature`, `scale`, `alpha`).
+
+    Returns:
+        a callable (batch, channels) -> (batch, channels).
+
+    Raises:
+        UserError: for an unknown name, or a parameter that the function does not have.
+
+    Example:
+        >>> get_importance("softmax", scale="mean_one")(tf.zeros((1, 4))).numpy()
+        array([[1., 1., 1., 1.]], dtype=float32)
+    """
+    if isinstance(identifier, dict):
+        return keras.saving.deserialize_keras_object(identifier)
+    if callable(identifier):
+        return identifier
+    if identifier not in _REGISTRY:
+        known = ", ".join(sorted(_REGISTRY))
+        raise UserError("importance", identifier, f"give one of {known}, or register it with register_importance")
+    found = _REGISTRY[identifier]
+    if not isinstance(found, type):
+        if parameters:
+            raise UserError("importance", identifier, f"this function has no parameters {sorted(parameters)}")
+        return found
+    try:
+        return found(**parameters)
+    except TypeError as error:
+        raise UserError("importance", identifier, f"its parameters do not fit: {error}") from error

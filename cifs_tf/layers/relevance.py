@@ -1,0 +1,60 @@
+"""Relevance of channels to a prediction (Section 3.2, step 2, Eq. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+def top_k_class_weights(probe_logits: tf.Tensor, top_k: int, labels: tf.Tensor | None = None) -> tf.Tensor:
+    """How often each class counts in the sum of Eq. (1): the set y^{l,k} as a vector of multiplicities.
+
+    In training the label replaces the top-1 class and the other predictions stay; a label that is already among the
+    others then counts twice, as in the official code.
+
+    Args:
+        probe_logits: float (batch, classes), the raw prediction.
+        top_k: k, from 1 to the number of classes.
+        labels: int (batch,), the true classes in training; None (default) takes the prediction as it is.
+
+    Returns:
+        float (batch, classes) that sums to k per example; a constant to every gradient.
+
+    Example:
+        >>> top_k_class_weights(tf.constant([[3., 2., 1.]]), top_k=2, labels=tf.constant([1])).numpy()
+        array([[0., 2., 0.]], dtype=float32)
+    """
+    classes = tf.math.top_k(probe_logits, k=top_k).indices
+    if labels is not None:
+        labels = tf.cast(labels, classes.dtype)
+        classes = tf.concat([labels[:, None], classes[:, 1:]], axis=1)
+    return tf.reduce_sum(tf.one_hot(classes, probe_logits.shape[-1], dtype=probe_logits.dtype), axis=1)
+
+
+def relevance(
+    probe: Callable[[tf.Tensor], tf.Tensor], pooled: tf.Tensor, class_weights: tf.Tensor
+) -> tf.Tensor:
+    """Channel relevance g of Eq. (1): the gradient of the summed top-k logits to a common shift of each channel.
+
+    The pooled vector moves one to one with such a shift, mean(z + delta) = mean(z) + delta, so the gradient to it is g
+    itself, for any probe. An outer tape differentiates through the result (second order) towards the probe's weights
+    and, if `pooled` was not detached, towards the features.
+
+    Args:
+        probe: maps (batch, channels) to logits (batch, classes).
+        pooled: float (batch, channels), spatial mean of the features.
+        class_weights: float (batch, classes), see `top_k_class_weights`.
+
+    Returns:
+        float (batch, channels), g.
+
+    Example:
+        >>> kernel = tf.constant([[1., 2.], [3., 4.]])
+        >>> relevance(lambda z: z @ kernel, tf.zeros((1, 2)), tf.constant([[0., 1.]])).numpy()
+        array([[2., 4.]], dtype=float32)
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(pooled)
+        score = tf.reduce_sum(probe(pooled) * class_weights)
+    return tape.gradient(score, pooled)

@@ -1,0 +1,159 @@
+"""Per-example losses of every head, and the head weights that contract them: all that knows about beta.
+
+heads: float (batch, 1 + P, classes); a loss of the heads: (batch, 1 + P); head weights: (1 + P,).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from cifs_tf.errors import UserError
+
+PAPER_ATTACK_BETAS = ("0", "0.1", "1", "2", "10", "100", "infinity", "infinity-1", "infinity-2")
+CW_KAPPA = 50.0
+
+
+def head_weights(beta: float | str, num_probes: int) -> np.ndarray:
+    """Weights of the heads in Eq. (3), for training and for an attacker's choice of beta.
+
+    [1, beta/P, ..., beta/P] / (1 + beta); infinity leaves the raw predictions alone, [0, 1/P, ..., 1/P]; infinity-i
+    leaves the i-th of them. Without selection layers there is one head, of weight 1, whatever beta.
+
+    Args:
+        beta: a number >= 0, `"infinity"`, or `"infinity-i"` with i from 1 to P.
+        num_probes: P, the number of selection layers.
+
+    Returns:
+        float64 (1 + P,) that sums to 1.
+
+    Raises:
+        UserError: for a beta that is none of these.
+
+    Example:
+        >>> head_weights(2, num_probes=2)
+        array([0.33333333, 0.33333333, 0.33333333])
+    """
+    final, probe = _parse_beta(beta)
+    weights = np.zeros(1 + num_probes)
+    if num_probes == 0:
+        weights[0] = 1.0
+    elif probe is None:
+        weights[0] = final
+        weights[1:] = (1 - final) / num_probes
+    elif 1 <= probe <= num_probes:
+        weights[probe] = 1.0
+    else:
+        raise UserError("beta", beta, f"give infinity-1 to infinity-{num_probes}, one of the selection layers")
+    return weights
+
+
+def attack_betas_for(betas: tuple[str, ...], num_probes: int) -> tuple[str, ...]:
+    """Those of the attacker's betas that differ on a network with P selection layers.
+
+    Args:
+        betas: settings of beta_atk, see `head_weights`.
+        num_probes: P.
+
+    Returns:
+        `("0",)` for a vanilla network, which has one head; otherwise the betas without those of a layer that it lacks.
+
+    Example:
+        >>> attack_betas_for(PAPER_ATTACK_BETAS, num_probes=0)
+        ('0',)
+    """
+    if num_probes == 0:
+        return ("0",)
+    return tuple(beta for beta in betas if (_parse_beta(beta)[1] or 0) <= num_probes)
+
+
+def training_loss_factor(loss_scale: str, defense: str, beta: float) -> float:
+    """What the official code multiplies Eq. (3) by: 3 for CIFS; 1 + beta for CAS, which drops the denominator.
+
+    Args:
+        loss_scale: `"paper"` (Eq. 3 as printed) or `"official"`.
+        defense: `"cifs"`, `"cas"` or `"vanilla"`; the last has one head and is left alone.
+        beta: beta of the training loss, >= 0.
+
+    Returns:
+        the factor.
+    """
+    if loss_scale == "official":
+        return {"cifs": 3.0, "cas": 1.0 + beta}.get(defense, 1.0)
+    return 1.0
+
+
+def cross_entropy(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy of every head.
+
+    Args:
+        heads: float (batch, 1 + P, classes), logits.
+        labels: int (batch,).
+
+    Returns:
+        float (batch, 1 + P).
+
+    Example:
+        >>> cross_entropy(tf.zeros((1, 2, 10)), tf.constant([3])).numpy().round(4)
+        array([[2.3026, 2.3026]], dtype=float32)
+    """
+    repeated = tf.repeat(labels[:, None], tf.shape(heads)[1], axis=1)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=repeated, logits=heads)
+
+
+def cw_margin(heads: tf.Tensor, labels: tf.Tensor, kappa: float = CW_KAPPA) -> tf.Tensor:
+    """Carlini and Wagner's margin of every head, the loss that a C&W attack by PGD maximises.
+
+    -max(z_y - max_{j != y} z_j + kappa, 0), of each example by itself.
+
+    Args:
+        heads: float (batch, 1 + P, classes), logits.
+        labels: int (batch,).
+        kappa: confidence, >= 0. Default 50, the official value, which in practice never lets the hinge close.
+
+    Returns:
+        float (batch, 1 + P), at most 0.
+
+    Example:
+        >>> cw_margin(tf.constant([[[3., 1.]]]), tf.constant([0]), kappa=0.).numpy()
+        array([[-2.]], dtype=float32)
+    """
+    is_label = tf.one_hot(labels, heads.shape[-1], on_value=True, off_value=False)[:, None, :]
+    label_logit = tf.reduce_sum(tf.where(is_label, heads, 0), axis=-1)
+    other_logit = tf.reduce_max(tf.where(is_label, heads.dtype.min, heads), axis=-1)
+    return -tf.nn.relu(label_logit - other_logit + kappa)
+
+
+def contract(per_head: tf.Tensor, weights: tf.Tensor | np.ndarray) -> tf.Tensor:
+    """Weighted sum over heads: Eq. (3) for cross-entropies and `head_weights(beta, P)`.
+
+    Args:
+        per_head: float (batch, 1 + P).
+        weights: float (1 + P,).
+
+    Returns:
+        float (batch,).
+
+    Example:
+        >>> contract(tf.constant([[1., 3.]]), head_weights("infinity", 1)).numpy()
+        array([3.], dtype=float32)
+    """
+    return tf.linalg.matvec(per_head, tf.cast(weights, per_head.dtype))
+
+
+def _parse_beta(beta: float | str) -> tuple[float, int | None]:
+    """Return (weight of the final head, index of a single probe or None)."""
+    text = str(beta)
+    if text == "infinity":
+        return 0.0, None
+    if text.startswith("infinity-") and text[9:].isdigit():
+        return 0.0, int(text[9:])
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (value >= 0 and math.isfinite(value)):
+        raise UserError("beta", beta, "give a number of 0 or more, infinity, or infinity-1, infinity-2, ...")
+    return 1 / (1 + value), None

@@ -1,0 +1,45 @@
+"""What both families of residual networks are made of."""
+
+from __future__ import annotations
+
+import keras
+
+from cifs_tf.layers import BatchNormalization
+
+
+def apply_conv(x, filters: int, kernel_size: int, strides: int = 1, *, name: str):
+    """Convolution without bias, padded as PyTorch pads it: (kernel_size - 1) / 2 pixels on each side.
+
+    TensorFlow's "same" puts the odd pixel of a strided convolution on the far side only, which shifts the features.
+    """
+    padding = "same"
+    if strides > 1:
+        padding = "valid"
+        if kernel_size > 1:
+            x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+    return keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        strides,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+        name=name,
+    )(x)
+
+
+def apply_bn(x, *, name: str):
+    """Batch normalisation with PyTorch's running statistics."""
+    return BatchNormalization(name=name)(x)
+
+
+def apply_relu(x, *, name: str):
+    """ReLU, as a layer with a name that can be cut."""
+    return keras.layers.ReLU(name=name)(x)
+
+
+def apply_head(x, num_classes: int):
+    """Global average pooling and the final dense layer; logits keep full precision under a mixed policy."""
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    dtype = keras.config.dtype_policy().variable_dtype
+    return keras.layers.Dense(num_classes, dtype=dtype, name="logits")(x)

@@ -1,0 +1,188 @@
+"""A backbone, cut at named layers: the classifier with several heads that the whole project speaks of."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+import keras
+import tensorflow as tf
+
+from cifs_tf.errors import UserError
+
+
+@keras.saving.register_keras_serializable(package="cifs_tf")
+class Classifier(keras.Model):
+    """A functional Keras model with a channel-selection layer after some of its layers.
+
+    The output of every cut layer is replaced, wherever it goes, by what the selection layer makes of it; each selection
+    layer adds one raw prediction. The backbone's weights are shared, not copied; without cuts this is the backbone
+    itself (a vanilla network) with one head.
+
+    Args:
+        backbone: functional Keras model, one image input (batch, height, width, channels), one output of logits
+            (batch, classes).
+        cuts: selection layers (`CIFS`, `CAS`, or a layer with their call) by the name of the layer they follow.
+            Default none.
+
+    Call arguments:
+        images: float (batch, height, width, channels) in [0, 1].
+        labels: int (batch,); read only when `training` is True, where the label replaces the top-1 class in the mask.
+        training: bool.
+        mask_gradient: `"detached"` or `"full"`; None (default) leaves each layer its own.
+
+    Returns:
+        heads, float (batch, 1 + P, classes): heads[:, 0] the final logits, heads[:, 1:] the P raw predictions in the
+        order in which the network makes them.
+
+    Raises:
+        UserError: if a cut names no layer (similar names are suggested), or a layer that cannot be cut.
+
+    Example:
+        >>> backbone = resnet("resnet18", (32, 32, 3), 10, width=16)
+        >>> model = Classifier(backbone, {"stage4_block2_out": CIFS()})
+        >>> model(tf.zeros((2, 32, 32, 3))).shape
+        TensorShape([2, 2, 10])
+    """
+
+    def __init__(self, backbone: keras.Model, cuts: Mapping[str, keras.layers.Layer] | None = None, **kwargs):
+        super().__init__(**kwargs)
+        order = [layer.name for layer in backbone.layers]
+        cuts = dict(cuts or {})
+        for name in cuts:
+            _check_cut(backbone, name)
+        self.backbone = backbone
+        self.cuts = {name: cuts[name] for name in sorted(cuts, key=order.index)}
+        for name, selection in self.cuts.items():
+            if getattr(selection, "num_classes", self.num_classes) is None:
+                selection.num_classes = self.num_classes
+            if not selection.built:
+                selection.build(backbone.get_layer(name).output.shape)
+                selection.built = True
+        self.built = True
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, K."""
+        return self.backbone.output_shape[-1]
+
+    @property
+    def num_probes(self) -> int:
+        """Number of selection layers, P."""
+        return len(self.cuts)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the images."""
+        return tuple(self.backbone.input_shape[1:])
+
+    def call(self, images, labels=None, training=None, mask_gradient=None):
+        return self._run(images, labels, training, mask_gradient)[0]
+
+    def explain(self, images) -> dict:
+        """Heads, and what each selection layer saw and did, in inference mode.
+
+        Args:
+            images: float (batch, height, width, channels) in [0, 1].
+
+        Returns:
+            dict: `heads` (batch, 1 + P, classes), and by cut name `relevance` and `importance` (batch, channels).
+        """
+        heads, selections = self._run(tf.cast(images, self.compute_dtype), None, False, None)
+        return {
+            "heads": heads,
+            "relevance": {name: selection["relevance"] for name, selection in selections.items()},
+            "importance": {name: selection["importance"] for name, selection in selections.items()},
+        }
+
+    def heads_fn(self, mask_gradient: str | None = None):
+        """The function an attack sees: images -> heads, in inference mode, without labels.
+
+        Args:
+            mask_gradient: `"detached"`, `"full"`, or None (default) for each layer's own.
+
+        Returns:
+            a callable (batch, height, width, channels) -> (batch, 1 + P, classes).
+        """
+        return lambda images: self(images, training=False, mask_gradient=mask_gradient)
+
+    def _run(self, images, labels, training, mask_gradient):
+        selections = {}
+
+        def with_selection(operation):
+            def call(*args, **kwargs):
+                if "training" in getattr(operation, "_call_context_args", {}):
+                    kwargs["training"] = training
+                outputs = operation(*args, **kwargs)
+                if operation.name not in self.cuts:
+                    return outputs
+                selection = self.cuts[operation.name](
+                    outputs, labels=labels, training=training, mask_gradient=mask_gradient
+                )
+                selections[operation.name] = selection
+                return selection["features"]
+
+            return call
+
+        # One walk through the backbone's graph. Segments between the cuts would need each cut to be the only path
+        # from input to output, which a pre-activation network's is not; tests/cifs_tf/models guards the private call.
+        logits = self.backbone._run_through_graph(images, operation_fn=with_selection)
+        predictions = [logits, *(selections[name]["probe_logits"] for name in self.cuts)]
+        dtype = keras.backend.result_type(self.compute_dtype, "float32")
+        return tf.stack([tf.cast(prediction, dtype) for prediction in predictions], axis=1), selections
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "cuts": {name: keras.saving.serialize_keras_object(cut) for name, cut in self.cuts.items()},
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Rebuild the classifier from `get_config()`."""
+        config = dict(config)
+        deserialize = keras.saving.deserialize_keras_object
+        backbone = deserialize(config.pop("backbone"), custom_objects)
+        cuts = {name: deserialize(cut, custom_objects) for name, cut in config.pop("cuts").items()}
+        return cls(backbone, cuts, **config)
+
+
+def with_precision(classifier: Classifier, precision: str) -> Classifier:
+    """Copy a classifier to another precision: the same weights under another dtype policy.
+
+    Args:
+        classifier: any classifier.
+        precision: `"float32"`, `"float64"` or `"mixed_bfloat16"`.
+
+    Returns:
+        a new classifier; the given one is left alone.
+
+    Example:
+        >>> exported = with_precision(trained_in_bfloat16, "float32")
+    """
+
+    def convert(node):
+        if isinstance(node, dict):
+            if node.get("class_name") == "DTypePolicy":
+                return {**node, "config": {"name": precision}}
+            return {key: convert(value) for key, value in node.items()}
+        return [convert(item) for item in node] if isinstance(node, list | tuple) else node
+
+    copy = keras.saving.deserialize_keras_object(convert(keras.saving.serialize_keras_object(classifier)))
+    copy.set_weights(classifier.get_weights())
+    return copy
+
+
+def _check_cut(backbone: keras.Model, name: str) -> None:
+    names = [layer.name for layer in backbone.layers]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[-4:]
+        raise UserError("cuts", name, f"name a layer of the backbone, such as {', '.join(close)}")
+    layer = backbone.get_layer(name)
+    calls = sum(node.operation is layer for nodes in backbone._nodes_by_depth.values() for node in nodes)
+    if calls > 1:
+        raise UserError("cuts", name, f"this layer is used {calls} times, name one that is used once")
+    shape = getattr(layer.output, "shape", None)
+    if shape is None or len(shape) < 3 or shape[-1] is None:
+        raise UserError("cuts", name, "its output is no feature map (batch, ..., channels), name a convolutional layer")
