@@ -96,7 +96,7 @@ class ModelConfig(_Group):
     """The network and its defense.
 
     Args:
-        arch: backbone.
+        arch: backbone; auto is resnet18 for images of 32 pixels or more a side, resnet10 below.
         width: channels of the backbone's stem; null is the usual one (64 for resnet, 16 for wrn).
         defense: cifs, cas (Bai et al. 2021), or vanilla (no selection layer).
         cuts: names of the layers that selection layers follow; null is the paper's last two residual blocks.
@@ -110,7 +110,7 @@ class ModelConfig(_Group):
         plugins: Python modules to import first, which register importance functions.
     """
 
-    arch: Literal["resnet10", "resnet18", "resnet34", "wrn28-10", "wrn34-10"] = "resnet18"
+    arch: Literal["auto", "resnet10", "resnet18", "resnet34", "wrn28-10", "wrn34-10"] = "auto"
     width: int | None = _field(None, low=1)
     defense: Literal["cifs", "cas", "vanilla"] = "cifs"
     cuts: tuple[str, ...] | None = None
@@ -195,7 +195,7 @@ class EvaluationConfig(_Group):
     attacks: tuple[str, ...] = ("fgsm", "pgd20", "cw30", "pgd100")
     eval_step_size: Ratio | None = _field(None, above=0, high=1)
     eval_step_sizes: dict[str, Ratio] = dataclasses.field(default_factory=dict)
-    attack_betas: tuple[str, ...] = ("0", "0.1", "1", "2", "10", "100", "infinity", "infinity-1", "infinity-2")
+    attack_betas: tuple[int | float | str, ...] = (0, 0.1, 1, 2, 10, 100, "infinity", "infinity-1", "infinity-2")
     eval_mask_gradient: Literal["detached", "full"] = "detached"
     eval_batch_size: int = _field(250, low=1)
 

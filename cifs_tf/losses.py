@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from cifs_tf.errors import UserError
 
-PAPER_ATTACK_BETAS = ("0", "0.1", "1", "2", "10", "100", "infinity", "infinity-1", "infinity-2")
+PAPER_ATTACK_BETAS = (0, 0.1, 1, 2, 10, 100, "infinity", "infinity-1", "infinity-2")
 CW_KAPPA = 50.0
 
 
@@ -50,7 +50,7 @@ def head_weights(beta: float | str, num_probes: int) -> np.ndarray:
     return weights
 
 
-def attack_betas_for(betas: tuple[str, ...], num_probes: int) -> tuple[str, ...]:
+def attack_betas_for(betas: tuple[float | str, ...], num_probes: int) -> tuple[float | str, ...]:
     """Those of the attacker's betas that differ on a network with P selection layers.
 
     Args:
@@ -58,14 +58,14 @@ def attack_betas_for(betas: tuple[str, ...], num_probes: int) -> tuple[str, ...]
         num_probes: P.
 
     Returns:
-        `("0",)` for a vanilla network, which has one head; otherwise the betas without those of a layer that it lacks.
+        `(0,)` for a vanilla network, which has one head; otherwise the betas without those of a layer that it lacks.
 
     Example:
         >>> attack_betas_for(PAPER_ATTACK_BETAS, num_probes=0)
-        ('0',)
+        (0,)
     """
     if num_probes == 0:
-        return ("0",)
+        return (0,)
     return tuple(beta for beta in betas if (_parse_beta(beta)[1] or 0) <= num_probes)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 
 from cifs_tf.config import ModelConfig
@@ -12,8 +14,16 @@ from cifs_tf.models.resnet import BLOCKS_PER_STAGE, resnet
 from cifs_tf.models.wide_resnet import DEPTH_AND_FACTOR, wide_resnet
 
 MINIMUM_SIDE = 8
+AUTO_DEEPER_FROM_SIDE = 32
 # The official wide network's MLP probe is wider than the ResNet's.
 MLP_HIDDEN_UNITS = {**dict.fromkeys(BLOCKS_PER_STAGE, 128), **dict.fromkeys(DEPTH_AND_FACTOR, 240)}
+
+
+def resolve_arch(arch: str, image_shape: tuple[int, int, int]) -> str:
+    """Replace `"auto"` by the backbone for the image size: ResNet-18 from 32 pixels a side, ResNet-10 below."""
+    if arch != "auto":
+        return arch
+    return "resnet18" if min(image_shape[:2]) >= AUTO_DEEPER_FROM_SIDE else "resnet10"
 
 
 def default_cuts(arch: str) -> tuple[str, str]:
@@ -65,6 +75,7 @@ def build_classifier(
     """
     if min(image_shape[:2]) < MINIMUM_SIDE:
         raise UserError("image_size", image_shape[:2], f"give images of at least {MINIMUM_SIDE} pixels a side")
+    config = dataclasses.replace(config, arch=resolve_arch(config.arch, image_shape))
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:

@@ -1,0 +1,122 @@
+"""Images from TensorFlow Datasets."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import urllib.parse
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from cifs_tf.config import DataConfig
+from cifs_tf.data.memory import check_memory, resize
+from cifs_tf.data.split import Split
+from cifs_tf.errors import UserError
+
+TEST_SPLITS = ("test", "validation")
+TEST_SHARE = 0.2
+READ_BATCH = 1000
+DOWNLOAD_RETRIES = 3
+
+
+def load_tfds(name: str, config: DataConfig) -> tuple[Split, Split, tuple[str, ...]]:
+    """Load a TFDS image classification set: its train split, and its test (or validation) split.
+
+    A set that has only a train split gives a fixed fifth of it as test split.
+
+    Args:
+        name: TFDS name, such as `svhn_cropped` or `patch_camelyon:2.0.0`.
+        config: `data_dir` and `image_size` are read.
+
+    Returns:
+        (train, test, class names).
+
+    Raises:
+        UserError: if the set is unknown, cannot be downloaded, or is no image classification set.
+    """
+    builder = _prepare(name, config)
+    features = builder.info.features
+    keys = builder.info.supervised_keys
+    if not keys or not hasattr(features[keys[1]], "num_classes") or len(features[keys[0]].shape or ()) != 3:
+        raise UserError("--dataset", config.dataset, "it is no image classification set; give one with images and labels")
+    image_key, label_key = keys[:2]
+    if features[image_key].np_dtype != np.uint8:
+        raise UserError("--dataset", config.dataset, f"its pixels are {features[image_key].np_dtype}; give 8-bit images")
+
+    def load(split: str) -> Split:
+        shape = features[image_key].shape
+        if config.image_size is not None:
+            shape = (config.image_size, config.image_size, shape[2])
+        elif None in shape:
+            advice = f"the images of {config.dataset} differ in size; give the side in pixels to resize them to"
+            raise UserError("--image_size", None, advice)
+
+        def convert(example: dict) -> tuple[tf.Tensor, tf.Tensor]:
+            image = example[image_key]
+            return image if config.image_size is None else resize(image, config.image_size), example[label_key]
+
+        size = builder.info.splits[split].num_examples
+        check_memory(config.dataset, size, shape)
+        images, labels = np.empty((size, *shape), np.uint8), np.empty(size, np.int32)
+        examples = builder.as_dataset(split=split, shuffle_files=False)
+        batches = examples.map(convert, tf.data.AUTOTUNE, deterministic=True).batch(READ_BATCH)
+        for index, (batch_images, batch_labels) in enumerate(batches.as_numpy_iterator()):
+            positions = slice(index * READ_BATCH, index * READ_BATCH + len(batch_labels))
+            images[positions], labels[positions] = batch_images, batch_labels
+        return Split(images, labels)
+
+    names = tuple(features[label_key].names)
+    available = [split for split in TEST_SPLITS if split in builder.info.splits]
+    if "train" not in builder.info.splits:
+        raise UserError("--dataset", config.dataset, f"it has no train split, only {', '.join(builder.info.splits)}")
+    train = load("train")
+    if available:
+        return train, load(available[0]), names
+    test, train = train.divide_by_share(TEST_SHARE)
+    return train, test, names
+
+
+def _prepare(name: str, config: DataConfig):
+    """Return the builder of a prepared dataset, downloading it if it is not there."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import downloader
+
+    data_dir = Path(os.path.expanduser(config.data_dir or tfds.core.constants.DATA_DIR))
+    existed = data_dir.exists()
+    try:
+        builder = tfds.builder(name, data_dir=str(data_dir))
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError) as error:
+        advice = f"TFDS does not know it ({_first_line(error)}); see tensorflow.org/datasets for names"
+        raise UserError("--dataset", config.dataset, advice) from error
+    # TFDS would retry for minutes where there is no network, and draw its bars into logs.
+    downloader.MAX_RETRIES = DOWNLOAD_RETRIES
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # a download can fail in as many ways as the network can
+        if not existed:
+            shutil.rmtree(data_dir, ignore_errors=True)
+        advice = (
+            f"it is not in --data_dir {data_dir} and cannot be downloaded ({_reason(error)}); connect to a network "
+            f"once, or point --data_dir at a folder that has {builder.info.full_name}"
+        )
+        raise UserError("--dataset", config.dataset, advice) from error
+    return builder
+
+
+def _reason(error: Exception) -> str:
+    request = getattr(error, "request", None)
+    if request is not None:
+        return f"no connection to {urllib.parse.urlparse(request.url).hostname}"
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:160].rstrip(" .")

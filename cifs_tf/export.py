@@ -1,0 +1,223 @@
+"""SavedModel and ONNX: written under a temporary name, checked against the live model, then published.
+
+A published version is a folder BASE/N with `saved_model.pb` (TF Serving reads BASE) and `model.onnx`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cifs_tf.errors import UserError
+from cifs_tf.models import Classifier, with_precision
+
+OPSET = 17
+CHECK_BATCH_SIZES = (2, 5)
+TOLERANCE = 1e-5
+FORMATS = ("savedmodel", "onnx")
+
+
+class ExportError(RuntimeError):
+    """An export that did not agree with the live model; it was deleted."""
+
+
+def export(
+    classifier: Classifier,
+    base: str | os.PathLike[str],
+    *,
+    class_names: Sequence[str] | None = None,
+    formats: Sequence[str] = FORMATS,
+    version: int | None = None,
+) -> Path:
+    """Publish a classifier as BASE/VERSION, in float32 whatever the training precision.
+
+    SavedModel signatures: `serving_default` (`image` float32 (batch, height, width, channels) in [0, 1] -> `logits`,
+    `probabilities`, `probe_logits`), `encoded` (`image_bytes`, PNG or JPEG files of the model's image size -> the
+    same), and `heads_detached`, `heads_full` (`image` -> `heads`), equal in value, which differ in the gradient through
+    the mask and can be differentiated after `tf.saved_model.load`. ONNX (opset 17): `image` -> `logits`,
+    `probabilities`, `probe_logits`, free dimension `batch`. A network without selection layers has no `probe_logits`.
+
+    Args:
+        classifier: what to export; left alone.
+        base: folder of the versions.
+        class_names: written to `labels.json`; None (default) numbers the classes.
+        formats: which of `"savedmodel"` and `"onnx"`. Default both.
+        version: number of the version, >= 1; None (default) takes the one after the highest there.
+
+    Returns:
+        the published folder.
+
+    Raises:
+        UserError: if the version exists, or a format is unknown.
+        ExportError: if an exported file does not load, or differs from the live model by more than 1e-5 on one of two
+            batch sizes; nothing is left behind.
+
+    Example:
+        >>> path = export(classifier, "export/cifs")
+        >>> loaded = tf.saved_model.load(str(path))  # keep a reference to it
+        >>> loaded.signatures["serving_default"](image=images)["probabilities"]
+    """
+    base = Path(base)
+    for name in formats:
+        if name not in FORMATS:
+            raise UserError("formats", name, f"give some of {', '.join(FORMATS)}")
+    existing = [int(child.name) for child in base.iterdir() if child.name.isdigit()] if base.is_dir() else []
+    version = version or max(existing, default=0) + 1
+    if version in existing:
+        raise UserError("version", version, f"{base / str(version)} exists, give a higher number")
+    classifier = with_precision(classifier, "float32")
+    names = list(class_names or map(str, range(classifier.num_classes)))
+
+    base.mkdir(parents=True, exist_ok=True)
+    # A dot keeps it out of sight of servers that watch the folder.
+    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=base) as temporary:
+        path = Path(temporary) / "model"
+        path.mkdir()
+        # ONNX first: writing a SavedModel into the folder leaves other files alone.
+        if "onnx" in formats:
+            write_onnx(classifier, path / "model.onnx")
+        if "savedmodel" in formats:
+            write_saved_model(classifier, path)
+        (path / "labels.json").write_text(json.dumps(names, ensure_ascii=False, indent=1) + "\n")
+        path.rename(base / str(version))
+    return base / str(version)
+
+
+def predict_fn(classifier: Classifier) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """What a served model answers: images (batch, height, width, channels) -> named outputs.
+
+    Args:
+        classifier: a float32 classifier.
+
+    Returns:
+        a function to a dict of `logits`, `probabilities` (batch, classes) and `probe_logits` (batch, P, classes).
+    """
+
+    def predict(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        # Checked here: a convolution kills the process on an image of the wrong rank.
+        heads = classifier(tf.ensure_shape(image, (None, *classifier.image_shape)), training=False)
+        outputs = {"logits": heads[:, 0], "probabilities": tf.nn.softmax(heads[:, 0])}
+        return {**outputs, "probe_logits": heads[:, 1:]} if classifier.num_probes else outputs
+
+    return predict
+
+
+def decode_images(image_bytes: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
+    """Decode PNG or JPEG files.
+
+    Args:
+        image_bytes: string (batch,), whole files.
+        image_shape: (height, width, channels) that each must have.
+
+    Returns:
+        float32 (batch, height, width, channels) in [0, 1].
+    """
+
+    def decode(encoded: tf.Tensor) -> tf.Tensor:
+        image = tf.io.decode_image(encoded, channels=image_shape[2], expand_animations=False)
+        return tf.ensure_shape(tf.cast(image, tf.float32) / 255.0, image_shape)
+
+    return tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec(image_shape, tf.float32))
+
+
+def write_saved_model(classifier: Classifier, path: Path) -> None:
+    """Write a SavedModel with all signatures and check it.
+
+    Args:
+        classifier: a float32 classifier.
+        path: folder to write to.
+
+    Raises:
+        ExportError: if it differs from the live model.
+    """
+    predict, image_shape = predict_fn(classifier), classifier.image_shape
+
+    def heads(mask_gradient: str) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+        heads_fn = classifier.heads_fn(mask_gradient)
+        return lambda image: {"heads": heads_fn(tf.ensure_shape(image, (None, *image_shape)))}
+
+    images = [tf.TensorSpec((None, *image_shape), tf.float32, name="image")]
+    encoded = [tf.TensorSpec((None,), tf.string, name="image_bytes")]
+    archive = keras.export.ExportArchive()
+    archive.track(classifier)
+    archive.add_endpoint("serving_default", predict, images)
+    archive.add_endpoint("encoded", lambda image_bytes: predict(decode_images(image_bytes, image_shape)), encoded)
+    archive.add_endpoint("heads_detached", heads("detached"), images)
+    archive.add_endpoint("heads_full", heads("full"), images)
+    archive.write_out(str(path), verbose=False)
+
+    loaded = tf.saved_model.load(str(path))
+    _check(classifier, lambda image: loaded.signatures["serving_default"](image=tf.constant(image)), "SavedModel")
+
+
+def write_onnx(classifier: Classifier, path: Path) -> None:
+    """Write an ONNX file (opset 17) and check it in onnxruntime.
+
+    Args:
+        classifier: a float32 classifier.
+        path: file to write.
+
+    Raises:
+        ExportError: if it cannot be converted or loaded, or differs from the live model.
+    """
+    import onnx
+    import onnxruntime
+    import tf2onnx
+
+    signature = [tf.TensorSpec((None, *classifier.image_shape), tf.float32, name="image")]
+    function = tf.function(predict_fn(classifier), input_signature=signature, autograph=False)
+    # The converter reports unsupported operations in its log only, and writes a broken file: the check below decides.
+    log = io.StringIO()
+    handler = logging.StreamHandler(log)
+    with contextlib.redirect_stderr(log), _only_handler(logging.getLogger("tf2onnx"), handler):
+        model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, str(path))
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        _check(classifier, lambda image: dict(zip(names, session.run(None, {"image": image}), strict=True)), "ONNX")
+    except Exception as error:
+        path.unlink(missing_ok=True)
+        reasons = " ".join(line for line in log.getvalue().splitlines() if "not supported" in line)
+        raise ExportError(f"the ONNX export failed and was deleted: {error} {reasons}".rstrip()) from error
+
+
+def _check(classifier: Classifier, predict: Callable[[np.ndarray], dict], name: str) -> None:
+    """Compare exported and live outputs on two batch sizes."""
+    for batch_size in CHECK_BATCH_SIZES:
+        rng = np.random.default_rng(batch_size)
+        images = rng.uniform(size=(batch_size, *classifier.image_shape)).astype(np.float32)
+        expected, received = predict_fn(classifier)(tf.constant(images)), predict(images)
+        if expected.keys() != received.keys():
+            raise ExportError(f"{name} has the outputs {sorted(received)} instead of {sorted(expected)}")
+        for output, value in expected.items():
+            difference = np.abs(value.numpy() - np.asarray(received[output]))
+            limit = TOLERANCE * max(1.0, float(np.max(np.abs(value))))
+            if not np.max(difference) <= limit:
+                raise ExportError(
+                    f"{name}: {output} differs from the live model by {np.max(difference):.2e} on a batch of "
+                    f"{batch_size}, more than {limit:.2e}"
+                )
+
+
+@contextlib.contextmanager
+def _only_handler(logger: logging.Logger, handler: logging.Handler):
+    handlers, propagate = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate

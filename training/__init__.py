@@ -1,0 +1,1 @@
+"""Programs that a person starts: training, measuring, comparing."""

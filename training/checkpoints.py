@@ -1,0 +1,72 @@
+"""Checkpoints of a training run: one file per epoch, written whole, the newest two kept."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import keras
+from rich import print as rich_print
+
+from cifs_tf.adversarial import AdversarialTrainer
+from training.workdir import read_json, write_atomically, write_json
+
+KEPT = 2
+FILE_NAME = re.compile(r"epoch-(\d+)\.weights\.h5")
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Save weights, optimizer and history after every epoch; restore the newest that can be read.
+
+    Args:
+        folder: where the checkpoints lie.
+        history_file: what each epoch logged, a JSON list.
+    """
+
+    def __init__(self, folder: Path, history_file: Path):
+        super().__init__()
+        self.folder, self.history_file = folder, history_file
+        self.history: list[dict[str, float]] = []
+
+    def restore(self, trainer: AdversarialTrainer) -> int:
+        """Load the newest whole checkpoint into a compiled trainer.
+
+        A file that cannot be loaded is named, and the one before it used.
+
+        Args:
+            trainer: compiled, with freshly built weights.
+
+        Returns:
+            the number of finished epochs, 0 without a checkpoint.
+        """
+        trainer.optimizer.build(trainer.trainable_variables)
+        for file in reversed(self._files()):
+            try:
+                trainer.load_weights(file)
+            except (OSError, ValueError, KeyError) as error:
+                rich_print(f"[yellow]{file} cannot be loaded ({error}); trying the one before it.")
+                continue
+            epoch = _epoch(file)
+            self.history = read_json(self.history_file)[:epoch]
+            return epoch
+        return 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Save after an epoch (Keras' hook)."""
+        self.history.append({name: float(value) for name, value in (logs or {}).items()})
+        # The history first: a checkpoint never misses the epochs before it.
+        write_json(self.history_file, self.history)
+        file = self.folder / f"epoch-{epoch + 1:04d}.weights.h5"
+        write_atomically(file, self.model.save_weights)
+        for old in self._files()[:-KEPT]:
+            old.unlink()
+
+    def _files(self) -> list[Path]:
+        files = self.folder.glob("epoch-*.weights.h5") if self.folder.is_dir() else []
+        return sorted((file for file in files if FILE_NAME.fullmatch(file.name)), key=_epoch)
+
+
+def _epoch(file: Path) -> int:
+    match = FILE_NAME.fullmatch(file.name)
+    assert match, file
+    return int(match[1])

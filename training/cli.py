@@ -1,0 +1,160 @@
+"""Command lines: options and recipes to a `RunConfig`, and errors to one sentence and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse.typing import register_type
+
+from cifs_tf.config import GROUPS, DataConfig, Ratio, RunConfig
+from cifs_tf.errors import UserError
+
+RECIPES = Path(__file__).resolve().parent / "recipes"
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+register_type(Ratio, serializer=lambda ratio: ratio.text if "/" in ratio.text else float(ratio), deserializer=Ratio)
+
+
+def parse_config(program: str, description: str, argv: Sequence[str]) -> RunConfig:
+    """Parse a command line: recipe first, then the options that override it.
+
+    The recipe is the file given with `--recipe`, or the one named after the dataset, or `default.yaml`. Words of an
+    option may be joined by `-` or `_`.
+
+    Args:
+        program: name shown in help and errors.
+        description: what the program does, for `--help`.
+        argv: arguments without the program's name.
+
+    Returns:
+        the config.
+
+    Raises:
+        UserError: naming the option, what was received and the way out.
+        SystemExit: after `--help` and `--print_config`, with code 0.
+    """
+    arguments = [_with_underscores(argument) for argument in argv]
+    if not any(argument.split("=")[0] == "--recipe" for argument in arguments):
+        arguments = ["--recipe", str(recipe_for(_dataset_in(arguments))), *arguments]
+    parser = make_parser(program, description)
+    try:
+        values = parser.parse_args(arguments)
+    except argparse.ArgumentError as error:
+        raise _explain(str(error)) from error
+    values = {key: value for key, value in vars(values).items() if key != "recipe"}
+    return RunConfig.from_flat(values)
+
+
+def make_parser(program: str, description: str) -> ArgumentParser:
+    """Make the parser of every option of a run, grouped as `cifs_tf.config` groups them."""
+    parser = ArgumentParser(prog=program, description=description, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument(
+        "--recipe",
+        action=ActionConfigFile,
+        help="YAML file of options; default: training/recipes/DATASET.yaml, or default.yaml",
+    )
+    for group in GROUPS.values():
+        parser.add_class_arguments(group)
+    return parser
+
+
+def recipe_for(dataset: str) -> Path:
+    """Return the recipe of a dataset: its own, or `default.yaml`."""
+    recipe = RECIPES / f"{dataset}.yaml"
+    return recipe if re.fullmatch(r"\w+", dataset) and recipe.is_file() else RECIPES / "default.yaml"
+
+
+def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+    """Run a program's `main(argv)` and exit: a user's error is one sentence and code 2, Ctrl-C is code 130."""
+    program = Path(sys.argv[0]).name
+    try:
+        code = main(sys.argv[1:])
+    except UserError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        code = EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted; the same command continues.", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
+
+
+def dump_yaml(config: RunConfig) -> str:
+    """Return a config as the text of a recipe."""
+    return yaml.safe_dump(config.flat(), sort_keys=False, allow_unicode=True)
+
+
+def _with_underscores(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}"
+
+
+def _dataset_in(arguments: Sequence[str]) -> str:
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--dataset":
+            return value if equals else (arguments[index + 1] if index + 1 < len(arguments) else "")
+    return DataConfig.dataset
+
+
+def _explain(message: str) -> UserError:
+    """Turn jsonargparse's report into a sentence that names the option, the value and what to give."""
+    hints = {}
+    for group in GROUPS.values():
+        hints.update({name: hint for name, hint in typing.get_type_hints(group).items()})
+    flat = " ".join(message.split())
+    key = re.search(r'(?:Parser key|key) "?\'?([\w.]+)"?\'?', flat)
+    value = re.search(r"(?:Got value|Given value|value): (.*?)(?= Given value type|$)", flat)
+    if unknown := re.search(r"[Uu]nrecognized arguments: (\S+)", flat):
+        return _unknown_option(unknown[1], hints)
+    if "key" in flat and (unknown := re.search(r"Key '?\"?(\w+)'?\"? is not expected|does not accept.*?(\w+)", flat)):
+        return _unknown_option(f"--{unknown[1] or unknown[2]}", hints)
+    if missing := re.search(r"argument --(\w+)\S*: expected", flat):
+        return UserError(f"--{missing[1]}", "no value", f"give {_describe(hints.get(missing[1], str))}")
+    if key and key[1] in hints:
+        received = value[1].strip("'\"") if value else _last_quoted(flat)
+        return UserError(f"--{key[1]}", received, f"give {_describe(hints[key[1]])}")
+    if "recipe" in flat:
+        return UserError("--recipe", _last_quoted(flat), f"give a YAML file of options ({flat[:200]})")
+    return UserError("command line", flat[:300], "see --help for the options")
+
+
+def _unknown_option(option: str, hints: dict[str, Any]) -> UserError:
+    name = option.split("=")[0].lstrip("-")
+    close = difflib.get_close_matches(name, [*hints, "recipe", "print_config"], n=1)
+    advice = f"there is no such option, did you mean --{close[0]}" if close else "there is no such option, see --help"
+    return UserError(option, "an unknown option", advice)
+
+
+def _last_quoted(text: str) -> str:
+    quoted = re.findall(r"['\"]([^'\"]*)['\"]", text)
+    return quoted[-1] if quoted else text[:100]
+
+
+def _describe(hint: Any) -> str:
+    """Say in words what a type accepts."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(str(argument) for argument in arguments)
+    if origin in (typing.Union, types.UnionType):
+        words = [_describe(a) for a in arguments if a is not type(None)]
+        return " or ".join([*words, "null"] if type(None) in arguments else words)
+    if origin is tuple:
+        return f"a list in brackets, each item {_describe(arguments[0])}"
+    if origin is dict:
+        return "a mapping such as {pgd100: 0.02}"
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    return names.get(hint, "a number or a fraction such as 8/255" if hint is Ratio else str(hint))
+

@@ -1,0 +1,191 @@
+"""One network of a run: build, train, measure; each step is skipped if its result lies in the workdir already."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+from pathlib import Path
+
+import keras
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cifs_tf.adversarial import SGD, AdversarialTrainer, Method, PGDTraining, Standard, step_decay
+from cifs_tf.attacks import PGD
+from cifs_tf.config import ModelConfig, RunConfig
+from cifs_tf.data import ImageDataset
+from cifs_tf.errors import UserError
+from cifs_tf.evaluation import Report, evaluate, make_attacks
+from cifs_tf.losses import head_weights, training_loss_factor
+from cifs_tf.models import Classifier, build_classifier, with_precision
+from training.checkpoints import Checkpoints
+from training.workdir import Workdir, read_json, write_atomically, write_json
+
+VALIDATION_STEPS = 10
+
+
+def model_configs(config: RunConfig) -> list[ModelConfig]:
+    """Return the networks of a run: the twin first, if there is one."""
+    twin = config.output.twin
+    if twin is None or twin == config.model.defense:
+        return [config.model]
+    return [dataclasses.replace(config.model, defense=twin), config.model]
+
+
+def build(config: RunConfig, model: ModelConfig, dataset: ImageDataset) -> Classifier:
+    """Build one network of a run with its own initial weights, the same for the same seed.
+
+    Raises:
+        UserError: if it does not fit the dataset, or a plugin cannot be imported.
+    """
+    for plugin in model.plugins:
+        try:
+            importlib.import_module(plugin)
+        except ImportError as error:
+            raise UserError("--plugins", plugin, f"it cannot be imported ({error}), give a module on PYTHONPATH") from error
+    keras.utils.set_random_seed(config.train.seed)
+    classifier = build_classifier(model, dataset.image_shape, dataset.num_classes, config.train.precision)
+    if config.train.warm_start is not None:
+        _warm_start(classifier, Workdir(config.train.warm_start).model_file(model.defense), config.train.warm_start)
+    return classifier
+
+
+def make_trainer(config: RunConfig, model: ModelConfig, classifier: Classifier, steps_per_epoch: int) -> AdversarialTrainer:
+    """Make the compiled trainer of one network."""
+    train = config.train
+    trainer = AdversarialTrainer(
+        classifier,
+        make_method(config, model, classifier.num_probes),
+        validation_attack=PGD(
+            epsilon=config.attack.epsilon, step_size=config.attack.epsilon / 4, num_steps=VALIDATION_STEPS
+        ),
+        seed=train.seed,
+    )
+    schedule = step_decay(train.learning_rate, train.lr_milestones, train.lr_decay, steps_per_epoch)
+    trainer.compile(optimizer=SGD(schedule, momentum=train.momentum, weight_decay=train.weight_decay))
+    return trainer
+
+
+def make_method(config: RunConfig, model: ModelConfig, num_probes: int) -> Method:
+    """Make the training method of a config."""
+    train, attack = config.train, config.attack
+    factor = training_loss_factor(train.loss_scale, model.defense, train.beta)
+    weights = head_weights(train.beta, num_probes) * factor
+    if train.method == "standard":
+        return Standard(head_weights=weights)
+    pgd = PGD(
+        epsilon=attack.epsilon,
+        step_size=attack.step_size or attack.epsilon / 4,
+        num_steps=attack.num_steps,
+        random_start=attack.random_start,
+    )
+    return PGDTraining(head_weights=weights, attack=pgd, mask_gradient=attack.train_mask_gradient)
+
+
+def fit(config: RunConfig, model: ModelConfig, dataset: ImageDataset, workdir: Workdir) -> Classifier:
+    """Train one network, or continue, or load it if it is trained.
+
+    Returns:
+        the trained classifier, in float32.
+    """
+    model_file = workdir.model_file(model.defense)
+    if model_file.exists():
+        classifier = keras.models.load_model(model_file, compile=False)
+        return classifier if config.train.precision == "float32" else with_precision(classifier, "float32")
+    train = config.train
+    classifier = build(config, model, dataset)
+    steps_per_epoch = dataset.train.steps_per_epoch(train.batch_size)
+    trainer = make_trainer(config, model, classifier, steps_per_epoch)
+    checkpoints = Checkpoints(workdir.checkpoints(model.defense), workdir.history_file(model.defense))
+    first_epoch = checkpoints.restore(trainer)
+    if first_epoch:
+        print(f"continuing after epoch {first_epoch}")
+    batches = dataset.train.training_batches(
+        train.batch_size,
+        seed=train.seed,
+        start_step=first_epoch * steps_per_epoch,
+        augmentation=config.data.augmentation,
+    )
+    validation = None
+    if len(dataset.validation):
+        validation = dataset.validation.evaluation_batches(config.evaluation.eval_batch_size)
+    trainer.fit(
+        batches,
+        initial_epoch=first_epoch,
+        epochs=train.epochs,
+        steps_per_epoch=steps_per_epoch,
+        validation_data=validation,
+        callbacks=[
+            keras.callbacks.TerminateOnNaN(),
+            checkpoints,
+            keras.callbacks.TensorBoard(workdir.tensorboard(model.defense), write_graph=False),
+        ],
+        verbose="auto",
+    )
+    write_atomically(model_file, classifier.save)
+    return classifier if train.precision == "float32" else with_precision(classifier, "float32")
+
+
+def measure(
+    config: RunConfig, model: ModelConfig, classifier: Classifier, dataset: ImageDataset, workdir: Workdir
+) -> Report:
+    """Attack one trained network on the test split, or read what was found before."""
+    file = workdir.evaluation_file(model.defense)
+    if file.exists():
+        return Report.from_dict(read_json(file))
+    with attack_progress(f"attacking {model.defense}") as on_progress:
+        report = evaluate(
+            classifier.heads_fn(config.evaluation.eval_mask_gradient),
+            dataset.test,
+            attacks_of(config),
+            num_probes=classifier.num_probes,
+            betas=config.evaluation.attack_betas,
+            batch_size=config.evaluation.eval_batch_size,
+            seed=config.train.seed,
+            on_progress=on_progress,
+        )
+    write_json(file, report.to_dict())
+    return report
+
+
+def attacks_of(config: RunConfig) -> dict[str, PGD]:
+    """Return the attacks of a config that measure.
+
+    Raises:
+        UserError: for an unknown attack.
+    """
+    evaluation = config.evaluation
+    return make_attacks(
+        evaluation.attacks, config.attack.epsilon, evaluation.eval_step_size, evaluation.eval_step_sizes
+    )
+
+
+@contextlib.contextmanager
+def attack_progress(title: str):
+    """A progress bar; yields the function that moves it."""
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[attack]}"),
+    ]
+    with Progress(*columns) as progress:
+        bar = progress.add_task(title, total=None, attack="")
+        yield lambda attack, done, total: progress.update(bar, completed=done, total=total, attack=attack)
+
+
+def _warm_start(classifier: Classifier, model_file: Path, option: str) -> None:
+    if not model_file.exists():
+        advice = f"there is no {model_file}, give the workdir of a finished run with the same defense"
+        raise UserError("--warm_start", option, advice)
+    source = keras.models.load_model(model_file, compile=False)
+    theirs, ours = [w.shape for w in source.weights], [w.shape for w in classifier.weights]
+    if theirs != ours:
+        advice = (
+            f"its network ({source.name}, {source.num_classes} classes, {source.count_params():,} parameters) is not "
+            f"this one ({classifier.name}, {classifier.num_classes} classes, {classifier.count_params():,} parameters), "
+            "give a run of the same architecture and dataset"
+        )
+        raise UserError("--warm_start", option, advice)
+    classifier.set_weights(source.get_weights())

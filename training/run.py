@@ -1,0 +1,176 @@
+"""Train, attack and export a robust classifier.
+
+    python training/run.py                      digits, in minutes on two CPU cores
+    python training/run.py --dataset svhn       the paper's recipe for SVHN
+    python training/run.py --dataset folder:PATH --image_size 64
+
+Everything is written to --workdir; the same command again continues there.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import importlib.metadata
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cifs_tf.config import RunConfig
+from training.cli import parse_config, run_program
+from training.workdir import Workdir, read_json, write_json
+
+PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "tf2onnx", "onnxruntime")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse the command line and run."""
+    config = parse_config("run.py", (__doc__ or "").splitlines()[0], argv)
+    workdir = Workdir(config.output.workdir or Path("runs") / config.data.dataset.replace(":", "-").replace("/", "-"))
+    run(config, workdir)
+
+
+def run(config: RunConfig, workdir: Workdir) -> dict:
+    """Carry out a run, or what is left of it.
+
+    Args:
+        config: what to do.
+        workdir: where to leave it.
+
+    Returns:
+        the content of `result.json`.
+
+    Raises:
+        UserError: for input that does not fit; nothing has been written then.
+    """
+    workdir.check(config)
+    # After the check: importing TensorFlow takes seconds, an error should not.
+    from cifs_tf.data import load_dataset
+    from cifs_tf.export import export
+    from training import experiment
+
+    started = time.time()
+    console = Console()
+    experiment.attacks_of(config)
+    dataset = load_dataset(config.data)
+    dataset.train.steps_per_epoch(config.train.batch_size)
+    models = experiment.model_configs(config)
+    for model in models:
+        experiment.build(config, model, dataset)
+    workdir.open(config)
+
+    result = read_json(workdir.result_file) if workdir.result_file.exists() else describe(config)
+    reports = {}
+    for model in models:
+        console.rule(f"{model.defense}: {len(dataset.train):,} training images, {config.train.epochs} epochs")
+        classifier = experiment.fit(config, model, dataset, workdir)
+        reports[model.defense] = experiment.measure(config, model, classifier, dataset, workdir)
+        result["networks"][model.defense] = {
+            "name": classifier.name,
+            "parameters": classifier.count_params(),
+            "evaluation": reports[model.defense].to_dict(),
+            "history": read_json(workdir.history_file(model.defense)),
+        }
+    defense = models[-1].defense
+    written = [workdir.config_file, workdir.result_file, workdir.model_file(defense), workdir.tensorboard(defense)]
+    if config.output.export:
+        exported = workdir.export_base(defense) / "1"
+        if not exported.exists():
+            with console.status("exporting SavedModel and ONNX, and comparing both with the trained network"):
+                export(classifier, exported.parent, class_names=dataset.class_names)
+        written.append(exported)
+        result["exported_example"] = classify_one(exported, dataset)
+    result["seconds"] = result.get("seconds", 0.0) + time.time() - started
+    write_json(workdir.result_file, result)
+
+    console.print(results_table(config, reports))
+    if len(reports) > 1:
+        console.print(footnote(*reports.items()))
+    if "exported_example" in result:
+        example = result["exported_example"]
+        console.print(
+            f"The exported SavedModel takes test image {example['test_image']}, {example['label']!r}, for "
+            f"{example['predicted']!r} with probability {example['probability']:.3f}."
+        )
+    console.print("Written:", *(f"  {path}" for path in written), sep="\n", soft_wrap=True)
+    return result
+
+
+def describe(config: RunConfig) -> dict:
+    """What a result is worth without: config, versions, revision, machine."""
+    revision = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "config": config.flat(),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in PACKAGES},
+        },
+        "revision": revision.stdout.strip() or None,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "networks": {},
+    }
+
+
+def classify_one(exported: Path, dataset) -> dict:
+    """Classify one test image, as a PNG file, with the exported SavedModel."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(exported))
+    png = tf.io.encode_png(dataset.test.images[0])
+    probabilities = loaded.signatures["encoded"](image_bytes=png[None])["probabilities"].numpy()[0]
+    return {
+        "test_image": 0,
+        "label": dataset.class_names[dataset.test.labels[0]],
+        "predicted": dataset.class_names[probabilities.argmax()],
+        "probability": float(probabilities.max()),
+    }
+
+
+def results_table(config: RunConfig, reports: dict) -> Table:
+    """Lay out the accuracies as the paper does: the worst over beta_atk for each attack."""
+    first = next(iter(reports.values()))
+    table = Table(
+        title=f"{config.data.dataset}: accuracy in % on {first.num_examples:,} test images, epsilon {config.attack.epsilon}",
+        caption="attacks: worst over beta_atk (in brackets)",
+    )
+    table.add_column("network")
+    for column in ("natural", *first.robust):
+        table.add_column(column, justify="right")
+    for defense, report in reports.items():
+        cells = [f"{100 * report.natural:.1f}"]
+        for attack in report.robust:
+            accuracy, beta = report.worst(attack)
+            cells.append(f"{100 * accuracy:.1f}" + (f" ({beta})" if len(report.robust[attack]) > 1 else ""))
+        table.add_row(defense, *cells)
+    return table
+
+
+def footnote(twin: tuple, main_network: tuple) -> str:
+    """Say plainly which network is the more robust one under the strongest attack."""
+    (twin_name, twin_report), (name, report) = twin, main_network
+    lowest = min(report.worst(attack)[0] for attack in report.robust)
+    twin_lowest = min(twin_report.worst(attack)[0] for attack in twin_report.robust)
+    gain = 100 * (lowest - twin_lowest)
+    verdict = "more robust than" if gain > 0 else "as robust as" if gain == 0 else "LESS robust than"
+    return (
+        f"Under its strongest attack {name} is {verdict} {twin_name}: {100 * lowest:.1f} against "
+        f"{100 * twin_lowest:.1f}, one seed, nothing tuned on these images."
+    )
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,143 @@
+"""The only folder that a run writes to, and what lies where in it.
+
+    config.yaml                     what the run was asked to do
+    DEFENSE/checkpoints/            the newest checkpoints of the network with that defense
+    DEFENSE/history.json            what each epoch logged
+    DEFENSE/tensorboard/            the same, for TensorBoard
+    DEFENSE/model.keras             the trained network
+    DEFENSE/evaluation.json         what the attacks left of it
+    export/DEFENSE/1/               SavedModel and model.onnx
+    result.json                     everything that was measured
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cifs_tf.config import RunConfig
+from cifs_tf.errors import UserError
+from training.cli import dump_yaml
+
+# Fields that may change between a run and its continuation: they say where, not what.
+PLACES = ("workdir", "data_dir")
+
+
+class Workdir:
+    """A run's folder.
+
+    Args:
+        path: the folder; made, with its parents, by `open`.
+
+    Example:
+        >>> workdir = Workdir("runs/digits")
+        >>> workdir.open(config)
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path).expanduser()
+
+    def check(self, config: RunConfig) -> None:
+        """Refuse, before anything is written, a folder that cannot be used.
+
+        Raises:
+            UserError: if it cannot be written to, or holds a run with another config.
+        """
+        existing = next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise UserError("--workdir", self.path, f"{existing} cannot be written to, give another folder")
+        if not self.config_file.exists():
+            return
+        try:
+            stored = yaml.safe_load(self.config_file.read_text()) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError("--workdir", self.path, f"{self.config_file} cannot be read ({error}), give another folder") from error
+        asked = config.flat()
+        different = [
+            f"{name} {stored.get(name)} there, {asked.get(name)} here"
+            for name in {**stored, **asked}
+            if name not in PLACES and stored.get(name) != asked.get(name)
+        ]
+        if different:
+            advice = f"it holds a run with another config ({'; '.join(different[:4])}), give another folder"
+            raise UserError("--workdir", self.path, advice)
+
+    def open(self, config: RunConfig) -> None:
+        """Make the folder, or continue in it.
+
+        Raises:
+            UserError: as for `check`.
+        """
+        self.check(config)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.config_file, lambda file: file.write_text(dump_yaml(config)))
+        except OSError as error:
+            raise UserError("--workdir", self.path, f"it cannot be written to ({error.strerror}), give another folder") from error
+
+    @property
+    def config_file(self) -> Path:
+        """The config of the run."""
+        return self.path / "config.yaml"
+
+    @property
+    def result_file(self) -> Path:
+        """Everything that was measured."""
+        return self.path / "result.json"
+
+    def checkpoints(self, defense: str) -> Path:
+        """Folder of checkpoints."""
+        return self.path / defense / "checkpoints"
+
+    def tensorboard(self, defense: str) -> Path:
+        """Folder of TensorBoard's event files."""
+        return self.path / defense / "tensorboard"
+
+    def history_file(self, defense: str) -> Path:
+        """What each epoch logged."""
+        return self.path / defense / "history.json"
+
+    def model_file(self, defense: str) -> Path:
+        """The trained network."""
+        return self.path / defense / "model.keras"
+
+    def evaluation_file(self, defense: str) -> Path:
+        """What the attacks left of it."""
+        return self.path / defense / "evaluation.json"
+
+    def export_base(self, defense: str) -> Path:
+        """Folder of the exported versions."""
+        return self.path / "export" / defense
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file under a temporary name beside it, then rename: it is whole or it is not there.
+
+    Args:
+        path: the file; its folder is made.
+        write: writes to the path that it is given, which ends like `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, atomically."""
+    write_atomically(path, lambda file: file.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text())
