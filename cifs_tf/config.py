@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from cifs_tf.errors import UserError
 
+Arch = Literal["auto", "resnet10", "resnet18", "resnet34", "wrn28-10", "wrn34-10"]
+
 
 class Ratio(float):
     """A number that may be written as a fraction, and is remembered as it was written (8/255).
@@ -60,8 +62,8 @@ class _Group:
             for number in value if isinstance(value, tuple) else (value,):
                 if number is None or (low <= number <= high and number > above):
                     continue
-                lower = f"above {above:g}" if above > -math.inf else f"of {low:g} or more"
-                upper = f" and at most {high:g}" if high < math.inf else ""
+                lower = f"above {above:,}" if above > -math.inf else f"of {low:,} or more"
+                upper = f" and at most {high:,}" if high < math.inf else ""
                 raise UserError(f"--{field.name}", value, f"give a number {lower}{upper}")
 
 
@@ -110,7 +112,7 @@ class ModelConfig(_Group):
         plugins: Python modules to import first, which register importance functions.
     """
 
-    arch: Literal["auto", "resnet10", "resnet18", "resnet34", "wrn28-10", "wrn34-10"] = "auto"
+    arch: Arch = "auto"
     width: int | None = _field(None, low=1)
     defense: Literal["cifs", "cas", "vanilla"] = "cifs"
     cuts: tuple[str, ...] | None = None
@@ -195,7 +197,17 @@ class EvaluationConfig(_Group):
     attacks: tuple[str, ...] = ("fgsm", "pgd20", "cw30", "pgd100")
     eval_step_size: Ratio | None = _field(None, above=0, high=1)
     eval_step_sizes: dict[str, Ratio] = dataclasses.field(default_factory=dict)
-    attack_betas: tuple[int | float | str, ...] = (0, 0.1, 1, 2, 10, 100, "infinity", "infinity-1", "infinity-2")
+    attack_betas: tuple[int | float | str, ...] = (
+        0,
+        0.1,
+        1,
+        2,
+        10,
+        100,
+        "infinity",
+        "infinity-1",
+        "infinity-2",
+    )
     eval_mask_gradient: Literal["detached", "full"] = "detached"
     eval_batch_size: int = _field(250, low=1)
 

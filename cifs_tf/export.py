@@ -188,7 +188,11 @@ def write_onnx(classifier: Classifier, path: Path) -> None:
         onnx.save(model, str(path))
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
-        _check(classifier, lambda image: dict(zip(names, session.run(None, {"image": image}), strict=True)), "ONNX")
+        _check(
+            classifier,
+            lambda image: dict(zip(names, session.run(None, {"image": image}), strict=True)),
+            "ONNX",
+        )
     except Exception as error:
         path.unlink(missing_ok=True)
         reasons = " ".join(line for line in log.getvalue().splitlines() if "not supported" in line)

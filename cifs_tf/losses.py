@@ -60,13 +60,19 @@ def attack_betas_for(betas: tuple[float | str, ...], num_probes: int) -> tuple[f
     Returns:
         `(0,)` for a vanilla network, which has one head; otherwise the betas without those of a layer that it lacks.
 
+    Raises:
+        UserError: for a beta that is none, or if no beta is left.
+
     Example:
         >>> attack_betas_for(PAPER_ATTACK_BETAS, num_probes=0)
         (0,)
     """
+    fitting = tuple(beta for beta in betas if (_parse_beta(beta)[1] or 0) <= num_probes)
     if num_probes == 0:
         return (0,)
-    return tuple(beta for beta in betas if (_parse_beta(beta)[1] or 0) <= num_probes)
+    if not fitting:
+        raise UserError("attack_betas", list(betas), f"give one that a network with {num_probes} selection layers has")
+    return fitting
 
 
 def training_loss_factor(loss_scale: str, defense: str, beta: float) -> float:
@@ -155,5 +161,5 @@ def _parse_beta(beta: float | str) -> tuple[float, int | None]:
     except ValueError:
         value = math.nan
     if not (value >= 0 and math.isfinite(value)):
-        raise UserError("beta", beta, "give a number of 0 or more, infinity, or infinity-1, infinity-2, ...")
+        raise UserError("beta", beta, "give a number of 0 or more, infinity, or infinity-i for the i-th selection layer")
     return 1 / (1 + value), None

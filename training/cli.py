@@ -44,16 +44,15 @@ def parse_config(program: str, description: str, argv: Sequence[str]) -> RunConf
         UserError: naming the option, what was received and the way out.
         SystemExit: after `--help` and `--print_config`, with code 0.
     """
-    arguments = [_with_underscores(argument) for argument in argv]
-    if not any(argument.split("=")[0] == "--recipe" for argument in arguments):
-        arguments = ["--recipe", str(recipe_for(_dataset_in(arguments))), *arguments]
+    arguments = [with_underscores(argument) for argument in argv]
+    if _given("recipe", arguments) is None:
+        arguments = ["--recipe", str(recipe_for(_given("dataset", arguments) or DataConfig.dataset)), *arguments]
     parser = make_parser(program, description)
     try:
-        values = parser.parse_args(arguments)
+        parsed = parser.parse_args(arguments)
     except argparse.ArgumentError as error:
-        raise _explain(str(error)) from error
-    values = {key: value for key, value in vars(values).items() if key != "recipe"}
-    return RunConfig.from_flat(values)
+        raise explain(str(error), arguments=arguments) from error
+    return RunConfig.from_flat({name: value for name, value in vars(parsed).items() if name != "recipe"})
 
 
 def make_parser(program: str, description: str) -> ArgumentParser:
@@ -81,7 +80,9 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     try:
         code = main(sys.argv[1:])
     except UserError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+        # The library names an argument, a person typed an option.
+        option = "--" if error.argument in RunConfig().flat() else ""
+        print(f"{program}: error: {option}{error}", file=sys.stderr)
         code = EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted; the same command continues.", file=sys.stderr)
@@ -94,41 +95,51 @@ def dump_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config.flat(), sort_keys=False, allow_unicode=True)
 
 
-def _with_underscores(argument: str) -> str:
+def with_underscores(argument: str) -> str:
+    """Join the words of an option by `_`, so that `-` is accepted too; its value is left alone."""
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument.partition("=")
     return f"--{name[2:].replace('-', '_')}{equals}{value}"
 
 
-def _dataset_in(arguments: Sequence[str]) -> str:
-    for index, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name == "--dataset":
-            return value if equals else (arguments[index + 1] if index + 1 < len(arguments) else "")
-    return DataConfig.dataset
+def explain(message: str, groups: Sequence[type] = tuple(GROUPS.values()), arguments: Sequence[str] = ()) -> UserError:
+    """Turn jsonargparse's report into a sentence that names the option, the value and what to give.
 
+    Args:
+        message: what jsonargparse reported.
+        groups: dataclasses whose fields are the options. Default those of a run.
+        arguments: the command line, from which the received value is quoted.
 
-def _explain(message: str) -> UserError:
-    """Turn jsonargparse's report into a sentence that names the option, the value and what to give."""
-    hints = {}
-    for group in GROUPS.values():
-        hints.update({name: hint for name, hint in typing.get_type_hints(group).items()})
+    Returns:
+        the error to raise.
+    """
+    hints: dict[str, Any] = {}
+    for group in groups:
+        hints.update(typing.get_type_hints(group))
     flat = " ".join(message.split())
-    key = re.search(r'(?:Parser key|key) "?\'?([\w.]+)"?\'?', flat)
-    value = re.search(r"(?:Got value|Given value|value): (.*?)(?= Given value type|$)", flat)
     if unknown := re.search(r"[Uu]nrecognized arguments: (\S+)", flat):
         return _unknown_option(unknown[1], hints)
-    if "key" in flat and (unknown := re.search(r"Key '?\"?(\w+)'?\"? is not expected|does not accept.*?(\w+)", flat)):
-        return _unknown_option(f"--{unknown[1] or unknown[2]}", hints)
+    if unknown := re.search(r"Option '(\w+)' is not accepted", flat):
+        return _unknown_option(f"--{unknown[1]}", hints)
     if missing := re.search(r"argument --(\w+)\S*: expected", flat):
         return UserError(f"--{missing[1]}", "no value", f"give {_describe(hints.get(missing[1], str))}")
+    key = re.search(r'[Kk]ey "(\w+)"', flat)
     if key and key[1] in hints:
-        received = value[1].strip("'\"") if value else _last_quoted(flat)
+        reported = re.search(r"(?:Got value|Given value): (.*)", flat)
+        received = _given(key[1], arguments) or (reported[1] if reported else flat)
         return UserError(f"--{key[1]}", received, f"give {_describe(hints[key[1]])}")
-    if "recipe" in flat:
-        return UserError("--recipe", _last_quoted(flat), f"give a YAML file of options ({flat[:200]})")
-    return UserError("command line", flat[:300], "see --help for the options")
+    return UserError("--recipe", _given("recipe", arguments), f"give a YAML file of options ({flat})")
+
+
+def _given(name: str, arguments: Sequence[str]) -> str | None:
+    """Return the last value of an option on the command line."""
+    received = None
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = argument.partition("=")
+        if option == f"--{name}":
+            received = value if equals else following
+    return received
 
 
 def _unknown_option(option: str, hints: dict[str, Any]) -> UserError:
@@ -136,11 +147,6 @@ def _unknown_option(option: str, hints: dict[str, Any]) -> UserError:
     close = difflib.get_close_matches(name, [*hints, "recipe", "print_config"], n=1)
     advice = f"there is no such option, did you mean --{close[0]}" if close else "there is no such option, see --help"
     return UserError(option, "an unknown option", advice)
-
-
-def _last_quoted(text: str) -> str:
-    quoted = re.findall(r"['\"]([^'\"]*)['\"]", text)
-    return quoted[-1] if quoted else text[:100]
 
 
 def _describe(hint: Any) -> str:
@@ -157,4 +163,3 @@ def _describe(hint: Any) -> str:
         return "a mapping such as {pgd100: 0.02}"
     names = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
     return names.get(hint, "a number or a fraction such as 8/255" if hint is Ratio else str(hint))
-

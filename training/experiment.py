@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import sys
 from pathlib import Path
 
 import keras
@@ -16,7 +17,7 @@ from cifs_tf.config import ModelConfig, RunConfig
 from cifs_tf.data import ImageDataset
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import Report, evaluate, make_attacks
-from cifs_tf.losses import head_weights, training_loss_factor
+from cifs_tf.losses import attack_betas_for, head_weights, training_loss_factor
 from cifs_tf.models import Classifier, build_classifier, with_precision
 from training.checkpoints import Checkpoints
 from training.workdir import Workdir, read_json, write_atomically, write_json
@@ -32,6 +33,18 @@ def model_configs(config: RunConfig) -> list[ModelConfig]:
     return [dataclasses.replace(config.model, defense=twin), config.model]
 
 
+def check(config: RunConfig, dataset: ImageDataset) -> None:
+    """Refuse a config that does not fit itself or the dataset, before anything is written.
+
+    Raises:
+        UserError: naming the option.
+    """
+    attacks_of(config)
+    dataset.train.steps_per_epoch(config.train.batch_size)
+    for model in model_configs(config):
+        attack_betas_for(config.evaluation.attack_betas, build(config, model, dataset).num_probes)
+
+
 def build(config: RunConfig, model: ModelConfig, dataset: ImageDataset) -> Classifier:
     """Build one network of a run with its own initial weights, the same for the same seed.
 
@@ -42,7 +55,9 @@ def build(config: RunConfig, model: ModelConfig, dataset: ImageDataset) -> Class
         try:
             importlib.import_module(plugin)
         except ImportError as error:
-            raise UserError("--plugins", plugin, f"it cannot be imported ({error}), give a module on PYTHONPATH") from error
+            raise UserError(
+                "--plugins", plugin, f"it cannot be imported ({error}), give a module on PYTHONPATH"
+            ) from error
     keras.utils.set_random_seed(config.train.seed)
     classifier = build_classifier(model, dataset.image_shape, dataset.num_classes, config.train.precision)
     if config.train.warm_start is not None:
@@ -50,7 +65,9 @@ def build(config: RunConfig, model: ModelConfig, dataset: ImageDataset) -> Class
     return classifier
 
 
-def make_trainer(config: RunConfig, model: ModelConfig, classifier: Classifier, steps_per_epoch: int) -> AdversarialTrainer:
+def make_trainer(
+    config: RunConfig, model: ModelConfig, classifier: Classifier, steps_per_epoch: int
+) -> AdversarialTrainer:
     """Make the compiled trainer of one network."""
     train = config.train
     trainer = AdversarialTrainer(
@@ -120,7 +137,8 @@ def fit(config: RunConfig, model: ModelConfig, dataset: ImageDataset, workdir: W
             checkpoints,
             keras.callbacks.TensorBoard(workdir.tensorboard(model.defense), write_graph=False),
         ],
-        verbose="auto",
+        shuffle=False,  # the batches are shuffled by (seed, epoch) already
+        verbose=1 if sys.stdout.isatty() else 2,
     )
     write_atomically(model_file, classifier.save)
     return classifier if train.precision == "float32" else with_precision(classifier, "float32")
@@ -183,9 +201,12 @@ def _warm_start(classifier: Classifier, model_file: Path, option: str) -> None:
     theirs, ours = [w.shape for w in source.weights], [w.shape for w in classifier.weights]
     if theirs != ours:
         advice = (
-            f"its network ({source.name}, {source.num_classes} classes, {source.count_params():,} parameters) is not "
-            f"this one ({classifier.name}, {classifier.num_classes} classes, {classifier.count_params():,} parameters), "
+            f"its network ({_summary(source)}) is not this one ({_summary(classifier)}), "
             "give a run of the same architecture and dataset"
         )
         raise UserError("--warm_start", option, advice)
     classifier.set_weights(source.get_weights())
+
+
+def _summary(classifier: Classifier) -> str:
+    return f"{classifier.name}, {classifier.num_classes} classes, {classifier.count_params():,} parameters"

@@ -58,13 +58,10 @@ def run(config: RunConfig, workdir: Workdir) -> dict:
 
     started = time.time()
     console = Console()
-    experiment.attacks_of(config)
     dataset = load_dataset(config.data)
-    dataset.train.steps_per_epoch(config.train.batch_size)
-    models = experiment.model_configs(config)
-    for model in models:
-        experiment.build(config, model, dataset)
+    experiment.check(config, dataset)
     workdir.open(config)
+    models = experiment.model_configs(config)
 
     result = read_json(workdir.result_file) if workdir.result_file.exists() else describe(config)
     reports = {}
@@ -79,7 +76,12 @@ def run(config: RunConfig, workdir: Workdir) -> dict:
             "history": read_json(workdir.history_file(model.defense)),
         }
     defense = models[-1].defense
-    written = [workdir.config_file, workdir.result_file, workdir.model_file(defense), workdir.tensorboard(defense)]
+    written = [
+        workdir.config_file,
+        workdir.result_file,
+        workdir.model_file(defense),
+        workdir.tensorboard(defense),
+    ]
     if config.output.export:
         exported = workdir.export_base(defense) / "1"
         if not exported.exists():
@@ -143,8 +145,9 @@ def classify_one(exported: Path, dataset) -> dict:
 def results_table(config: RunConfig, reports: dict) -> Table:
     """Lay out the accuracies as the paper does: the worst over beta_atk for each attack."""
     first = next(iter(reports.values()))
+    title = f"{config.data.dataset}: accuracy in % on {first.num_examples:,} test images"
     table = Table(
-        title=f"{config.data.dataset}: accuracy in % on {first.num_examples:,} test images, epsilon {config.attack.epsilon}",
+        title=f"{title}, epsilon {config.attack.epsilon}",
         caption="attacks: worst over beta_atk (in brackets)",
     )
     table.add_column("network")

@@ -1,13 +1,13 @@
 """The only folder that a run writes to, and what lies where in it.
 
-    config.yaml                     what the run was asked to do
-    DEFENSE/checkpoints/            the newest checkpoints of the network with that defense
-    DEFENSE/history.json            what each epoch logged
-    DEFENSE/tensorboard/            the same, for TensorBoard
-    DEFENSE/model.keras             the trained network
-    DEFENSE/evaluation.json         what the attacks left of it
-    export/DEFENSE/1/               SavedModel and model.onnx
-    result.json                     everything that was measured
+config.yaml                     what the run was asked to do
+DEFENSE/checkpoints/            the newest checkpoints of the network with that defense
+DEFENSE/history.json            what each epoch logged
+DEFENSE/tensorboard/            the same, for TensorBoard
+DEFENSE/model.keras             the trained network
+DEFENSE/evaluation.json         what the attacks left of it
+export/DEFENSE/1/               SavedModel and model.onnx
+result.json                     everything that was measured
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class Workdir:
         try:
             stored = yaml.safe_load(self.config_file.read_text()) or {}
         except (OSError, yaml.YAMLError) as error:
-            raise UserError("--workdir", self.path, f"{self.config_file} cannot be read ({error}), give another folder") from error
+            raise UserError(
+                "--workdir", self.path, f"{self.config_file} cannot be read ({error}), give another folder"
+            ) from error
         asked = config.flat()
         different = [
             f"{name} {stored.get(name)} there, {asked.get(name)} here"
@@ -78,7 +80,9 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.config_file, lambda file: file.write_text(dump_yaml(config)))
         except OSError as error:
-            raise UserError("--workdir", self.path, f"it cannot be written to ({error.strerror}), give another folder") from error
+            raise UserError(
+                "--workdir", self.path, f"it cannot be written to ({error.strerror}), give another folder"
+            ) from error
 
     @property
     def config_file(self) -> Path:

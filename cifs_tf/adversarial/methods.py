@@ -20,8 +20,9 @@ from cifs_tf.models import Classifier
 class Method(Protocol):
     """What `AdversarialTrainer` asks of a training method."""
 
-    head_weights: np.ndarray
-    """float (1 + P,), of the training loss and of the loss that validation reports."""
+    @property
+    def head_weights(self) -> np.ndarray:
+        """Float (1 + P,), of the training loss and of the loss that validation reports."""
 
     def perturb(self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Make the images to train on, like `images`; `seed` is int64 (batch, 2), one per example."""

@@ -94,9 +94,9 @@ class PGD:
             better = _score(weighted_loss, labels, candidate) > _score(weighted_loss, labels, best)
             return index + 1, tf.where(_per_example(better, images), candidate, best)
 
-        return tf.while_loop(
-            lambda index, best: index < self.num_restarts, restart, (1, x_adv), parallel_iterations=1
-        )[1]
+        return tf.while_loop(lambda index, best: index < self.num_restarts, restart, (1, x_adv), parallel_iterations=1)[
+            1
+        ]
 
     def _weighted_loss(
         self, heads_fn: HeadsFn, labels: tf.Tensor, head_weights: tf.Tensor | np.ndarray
@@ -126,9 +126,7 @@ class PGD:
             x = tf.clip_by_value(images + noise, lowest, highest)
         if self.num_steps == 0:
             return x
-        return tf.while_loop(
-            lambda x: True, step, (x,), maximum_iterations=self.num_steps, parallel_iterations=1
-        )[0]
+        return tf.while_loop(lambda x: True, step, (x,), maximum_iterations=self.num_steps, parallel_iterations=1)[0]
 
 
 def fgsm(epsilon: float, **kwargs: object) -> PGD:

@@ -79,10 +79,16 @@ def load_dataset(config: DataConfig) -> ImageDataset:
         known = ", ".join(["digits", *TFDS_NAMES])
         raise UserError("--dataset", config.dataset, f"give one of {known}, tfds:NAME or folder:PATH")
     if config.num_classes not in (None, len(class_names)):
-        advice = f"the dataset {config.dataset} has {len(class_names)} classes, give that number or leave the option out"
+        advice = (
+            f"the dataset {config.dataset} has {len(class_names)} classes, give that number or leave the option out"
+        )
         raise UserError("--num_classes", config.num_classes, advice)
     if len(class_names) < 2:
-        raise UserError("--dataset", config.dataset, f"it has {len(class_names)} class; give images of two classes or more")
+        raise UserError(
+            "--dataset",
+            config.dataset,
+            f"it has {len(class_names)} class; give images of two classes or more",
+        )
     if config.val_examples >= len(train):
         raise UserError("--val_examples", config.val_examples, f"give fewer than {len(train)}, the training images")
     validation, train = train.divide(config.val_examples)

@@ -51,8 +51,9 @@ def load_folder(path: str, config: DataConfig) -> tuple[Split, Split, tuple[str,
     test_names = _class_names(test_root, config)
     if test_names != class_names:
         different = ", ".join(sorted(set(class_names) ^ set(test_names)))
-        advice = f"train has {len(class_names)} classes and {test_root.name} has {len(test_names)}, they differ in {different}"
-        raise UserError("--dataset", config.dataset, f"{advice}; give both the same sub-folders")
+        counts = f"train has {len(class_names)} classes and {test_root.name} has {len(test_names)}"
+        advice = f"{counts}, they differ in {different}; give both the same sub-folders"
+        raise UserError("--dataset", config.dataset, advice)
     return train, _load(test_root, class_names, config), class_names
 
 
@@ -75,10 +76,12 @@ def _load(root: Path, class_names: tuple[str, ...], config: DataConfig) -> Split
     images = np.empty((len(files), *shape), np.uint8)
     for index, (file, _) in enumerate(files):
         image = _decode(file, config)
-        if side is None and tuple(image.shape) != shape:
+        if side is not None:
+            image = resize(image, side)
+        elif tuple(image.shape) != shape:
             advice = f"{file} is {image.shape[1]}x{image.shape[0]} and others are not; give the side to resize them to"
             raise UserError("--image_size", None, advice)
-        images[index] = (image if tuple(image.shape) == shape else resize(image, side)).numpy()
+        images[index] = image.numpy()
     return Split(images, np.array([label for _, label in files], np.int32))
 
 
@@ -86,4 +89,6 @@ def _decode(file: Path, config: DataConfig) -> tf.Tensor:
     try:
         return tf.io.decode_image(file.read_bytes(), channels=CHANNELS, expand_animations=False)
     except (tf.errors.InvalidArgumentError, OSError) as error:
-        raise UserError("--dataset", config.dataset, f"the file {file} cannot be read as an image; remove it") from error
+        raise UserError(
+            "--dataset", config.dataset, f"the file {file} cannot be read as an image; remove it"
+        ) from error

@@ -42,10 +42,14 @@ def load_tfds(name: str, config: DataConfig) -> tuple[Split, Split, tuple[str, .
     features = builder.info.features
     keys = builder.info.supervised_keys
     if not keys or not hasattr(features[keys[1]], "num_classes") or len(features[keys[0]].shape or ()) != 3:
-        raise UserError("--dataset", config.dataset, "it is no image classification set; give one with images and labels")
+        raise UserError(
+            "--dataset", config.dataset, "it is no image classification set; give one with images and labels"
+        )
     image_key, label_key = keys[:2]
     if features[image_key].np_dtype != np.uint8:
-        raise UserError("--dataset", config.dataset, f"its pixels are {features[image_key].np_dtype}; give 8-bit images")
+        raise UserError(
+            "--dataset", config.dataset, f"its pixels are {features[image_key].np_dtype}; give 8-bit images"
+        )
 
     def load(split: str) -> Split:
         shape = features[image_key].shape

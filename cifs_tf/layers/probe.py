@@ -87,7 +87,11 @@ class MLPProbe(keras.layers.Layer):
         return (pooled_shape[0], self.num_classes)
 
     def get_config(self):
-        config = {"num_classes": self.num_classes, "hidden_units": self.hidden_units, "sharpness": self.sharpness}
+        config = {
+            "num_classes": self.num_classes,
+            "hidden_units": self.hidden_units,
+            "sharpness": self.sharpness,
+        }
         return {**super().get_config(), **config}
 
 

@@ -32,9 +32,7 @@ def top_k_class_weights(probe_logits: tf.Tensor, top_k: int, labels: tf.Tensor |
     return tf.reduce_sum(tf.one_hot(classes, probe_logits.shape[-1], dtype=probe_logits.dtype), axis=1)
 
 
-def relevance(
-    probe: Callable[[tf.Tensor], tf.Tensor], pooled: tf.Tensor, class_weights: tf.Tensor
-) -> tf.Tensor:
+def relevance(probe: Callable[[tf.Tensor], tf.Tensor], pooled: tf.Tensor, class_weights: tf.Tensor) -> tf.Tensor:
     """Channel relevance g of Eq. (1): the gradient of the summed top-k logits to a common shift of each channel.
 
     The pooled vector moves one to one with such a shift, mean(z + delta) = mean(z) + delta, so the gradient to it is g

@@ -6,7 +6,7 @@ import dataclasses
 
 import keras
 
-from cifs_tf.config import ModelConfig
+from cifs_tf.config import Arch, ModelConfig
 from cifs_tf.errors import UserError
 from cifs_tf.layers import CAS, CIFS, MLPProbe, get_importance
 from cifs_tf.models.classifier import Classifier
@@ -19,7 +19,7 @@ AUTO_DEEPER_FROM_SIDE = 32
 MLP_HIDDEN_UNITS = {**dict.fromkeys(BLOCKS_PER_STAGE, 128), **dict.fromkeys(DEPTH_AND_FACTOR, 240)}
 
 
-def resolve_arch(arch: str, image_shape: tuple[int, int, int]) -> str:
+def resolve_arch(arch: Arch, image_shape: tuple[int, int, int]) -> Arch:
     """Replace `"auto"` by the backbone for the image size: ResNet-18 from 32 pixels a side, ResNet-10 below."""
     if arch != "auto":
         return arch

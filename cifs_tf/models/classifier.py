@@ -177,7 +177,8 @@ def with_precision(classifier: Classifier, precision: str) -> Classifier:
 def _check_cut(backbone: keras.Model, name: str) -> None:
     names = [layer.name for layer in backbone.layers]
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[-4:]
+        feature_maps = [layer.name for layer in backbone.layers if len(getattr(layer.output, "shape", ())) > 2]
+        close = difflib.get_close_matches(name, feature_maps, n=3) or feature_maps[-3:]
         raise UserError("cuts", name, f"name a layer of the backbone, such as {', '.join(close)}")
     layer = backbone.get_layer(name)
     calls = sum(node.operation is layer for nodes in backbone._nodes_by_depth.values() for node in nodes)

@@ -9,9 +9,7 @@ from cifs_tf.models.blocks import apply_bn, apply_conv, apply_head, apply_relu
 BLOCKS_PER_STAGE = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 
 
-def resnet(
-    arch: str, image_shape: tuple[int, int, int], num_classes: int, width: int = 64
-) -> keras.Model:
+def resnet(arch: str, image_shape: tuple[int, int, int], num_classes: int, width: int = 64) -> keras.Model:
     """Build a ResNet-10, -18 or -34 backbone.
 
     Args:

@@ -9,9 +9,7 @@ from cifs_tf.models.blocks import apply_bn, apply_conv, apply_head, apply_relu
 DEPTH_AND_FACTOR = {"wrn28-10": (28, 10), "wrn34-10": (34, 10)}
 
 
-def wide_resnet(
-    arch: str, image_shape: tuple[int, int, int], num_classes: int, width: int = 16
-) -> keras.Model:
+def wide_resnet(arch: str, image_shape: tuple[int, int, int], num_classes: int, width: int = 16) -> keras.Model:
     """Build a WideResNet-28-10 or -34-10 backbone.
 
     Args:

@@ -238,7 +238,10 @@ def check_recording(path: Path, precision: str) -> list[Deviation]:
 def main(argv: list[str]) -> int:
     """Check a folder of recordings; returns the exit code."""
     if len(argv) != 1 or not Path(argv[0]).is_dir():
-        print(f"check.py: DIR: received {argv}; give one folder with resnet18_*.npz recordings.", file=sys.stderr)
+        print(
+            f"check.py: DIR: received {argv}; give one folder with resnet18_*.npz recordings.",
+            file=sys.stderr,
+        )
         return 2
     paths = sorted(Path(argv[0]).glob("resnet18_*.npz"))
     if not paths:

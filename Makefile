@@ -1,0 +1,42 @@
+# make install | demo | test | lint | format | soak | clean. Needs Python 3.11 to 3.13 with venv, git and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format soak clean
+
+help:  ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP)  ## make the environment in .venv
+
+$(STAMP): requirements.txt requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "make: PYTHON: received $(PYTHON); give one of Python 3.11 to 3.13, as in: make install PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt -e .
+	@touch $(STAMP)
+
+demo: install  ## train, attack and export on handwritten digits, in under five minutes
+	$(BIN)/python training/run.py
+
+test: install  ## run all tests but the soak
+	$(BIN)/python -m pytest tests -m "not soak"
+
+lint: install  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## put code into style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+soak: install  ## run what is too long for CI: every recording, many kills
+	$(BIN)/python -m pytest tests -m soak -rA
+
+clean:  ## remove the environment and caches; runs stay
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
