@@ -161,5 +161,7 @@ def _parse_beta(beta: float | str) -> tuple[float, int | None]:
     except ValueError:
         value = math.nan
     if not (value >= 0 and math.isfinite(value)):
-        raise UserError("beta", beta, "give a number of 0 or more, infinity, or infinity-i for the i-th selection layer")
+        raise UserError(
+            "beta", beta, "give a number of 0 or more, infinity, or infinity-i for the i-th selection layer"
+        )
     return 1 / (1 + value), None

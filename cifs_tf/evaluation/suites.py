@@ -23,7 +23,7 @@ def make_attacks(
         names: `fgsm`, `pgdN` (N steps on the cross-entropy) or `cwN` (N steps on the C&W margin).
         epsilon: radius of the L-infinity ball, in (0, 1].
         step_size: of attacks with steps; None (default) is epsilon/10.
-        step_sizes: step size of single attacks, by name.
+        step_sizes: step size of single attacks, by name; those of attacks that are not asked for are left out.
 
     Returns:
         the attacks by name, in the given order.
@@ -37,20 +37,28 @@ def make_attacks(
     """
     step_sizes = step_sizes or {}
     for name in step_sizes:
-        if name not in names:
-            raise UserError("--eval_step_sizes", name, f"name one of the attacks {', '.join(names)}")
+        _parse_name(name, "--eval_step_sizes")
     attacks = {}
     for name in names:
-        match = ATTACK_NAME.fullmatch(name)
-        if name == "fgsm":
-            attacks[name] = fgsm(epsilon)
-        elif match:
-            attacks[name] = PGD(
+        kind, num_steps = _parse_name(name, "--attacks")
+        attacks[name] = (
+            fgsm(epsilon)
+            if kind == "fgsm"
+            else PGD(
                 epsilon=epsilon,
                 step_size=step_sizes.get(name, step_size or epsilon / 10),
-                num_steps=int(match["num_steps"]),
-                loss="cw_margin" if match["kind"] == "cw" else "cross_entropy",
+                num_steps=num_steps,
+                loss="cw_margin" if kind == "cw" else "cross_entropy",
             )
-        else:
-            raise UserError("--attacks", name, "give fgsm, pgdN or cwN with a number of steps N, such as pgd20")
+        )
     return attacks
+
+
+def _parse_name(name: str, argument: str) -> tuple[str, int]:
+    """Return the kind of an attack and its number of steps."""
+    if name == "fgsm":
+        return name, 1
+    match = ATTACK_NAME.fullmatch(name)
+    if match is None:
+        raise UserError(argument, name, "give fgsm, pgdN or cwN with a number of steps N, such as pgd20")
+    return match["kind"], int(match["num_steps"])

@@ -1,0 +1,126 @@
+"""Named datasets: digits, and those of TensorFlow Datasets that lie on this machine."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cifs_tf.config import DataConfig
+from cifs_tf.data import load_dataset
+from cifs_tf.errors import UserError
+
+SHARED = Path(os.environ.get("CIFS_SHARED", Path(__file__).parents[4] / "shared"))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset(DataConfig(dataset="digits"))
+
+
+@pytest.fixture
+def data_dir():
+    """Folder of prepared TFDS sets: $CIFS_SHARED/data, or ../shared/data beside the checkout."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"{SHARED / 'data'} has no TFDS sets; set CIFS_SHARED")
+    return str(SHARED / "data")
+
+
+def rows(split):
+    return {image.tobytes() for image in split.images}
+
+
+def test_digits(digits):
+    """1,797 images of scikit-learn, 360 of them for the test."""
+    assert (len(digits.train), len(digits.validation), len(digits.test)) == (1437, 0, 360)
+    assert (digits.name, digits.image_shape, digits.num_classes) == ("digits", (8, 8, 1), 10)
+    assert digits.class_names == tuple("0123456789")
+    for split in (digits.train, digits.test):
+        assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
+        assert set(split.labels) == set(range(10))
+    # 17 grey levels, from black to white.
+    assert {0, 16, 128, 255} <= set(np.unique(digits.train.images)) <= {round(k * 255 / 16) for k in range(17)}
+
+
+def test_digits_are_divided_without_overlap(digits):
+    """scikit-learn's images are all distinct."""
+    assert len(rows(digits.train) | rows(digits.test)) == 1797
+
+
+def test_loading_is_repeatable(digits):
+    again = load_dataset(DataConfig(dataset="digits"))
+    np.testing.assert_array_equal(again.test.images, digits.test.images)
+    np.testing.assert_array_equal(again.train.labels, digits.train.labels)
+
+
+def test_sizes(digits):
+    """Validation images come from the training set, before it is cut to size; the test set is never touched."""
+    config = DataConfig(dataset="digits", val_examples=100, train_examples=50, test_examples=20, num_classes=10)
+    dataset = load_dataset(config)
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (50, 100, 20)
+    assert not rows(dataset.train) & rows(dataset.validation)
+    assert rows(dataset.train) | rows(dataset.validation) <= rows(digits.train)
+    assert rows(dataset.test) <= rows(digits.test)
+
+
+@pytest.mark.parametrize(
+    ("config", "argument", "received"),
+    [
+        ({"dataset": "mnist"}, "--dataset", "mnist"),
+        ({"dataset": ""}, "--dataset", ""),
+        ({"dataset": "folder:"}, "--dataset", "folder:"),
+        ({"dataset": "tfds:"}, "--dataset", "tfds:"),
+        ({"dataset": "folder:/no/such/folder"}, "--dataset", "folder:/no/such/folder"),
+        ({"num_classes": 9}, "--num_classes", 9),
+        ({"val_examples": 1437}, "--val_examples", 1437),
+        ({"train_examples": 1438}, "--train_examples", 1438),
+        ({"train_examples": 1400, "val_examples": 100}, "--train_examples", 1400),
+        ({"test_examples": 361}, "--test_examples", 361),
+    ],
+)
+def test_errors_name_the_option_and_the_value(config, argument, received):
+    with pytest.raises(UserError, match=rf"^{argument}: received {received};"):
+        load_dataset(DataConfig(**config))
+
+
+def test_unknown_dataset_lists_the_known_ones():
+    with pytest.raises(UserError, match=r"digits, svhn, cifar10, cifar100, fashion_mnist, tfds:NAME or folder:PATH"):
+        load_dataset(DataConfig(dataset="mnist"))
+
+
+def test_unknown_tfds_set(tmp_path):
+    with pytest.raises(UserError, match=r"^--dataset: received tfds:no_such_set_at_all;.*TFDS does not know it"):
+        load_dataset(DataConfig(dataset="tfds:no_such_set_at_all", data_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"), [("svhn", "svhn_cropped"), ("cifar10", "cifar10"), ("fashion_mnist", "fashion_mnist")]
+)
+def test_tfds(dataset, name, data_dir):
+    """Sizes and classes as shared/data/README.md and the papers state them."""
+    if not (Path(data_dir) / name).is_dir():
+        pytest.skip(f"{data_dir} has no {name}")
+    sizes = {"svhn": (783, 300), "cifar10": (4000, 1000), "fashion_mnist": (60_000, 10_000)}[dataset]
+    loaded = load_dataset(DataConfig(dataset=dataset, data_dir=data_dir))
+    assert (len(loaded.train), len(loaded.test)) == sizes
+    assert loaded.image_shape == ((28, 28, 1) if dataset == "fashion_mnist" else (32, 32, 3))
+    assert loaded.num_classes == 10
+    assert loaded.class_names[0] == {"svhn": "0", "cifar10": "airplane", "fashion_mnist": "T-shirt/top"}[dataset]
+    for split in (loaded.train, loaded.test):
+        assert split.images.dtype == np.uint8
+        assert set(split.labels) == set(range(10))
+        # Every image was read: none is left as it was allocated, all of one value.
+        assert np.all(np.ptp(split.images.reshape(len(split), -1), axis=1) > 0)
+
+
+def test_tfds_by_its_own_name_and_in_another_size(data_dir):
+    config = DataConfig(dataset="tfds:svhn_cropped", data_dir=data_dir, image_size=16, val_examples=83)
+    dataset = load_dataset(config)
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (700, 83, 300)
+    assert dataset.image_shape == (16, 16, 3)
+    whole = load_dataset(DataConfig(dataset="svhn", data_dir=data_dir))
+    # Files are read in the same order each time.
+    np.testing.assert_array_equal(dataset.test.labels, whole.test.labels)
+    # Halving a side averages blocks: means over an image stay within a grey level or so.
+    means = [split.images.mean(axis=(1, 2)) for split in (dataset.test, whole.test)]
+    assert np.max(np.abs(means[0] - means[1])) < 3

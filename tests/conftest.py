@@ -1,0 +1,84 @@
+"""Shared fixtures: small networks, random images, and a network that has learnt to read digits."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import types
+
+import hypothesis
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cifs_tf.adversarial import AdversarialTrainer, Standard
+from cifs_tf.config import DataConfig, ModelConfig
+from cifs_tf.data import load_dataset, to_float
+from cifs_tf.layers import CIFS, BatchNormalization, get_importance
+from cifs_tf.losses import head_weights
+from cifs_tf.models import Classifier, build_classifier
+
+# A second logical CPU, for tests of replicas; everything else runs on the first.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=20)
+hypothesis.settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def make_images():
+    """Uniform float32 images in [0, 1]."""
+
+    def make(shape, seed=0):
+        return tf.constant(np.random.default_rng(seed).random(shape), tf.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_classifier():
+    """A small classifier of the library's own architectures; batch normalisation is moved off its start."""
+
+    def make(image_shape=(8, 8, 3), num_classes=5, *, precision="float32", seed=0, **config):
+        config = {"arch": "resnet10", "width": 4, **config}
+        keras.utils.set_random_seed(seed)
+        classifier = build_classifier(ModelConfig(**config), image_shape, num_classes, precision)
+        rng = np.random.default_rng(seed)
+        for variable in classifier.non_trainable_variables:
+            if variable.name == "moving_mean":
+                variable.assign(rng.normal(0, 0.1, variable.shape))
+            if variable.name == "moving_variance":
+                variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+        return classifier
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """A two-cut network, 4 epochs into real digits: `classifier`, and 64 test `images` and `labels`."""
+    keras.utils.set_random_seed(0)
+    dataset = load_dataset(DataConfig(dataset="digits"))
+    image = keras.Input((8, 8, 1), name="image")
+    x = image
+    for index, filters in enumerate((16, 32, 64), start=1):
+        x = keras.layers.Conv2D(filters, 3, strides=min(index, 2), padding="same", name=f"conv{index}")(x)
+        x = keras.layers.ReLU(name=f"out{index}")(BatchNormalization(name=f"bn{index}")(x))
+    backbone = keras.Model(image, keras.layers.Dense(10, name="logits")(keras.layers.Flatten(name="flat")(x)))
+    importance = get_importance("softmax", scale="mean_one")
+    cuts = {"out2": CIFS("mlp", importance=importance), "out3": CIFS("linear", importance=importance)}
+    classifier = Classifier(backbone, cuts)
+    trainer = AdversarialTrainer(classifier, Standard(head_weights=head_weights(2, 2)))
+    trainer.compile(optimizer=keras.optimizers.Adam(0.01))
+    batches = dataset.train.training_batches(64, seed=0)
+    trainer.fit(batches, epochs=4, steps_per_epoch=dataset.train.steps_per_epoch(64), verbose=0)
+    images, labels = to_float(dataset.test.images[:64]), tf.constant(dataset.test.labels[:64])
+    return types.SimpleNamespace(classifier=classifier, images=images, labels=labels)

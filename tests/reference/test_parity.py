@@ -1,0 +1,75 @@
+"""Parity with the official code, on every recording that is in the repository."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parent
+RECORDINGS = sorted((HERE / "golden").glob("resnet18_*.npz"))
+
+spec = importlib.util.spec_from_file_location("check", HERE / "check.py")
+assert spec is not None
+assert spec.loader is not None
+check = importlib.util.module_from_spec(spec)
+sys.modules["check"] = check
+spec.loader.exec_module(check)
+
+
+@pytest.fixture(autouse=True)
+def _restore_floatx():
+    yield
+    keras.config.set_floatx("float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
+def test_recording_is_reproduced(path, precision):
+    deviations = check.check_recording(path, precision)
+    recorded = set(np.load(path).files) - {"images", "labels"}
+    assert {deviation.array.split(",")[0] for deviation in deviations} == recorded
+    assert [deviation for deviation in deviations if not deviation.passed] == []
+
+
+def test_a_deviation_is_found():
+    recorded = {"eval_logits": np.array([[1.0, 2.0]])}
+    assert check.compare(recorded, {"eval_logits": np.array([[1.0, 2.0 + 1e-8]])}, "float64")[0].passed
+    assert not check.compare(recorded, {"eval_logits": np.array([[1.0, 2.0 + 1e-5]])}, "float64")[0].passed
+    assert not check.compare(recorded, {"eval_logits": np.array([[1.0, math.nan]])}, "float64")[0].passed
+    assert not check.compare(recorded, {}, "float64")[0].passed
+
+
+def test_parameter_rules():
+    """The rules of the recordings, written out with NumPy."""
+    normal = np.random.default_rng([3, 5]).standard_normal((4, 2, 3, 3))
+    spec = {"index": 5, "name": "w", "shape": [4, 2, 3, 3], "rule": "standard_normal*sqrt(2/fan_in) * 15.0"}
+    expected = (normal * math.sqrt(2 / 18) * 15).astype(np.float32)
+    np.testing.assert_array_equal(check.parameter(3, spec), expected)
+
+
+def test_program_refuses_an_empty_folder(tmp_path):
+    result = subprocess.run(
+        [sys.executable, str(HERE / "check.py"), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert str(tmp_path) in result.stderr
+
+
+def test_program_fails_on_a_changed_recording(tmp_path):
+    """A recording whose numbers are not ours makes the program exit with 1."""
+    source = HERE / "golden" / "resnet18_vanilla.npz"
+    arrays = dict(np.load(source))
+    arrays["eval_logits"] = arrays["eval_logits"] * 1.01
+    kept = {name: arrays[name] for name in ("images", "labels", "eval_logits")}
+    np.savez(tmp_path / source.name, **kept)
+    (tmp_path / source.with_suffix(".json").name).write_text(source.with_suffix(".json").read_text())
+    deviations = check.check_recording(tmp_path / source.name, "float32")
+    assert [deviation.passed for deviation in deviations] == [False]
