@@ -1,0 +1,123 @@
+import json
+
+import pytest
+
+from cifs_tf.errors import UserError
+from training import benchmark, measuring
+
+TINY = ["--width", "4", "--batch-size=4", "--pairs", "2", "--image_size", "8", "--num-steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    file = tmp_path_factory.mktemp("benchmark") / "new" / "step.json"
+    benchmark.main(["step", *TINY, "--json", str(file)])
+    return json.loads(file.read_text())
+
+
+def test_options_and_machine(result):
+    assert result["command"] == "step"
+    assert result["options"]["batch_size"] == 4
+    assert result["options"]["arch"] == "resnet18"
+    assert result["machine"]["cores"] >= 1
+    assert set(result["machine"]["versions"]) == {"tensorflow", "keras", "numpy"}
+    assert result["peak_memory_bytes"] > 2**20
+
+
+def test_one_peak_per_stage(result):
+    """Four stages, of 4 to 32 channels, that halve 8 pixels a side down to 1."""
+    assert set(result["convolution_peak"]) == {"4@8x8", "8@4x4", "16@2x2", "32@1x1"}
+    assert all(peak > 0 for peak in result["convolution_peak"].values())
+
+
+@pytest.mark.parametrize("task", ["training", "evaluation"])
+def test_every_timing_is_kept(result, task):
+    found = result["tasks"][task]
+    for defense in ("cifs", "vanilla"):
+        assert len(found[defense]["seconds"]) == 2
+        assert found[defense]["first_call_seconds"] > 0
+        assert found[defense]["traces"] >= 1
+    seconds = zip(found["cifs"]["seconds"], found["vanilla"]["seconds"], strict=True)
+    pairs = [cifs / vanilla for cifs, vanilla in seconds]
+    assert found["ratio"]["pairs"] == pytest.approx(pairs)
+    low, high = found["ratio"]["interval"]
+    assert low <= found["ratio"]["median"] <= high
+
+
+def test_flops_by_hand(result):
+    """F of ResNet-18, width 4, on 8x8x3, and the steps made of it, for 4 images.
+
+    Multiply-accumulates: stem 64*27*4 = 6,912; stage 1 4 * 64*9*4*4 = 36,864; stages 2, 3 and 4 each
+    16 * (9*4*8 + 3 * 9*8*8 + 4*8) = 32,768; logits 32*10 = 320; sum 142,400, so F = 284,800.
+    """
+    forward, stem = 284_800, 2 * 6_912
+    tasks = result["tasks"]
+    assert tasks["training"]["vanilla"]["flops"] == 4 * (2 * 2 * forward + 3 * forward - stem)
+    assert tasks["evaluation"]["vanilla"]["flops"] == 4 * (2 * 20 * forward + forward)
+
+
+def test_table_has_a_row_for_each_task_and_network(result):
+    assert benchmark.step_table(result).row_count == 4
+
+
+def test_ratio_of_pairs():
+    """Ratios 2, 3, 1: their median is 2, and no resampled median leaves [1, 3]."""
+    ratio = measuring.ratio_of([2.0, 6.0, 4.0], [1.0, 2.0, 4.0])
+    assert ratio["median"] == 2
+    assert ratio["pairs"] == [2, 3, 1]
+    assert ratio["interval"] == [1, 3]
+
+
+def test_ratio_of_equal_pairs_has_no_spread():
+    assert measuring.ratio_of([3.0] * 5, [2.0] * 5)["interval"] == [1.5, 1.5]
+
+
+def test_networks_take_turns():
+    calls = []
+
+    def subject(name):
+        return measuring.Subject(lambda: lambda: calls.append(name) or 0, flops=1)
+
+    subjects = {"a": subject("a"), "b": subject("b")}
+    measuring.measure_pairs(subjects, 3, report=lambda line: None)
+    assert calls == list("ababbaab")  # first calls, then three pairs
+
+
+def test_a_new_trace_while_timing_is_refused():
+    def compile():
+        return stale.traced(lambda: 0)
+
+    stale = measuring.Subject(compile, flops=1)
+    fine = measuring.Subject(lambda: lambda: 0, flops=1)
+    with pytest.raises(RuntimeError, match="stale was traced again"):
+        measuring.measure_pairs({"stale": stale, "fine": fine}, 1, report=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--pairs", "0"], ["--pairs", "0", "1 or more"]),
+        (["--pairs", "few"], ["--pairs", "few", "an integer"]),
+        (["--batch-size", "0"], ["--batch_size", "0"]),
+        (["--image-size", "4"], ["--image_size", "4", "8 or more"]),
+        (["--arch", "vgg"], ["--arch", "vgg", "resnet18"]),
+        (["--pair", "3"], ["--pair", "did you mean --pairs"]),
+        (["--json", f"{__file__}/step.json"], ["--json", "cannot be written to"]),
+        (["--json", "/proc/nowhere/step.json"], ["--json", "cannot be written to"]),
+        (["--json", "/"], ["--json", "a folder"]),
+    ],
+)
+def test_errors_name_the_option_and_the_value(arguments, words):
+    with pytest.raises(UserError) as error:
+        benchmark.main(["step", *TINY, *arguments])
+    assert all(word in str(error.value) for word in words)
+
+
+def test_an_unknown_command_is_refused():
+    with pytest.raises(UserError, match=r"command: received stride; give one of step\."):
+        benchmark.main(["stride"])
+
+
+def test_help_names_the_commands(capsys):
+    benchmark.main([])
+    assert "Commands: step" in capsys.readouterr().out

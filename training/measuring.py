@@ -1,0 +1,166 @@
+"""Training steps and evaluations to time, and timing them in interleaved pairs.
+
+A machine that others share drifts by more than the differences looked for. So two networks take turns, each
+time in the other order, and are compared by the ratios within the pairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cifs_tf.config import RunConfig
+from cifs_tf.data import Split
+from cifs_tf.evaluation import engine, make_attacks
+from cifs_tf.losses import head_weights
+from cifs_tf.models import Classifier, build_classifier
+from cifs_tf.models.flops import count_flops
+from training.experiment import make_trainer
+
+NUM_CLASSES = 10
+DEFAULT_SIDE = 32
+EVALUATION_STEPS = 20
+RESAMPLES = 10_000
+
+
+@dataclasses.dataclass
+class Subject:
+    """Something to time.
+
+    Args:
+        compile: makes the function to time; counted into the first call.
+        flops: floating-point operations of a call.
+    """
+
+    compile: Callable[[], Callable[[], Any]]
+    flops: int
+    traces: int = 0
+
+    def traced(self, function: Callable) -> Callable:
+        """Wrap a Python function that runs only while it is traced, to count its runs in `traces`."""
+
+        @functools.wraps(function)
+        def counted(*args, **kwargs):
+            self.traces += 1
+            return function(*args, **kwargs)
+
+        return counted
+
+
+def build(config: RunConfig) -> Classifier:
+    """Build the network of a config, for square RGB images of ten classes."""
+    keras.utils.set_random_seed(config.train.seed)
+    return build_classifier(config.model, image_shape(config), NUM_CLASSES, config.train.precision)
+
+
+def training(config: RunConfig, classifier: Classifier) -> Subject:
+    """One training step on a random batch, compiled and fed by Keras' `fit` machinery."""
+    trainer = make_trainer(config, config.model, classifier, steps_per_epoch=1)
+    flops = config.train.batch_size * count_flops(classifier).training_step(config.attack.num_steps)
+    batches = random_images(config).training_batches(config.train.batch_size, seed=config.train.seed)
+
+    def compile() -> Callable[[], Any]:
+        trainer.make_train_function()
+        iterator = iter(batches)
+        return lambda: trainer.train_function(iterator)
+
+    subject = Subject(compile, flops)
+    trainer.train_step = subject.traced(trainer.train_step)  # type: ignore[method-assign]
+    return subject
+
+
+def evaluation(config: RunConfig, classifier: Classifier) -> Subject:
+    """PGD-20 on a random batch, and the prediction on what it found, as `evaluate` compiles them."""
+    split, size = random_images(config), config.train.batch_size
+    attack = make_attacks(["pgd20"], config.attack.epsilon)["pgd20"]
+    # The evaluation's own functions, so that what is timed is what it does.
+    batches = engine._Batches(split, size)
+    images, labels, ids, _ = next(iter(batches))
+    weights = tf.constant(head_weights(config.train.beta, classifier.num_probes), tf.float32)
+
+    def compile() -> Callable[[], Any]:
+        heads_fn = subject.traced(classifier.heads_fn())
+        correct_fn = engine._compile(heads_fn, attack, batches, config.train.seed)
+        return lambda: correct_fn(images, labels, ids, weights)
+
+    subject = Subject(compile, size * count_flops(classifier).evaluation(EVALUATION_STEPS))
+    return subject
+
+
+def random_images(config: RunConfig) -> Split:
+    """One batch of random images and labels."""
+    generator, size = np.random.default_rng(config.train.seed), config.train.batch_size
+    images = generator.integers(0, 256, (size, *image_shape(config)), dtype=np.uint8)
+    return Split(images, generator.integers(0, NUM_CLASSES, size, dtype=np.int32))
+
+
+def image_shape(config: RunConfig) -> tuple[int, int, int]:
+    """(height, width, channels) of the images."""
+    return config.data.image_size or DEFAULT_SIDE, config.data.image_size or DEFAULT_SIDE, 3
+
+
+def measure_pairs(subjects: Mapping[str, Subject], pairs: int, report: Callable[[str], None]) -> dict:
+    """Time two subjects in turns, after a first call of each: A B, B A, A B, ...
+
+    Args:
+        subjects: two of them, by name.
+        pairs: how many turns, >= 1.
+        report: called with a line of text after each turn.
+
+    Returns:
+        by name `first_call_seconds` (with tracing and compilation), `flops`, `traces`, `seconds` (pairs,)
+        and their `quartiles_seconds`; under `ratio` the first subject's seconds over the second's (`ratio_of`).
+
+    Raises:
+        RuntimeError: if a subject was traced again while it was timed.
+    """
+    calls: dict[str, Callable[[], Any]] = {}
+    found: dict[str, Any] = {}
+    for name, subject in subjects.items():
+        started = time.perf_counter()
+        calls[name] = subject.compile()
+        timed(calls[name])
+        first_call = time.perf_counter() - started
+        found[name] = {
+            "first_call_seconds": first_call,
+            "flops": subject.flops,
+            "traces": subject.traces,
+            "seconds": [],
+        }
+        report(f"{name}, first call {first_call:.3g} s")
+    for pair in range(pairs):
+        for name in list(subjects)[:: 1 if pair % 2 == 0 else -1]:
+            found[name]["seconds"].append(timed(calls[name]))
+        latest = ", ".join(f"{name} {found[name]['seconds'][-1]:.3g} s" for name in subjects)
+        report(f"pair {pair + 1} of {pairs}: {latest}")
+    for name, subject in subjects.items():
+        if subject.traces != found[name]["traces"]:
+            raise RuntimeError(f"{name} was traced again while it was timed; its seconds are worth nothing")
+        found[name]["quartiles_seconds"] = np.percentile(found[name]["seconds"], [25, 50, 75]).tolist()
+    return {**found, "ratio": ratio_of(*(found[name]["seconds"] for name in subjects))}
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds of a call, until its results have arrived."""
+    started = time.perf_counter()
+    tf.nest.map_structure(np.asarray, call())
+    return time.perf_counter() - started
+
+
+def ratio_of(numerator: list[float], denominator: list[float]) -> dict:
+    """Median of the ratios within pairs, with a 95% percentile interval by bootstrap over pairs.
+
+    Returns:
+        `median`, `interval` (low, high) and `pairs`, the ratios themselves.
+    """
+    ratios = np.divide(numerator, denominator)
+    resampled = np.random.default_rng(0).choice(ratios, (RESAMPLES, len(ratios)))
+    interval = np.percentile(np.median(resampled, axis=1), [2.5, 97.5])
+    return {"median": float(np.median(ratios)), "interval": interval.tolist(), "pairs": ratios.tolist()}
