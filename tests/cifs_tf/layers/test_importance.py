@@ -83,6 +83,11 @@ def test_sigmoid(relevance, alpha):
     np.testing.assert_allclose(found, np.exp(-np.logaddexp(0, -alpha * relevance)), rtol=1e-9)
 
 
+def name_of(importance):
+    """A test id that is the same in every process."""
+    return getattr(importance, "__name__", str(importance))
+
+
 @pytest.mark.parametrize("function", NON_NEGATIVE, ids=repr)
 @given(relevance=RELEVANCE)
 def test_non_negative_and_monotone(function, relevance):
@@ -155,7 +160,7 @@ def test_registered_class_takes_parameters():
     assert get_importance("tests_power", exponent=0.5) == PowerImportance(exponent=0.5)
 
 
-@pytest.mark.parametrize("importance", [*NON_NEGATIVE, relu_importance, PowerImportance(exponent=3.0)], ids=str)
+@pytest.mark.parametrize("importance", [*NON_NEGATIVE, relu_importance, PowerImportance(exponent=3.0)], ids=name_of)
 def test_serialisation_round_trip(importance):
     config = keras.saving.serialize_keras_object(importance)
     assert get_importance(config) == importance
