@@ -5,36 +5,40 @@ The parts, in the order in which data flows: `data`, `layers`, `models`, `losses
 (batch, 1 + P, classes), the final logits first and then the raw prediction of each of its P selection layers.
 """
 
-from cifs_tf.adversarial import SGD, AdversarialTrainer, PGDTraining, Standard
-from cifs_tf.attacks import PGD, fgsm
-from cifs_tf.config import RunConfig
-from cifs_tf.data import load_dataset
-from cifs_tf.errors import UserError
-from cifs_tf.evaluation import evaluate, make_attacks
-from cifs_tf.export import export
-from cifs_tf.layers import CAS, CIFS, register_importance
-from cifs_tf.losses import head_weights
-from cifs_tf.models import Classifier, build_classifier, resnet, wide_resnet
+import importlib
+from typing import Any
 
-__all__ = [
-    "CAS",
-    "CIFS",
-    "PGD",
-    "SGD",
-    "AdversarialTrainer",
-    "Classifier",
-    "PGDTraining",
-    "RunConfig",
-    "Standard",
-    "UserError",
-    "build_classifier",
-    "evaluate",
-    "export",
-    "fgsm",
-    "head_weights",
-    "load_dataset",
-    "make_attacks",
-    "register_importance",
-    "resnet",
-    "wide_resnet",
-]
+# Loaded when first asked for, so that a command line can refuse bad input before TensorFlow is imported.
+_HOME = {
+    "CAS": "layers",
+    "CIFS": "layers",
+    "PGD": "attacks",
+    "SGD": "adversarial",
+    "AdversarialTrainer": "adversarial",
+    "Classifier": "models",
+    "PGDTraining": "adversarial",
+    "RunConfig": "config",
+    "Standard": "adversarial",
+    "UserError": "errors",
+    "build_classifier": "models",
+    "evaluate": "evaluation",
+    "fgsm": "attacks",
+    "head_weights": "losses",
+    "load_dataset": "data",
+    "make_attacks": "evaluation",
+    "register_importance": "layers",
+    "resnet": "models",
+    "wide_resnet": "models",
+}
+
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'cifs_tf' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"cifs_tf.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

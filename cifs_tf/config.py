@@ -78,7 +78,8 @@ class DataConfig(_Group):
         image_size: side in pixels to which tfds: and folder: images are resized; null keeps their size.
         num_classes: a check: the number of classes that the data must have; null accepts any.
         train_examples: use only the first so many training images of a fixed shuffle; null uses all.
-        test_examples: likewise for the test images.
+        test_examples: likewise for the test images; null uses all of them, or, if train_examples is given, one for
+            every 20 of those, but 16 at least: the attacks are the longer part of a short run.
         val_examples: training images set aside for validation, never test images.
         augmentation: crop_flip (pad 4, random crop, random flip), crop (without the flip) or none.
     """
@@ -135,7 +136,7 @@ class TrainConfig(_Group):
         beta: beta of Eq. (3) in the training loss and its attack.
         loss_scale: paper (Eq. 3) or official (times 3 for cifs, times 1 + beta for cas, as the official code).
         epochs: passes over the training images.
-        batch_size: images per optimizer step, over all devices.
+        batch_size: images per optimizer step, over all devices; at most all the training images.
         learning_rate: of SGD, at the start.
         lr_milestones: the learning rate is multiplied by lr_decay after each of these epochs.
         lr_decay: see lr_milestones.

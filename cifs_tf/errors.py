@@ -18,6 +18,7 @@ class UserError(ValueError):
         UserError: top_k: received 11; give an integer from 1 to 10, the number of classes.
     """
 
-    def __init__(self, argument: str, received: object, advice: str) -> None:
+    def __init__(self, argument: str, received: object = None, advice: str = "") -> None:
         self.argument, self.received, self.advice = argument, received, advice
-        super().__init__(f"{argument}: received {received!s}; {advice.rstrip('.')}.")
+        # Keras and pickle rebuild an exception from its message alone.
+        super().__init__(f"{argument}: received {received!s}; {advice.removesuffix('.')}." if advice else argument)

@@ -6,6 +6,7 @@ A published version is a folder BASE/N with `saved_model.pb` (TF Serving reads B
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -25,6 +26,9 @@ OPSET = 17
 CHECK_BATCH_SIZES = (2, 5)
 TOLERANCE = 1e-5
 FORMATS = ("savedmodel", "onnx")
+DECODABLE_CHANNELS = (1, 3, 4)
+
+PredictFn = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
 class ExportError(RuntimeError):
@@ -43,9 +47,10 @@ def export(
 
     SavedModel signatures: `serving_default` (`image` float32 (batch, height, width, channels) in [0, 1] -> `logits`,
     `probabilities`, `probe_logits`), `encoded` (`image_bytes`, PNG or JPEG files of the model's image size -> the
-    same), and `heads_detached`, `heads_full` (`image` -> `heads`), equal in value, which differ in the gradient through
-    the mask and can be differentiated after `tf.saved_model.load`. ONNX (opset 17): `image` -> `logits`,
-    `probabilities`, `probe_logits`, free dimension `batch`. A network without selection layers has no `probe_logits`.
+    same; only for 1, 3 or 4 channels), and `heads_detached`, `heads_full` (`image` -> `heads`), equal in value, which
+    differ in the gradient through the mask and can be differentiated after `tf.saved_model.load`. ONNX (opset 17):
+    `image` -> `logits`, `probabilities`, `probe_logits`, free dimension `batch`. A network without selection layers has
+    no `probe_logits`.
 
     Args:
         classifier: what to export; left alone.
@@ -93,7 +98,7 @@ def export(
     return base / str(version)
 
 
-def predict_fn(classifier: Classifier) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+def predict_fn(classifier: Classifier) -> PredictFn:
     """What a served model answers: images (batch, height, width, channels) -> named outputs.
 
     Args:
@@ -142,7 +147,7 @@ def write_saved_model(classifier: Classifier, path: Path) -> None:
     """
     predict, image_shape = predict_fn(classifier), classifier.image_shape
 
-    def heads(mask_gradient: str) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    def heads(mask_gradient: str) -> PredictFn:
         heads_fn = classifier.heads_fn(mask_gradient)
         return lambda image: {"heads": heads_fn(tf.ensure_shape(image, (None, *image_shape)))}
 
@@ -151,13 +156,29 @@ def write_saved_model(classifier: Classifier, path: Path) -> None:
     archive = keras.export.ExportArchive()
     archive.track(classifier)
     archive.add_endpoint("serving_default", predict, images)
-    archive.add_endpoint("encoded", lambda image_bytes: predict(decode_images(image_bytes, image_shape)), encoded)
+    is_image_file = image_shape[2] in DECODABLE_CHANNELS
+    if is_image_file:
+        archive.add_endpoint("encoded", lambda image_bytes: predict(decode_images(image_bytes, image_shape)), encoded)
     archive.add_endpoint("heads_detached", heads("detached"), images)
     archive.add_endpoint("heads_full", heads("full"), images)
     archive.write_out(str(path), verbose=False)
 
-    loaded = tf.saved_model.load(str(path))
-    _check(classifier, lambda image: loaded.signatures["serving_default"](image=tf.constant(image)), "SavedModel")
+    loaded = tf.saved_model.load(str(path))  # a reference to its signatures alone would not keep the variables
+
+    def from_files(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        return loaded.signatures["encoded"](image_bytes=_encode(image))
+
+    def of_files(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        return predict(tf.round(image * 255) / 255)
+
+    for name, live in {
+        "serving_default": predict,
+        "heads_detached": heads("detached"),
+        "heads_full": heads("full"),
+    }.items():
+        _check(live, image_shape, functools.partial(_call_signature, loaded.signatures[name]), name)
+    if is_image_file:
+        _check(of_files, image_shape, from_files, "encoded")
 
 
 def write_onnx(classifier: Classifier, path: Path) -> None:
@@ -179,42 +200,50 @@ def write_onnx(classifier: Classifier, path: Path) -> None:
     # The converter reports unsupported operations in its log only, and writes a broken file: the check below decides.
     log = io.StringIO()
     handler = logging.StreamHandler(log)
-    with contextlib.redirect_stderr(log), _only_handler(logging.getLogger("tf2onnx"), handler):
-        model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
     try:
+        with contextlib.redirect_stderr(log), _only_handler(logging.getLogger("tf2onnx"), handler):
+            model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, str(path))
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
-        _check(
-            classifier,
-            lambda image: dict(zip(names, session.run(None, {"image": image}), strict=True)),
-            "ONNX",
-        )
+
+        def run(image: tf.Tensor) -> dict:
+            return dict(zip(names, session.run(None, {"image": image.numpy()}), strict=True))
+
+        _check(predict_fn(classifier), classifier.image_shape, run, "ONNX")
     except Exception as error:
         path.unlink(missing_ok=True)
         reasons = " ".join(line for line in log.getvalue().splitlines() if "not supported" in line)
         raise ExportError(f"the ONNX export failed and was deleted: {error} {reasons}".rstrip()) from error
 
 
-def _check(classifier: Classifier, predict: Callable[[np.ndarray], dict], name: str) -> None:
+def _check(live: PredictFn, image_shape: tuple[int, int, int], exported: PredictFn, name: str) -> None:
     """Compare exported and live outputs on two batch sizes."""
     for batch_size in CHECK_BATCH_SIZES:
-        rng = np.random.default_rng(batch_size)
-        images = rng.uniform(size=(batch_size, *classifier.image_shape)).astype(np.float32)
-        expected, received = predict_fn(classifier)(tf.constant(images)), predict(images)
+        images = tf.random.stateless_uniform((batch_size, *image_shape), seed=(0, batch_size))
+        expected, received = live(images), exported(images)
         if expected.keys() != received.keys():
             raise ExportError(f"{name} has the outputs {sorted(received)} instead of {sorted(expected)}")
         for output, value in expected.items():
-            difference = np.abs(value.numpy() - np.asarray(received[output]))
+            difference = np.max(np.abs(value.numpy() - np.asarray(received[output])))
             limit = TOLERANCE * max(1.0, float(np.max(np.abs(value))))
-            if not np.max(difference) <= limit:
+            if not difference <= limit:
                 raise ExportError(
-                    f"{name}: {output} differs from the live model by {np.max(difference):.2e} on a batch of "
-                    f"{batch_size}, more than {limit:.2e}"
+                    f"{name}: {output} differs from the live model by {difference:.2e} on a batch of {batch_size}, "
+                    f"more than {limit:.2e}"
                 )
+
+
+def _call_signature(signature: Callable, image: tf.Tensor) -> dict[str, tf.Tensor]:
+    return signature(image=image)
+
+
+def _encode(images: tf.Tensor) -> tf.Tensor:
+    """Images in [0, 1] as PNG files: string (batch,)."""
+    return tf.stack([tf.io.encode_png(tf.cast(tf.round(image * 255), tf.uint8)) for image in images])
 
 
 @contextlib.contextmanager

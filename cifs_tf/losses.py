@@ -6,6 +6,7 @@ heads: float (batch, 1 + P, classes); a loss of the heads: (batch, 1 + P); head 
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -67,7 +68,10 @@ def attack_betas_for(betas: tuple[float | str, ...], num_probes: int) -> tuple[f
         >>> attack_betas_for(PAPER_ATTACK_BETAS, num_probes=0)
         (0,)
     """
-    fitting = tuple(beta for beta in betas if (_parse_beta(beta)[1] or 0) <= num_probes)
+    try:
+        fitting = tuple(beta for beta in betas if (_parse_beta(beta)[1] or 0) <= num_probes)
+    except UserError as error:
+        raise UserError("attack_betas", error.received, error.advice) from error
     if num_probes == 0:
         return (0,)
     if not fitting:
@@ -154,8 +158,8 @@ def _parse_beta(beta: float | str) -> tuple[float, int | None]:
     text = str(beta)
     if text == "infinity":
         return 0.0, None
-    if text.startswith("infinity-") and text[9:].isdigit():
-        return 0.0, int(text[9:])
+    if re.fullmatch(r"infinity-[1-9]\d*", text):
+        return 0.0, int(text.removeprefix("infinity-"))
     try:
         value = float(text)
     except ValueError:

@@ -109,7 +109,7 @@ def step(options: StepOptions) -> dict:
     """Measure training steps and evaluations in interleaved pairs, print a table and write the JSON file.
 
     Returns:
-        the content of the JSON file.
+        what the JSON file holds.
 
     Raises:
         UserError: if the JSON file cannot be written; nothing has been measured then.
@@ -139,9 +139,9 @@ def step(options: StepOptions) -> dict:
     result["peak_memory_bytes"] = machine.peak_memory()
     console.print(step_table(result))
     for task, found in result["tasks"].items():
-        ratio, (low, high) = found["ratio"]["median"], found["ratio"]["interval"]
-        interval = f"95% interval {low:.3f} to {high:.3f}"
-        console.print(f"{task}: CIFS takes {ratio:.3f} times as long as vanilla, {interval}", soft_wrap=True)
+        for clock, ratio in {"time": found["ratio"], "processor time": found["cpu_ratio"]}.items():
+            interval = "{:.3f} to {:.3f}".format(*ratio["interval"])
+            console.print(f"CIFS/vanilla, {clock} of {task}: {ratio['median']:.3f}, 95% interval {interval}")
     if options.json is not None:
         write_json(Path(options.json), result)
         console.print(f"Written: {options.json}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import keras
 from rich import print as rich_print
 
 from cifs_tf.adversarial import AdversarialTrainer
+from cifs_tf.errors import UserError
 from training.workdir import read_json, write_atomically, write_json
 
 KEPT = 2
@@ -40,11 +42,16 @@ class Checkpoints(keras.callbacks.Callback):
             the number of finished epochs, 0 without a checkpoint.
         """
         trainer.optimizer.build(trainer.trainable_variables)
+        variables = [*trainer.variables, *trainer.optimizer.variables]
+        fresh = [variable.numpy() for variable in variables]
         for file in reversed(self._files()):
             try:
                 trainer.load_weights(file)
             except (OSError, ValueError, KeyError) as error:
                 rich_print(f"[yellow]{file} cannot be loaded ({error}); trying the one before it.")
+                # It may have been loaded in part.
+                for variable, value in zip(variables, fresh, strict=True):
+                    variable.assign(value)
                 continue
             epoch = _epoch(file)
             self.history = read_json(self.history_file)[:epoch]
@@ -52,7 +59,14 @@ class Checkpoints(keras.callbacks.Callback):
         return 0
 
     def on_epoch_end(self, epoch, logs=None):
-        """Save after an epoch (Keras' hook)."""
+        """Save after an epoch (Keras' hook).
+
+        Raises:
+            UserError: if the loss is not finite; the checkpoint before it is kept.
+        """
+        if not math.isfinite((logs or {}).get("loss", 0.0)):
+            advice = f"the loss became {logs['loss']} in epoch {epoch + 1}; give a smaller one, and another --workdir"
+            raise UserError("--learning_rate", f"{float(self.model.optimizer.learning_rate):g}", advice)
         self.history.append({name: float(value) for name, value in (logs or {}).items()})
         # The history first: a checkpoint never misses the epochs before it.
         write_json(self.history_file, self.history)

@@ -45,8 +45,9 @@ def parse_config(program: str, description: str, argv: Sequence[str]) -> RunConf
         SystemExit: after `--help` and `--print_config`, with code 0.
     """
     arguments = [with_underscores(argument) for argument in argv]
-    if _given("recipe", arguments) is None:
-        arguments = ["--recipe", str(recipe_for(_given("dataset", arguments) or DataConfig.dataset)), *arguments]
+    recipe = _given("recipe", arguments) or str(recipe_for(_given("dataset", arguments) or DataConfig.dataset))
+    # In front, wherever it was given: the options override it.
+    arguments = [f"--recipe={recipe}", *_without("recipe", arguments)]
     parser = make_parser(program, description)
     try:
         parsed = parser.parse_args(arguments)
@@ -135,11 +136,24 @@ def explain(message: str, groups: Sequence[type] = tuple(GROUPS.values()), argum
 def _given(name: str, arguments: Sequence[str]) -> str | None:
     """Return the last value of an option on the command line."""
     received = None
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for index, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if option == f"--{name}":
-            received = value if equals else following
+            received = value if equals else "".join(arguments[index + 1 : index + 2])
     return received
+
+
+def _without(name: str, arguments: Sequence[str]) -> list[str]:
+    """Return a command line without an option and its value."""
+    kept, skip = [], False
+    for argument in arguments:
+        if skip or argument.startswith(f"--{name}="):
+            skip = False
+        elif argument == f"--{name}":
+            skip = True
+        else:
+            kept.append(argument)
+    return kept
 
 
 def _unknown_option(option: str, hints: dict[str, Any]) -> UserError:

@@ -40,9 +40,12 @@ def check(config: RunConfig, dataset: ImageDataset) -> None:
         UserError: naming the option.
     """
     attacks_of(config)
-    dataset.train.steps_per_epoch(config.train.batch_size)
     for model in model_configs(config):
-        attack_betas_for(config.evaluation.attack_betas, build(config, model, dataset).num_probes)
+        num_probes = build(config, model, dataset).num_probes
+        for beta in attack_betas_for(config.evaluation.attack_betas, num_probes):
+            head_weights(beta, num_probes)
+    train = config.train
+    step_decay(train.learning_rate, train.lr_milestones, train.lr_decay, steps_per_epoch=1)
 
 
 def build(config: RunConfig, model: ModelConfig, dataset: ImageDataset) -> Classifier:
@@ -111,14 +114,15 @@ def fit(config: RunConfig, model: ModelConfig, dataset: ImageDataset, workdir: W
         return classifier if config.train.precision == "float32" else with_precision(classifier, "float32")
     train = config.train
     classifier = build(config, model, dataset)
-    steps_per_epoch = dataset.train.steps_per_epoch(train.batch_size)
+    batch_size = min(train.batch_size, len(dataset.train))
+    steps_per_epoch = dataset.train.steps_per_epoch(batch_size)
     trainer = make_trainer(config, model, classifier, steps_per_epoch)
     checkpoints = Checkpoints(workdir.checkpoints(model.defense), workdir.history_file(model.defense))
     first_epoch = checkpoints.restore(trainer)
     if first_epoch:
         print(f"continuing after epoch {first_epoch}")
     batches = dataset.train.training_batches(
-        train.batch_size,
+        batch_size,
         seed=train.seed,
         start_step=first_epoch * steps_per_epoch,
         augmentation=config.data.augmentation,
@@ -133,7 +137,6 @@ def fit(config: RunConfig, model: ModelConfig, dataset: ImageDataset, workdir: W
         steps_per_epoch=steps_per_epoch,
         validation_data=validation,
         callbacks=[
-            keras.callbacks.TerminateOnNaN(),
             checkpoints,
             keras.callbacks.TensorBoard(workdir.tensorboard(model.defense), write_graph=False),
         ],
@@ -151,6 +154,13 @@ def measure(
     file = workdir.evaluation_file(model.defense)
     if file.exists():
         return Report.from_dict(read_json(file))
+    partial_file = workdir.partial_evaluation_file(model.defense)
+    measured = read_json(partial_file) if partial_file.exists() else {}
+
+    def keep(task: str, accuracy: float) -> None:
+        measured[task] = accuracy
+        write_json(partial_file, measured)
+
     with attack_progress(f"attacking {model.defense}") as on_progress:
         report = evaluate(
             classifier.heads_fn(config.evaluation.eval_mask_gradient),
@@ -161,8 +171,11 @@ def measure(
             batch_size=config.evaluation.eval_batch_size,
             seed=config.train.seed,
             on_progress=on_progress,
+            known=dict(measured),
+            on_measured=keep,
         )
     write_json(file, report.to_dict())
+    partial_file.unlink(missing_ok=True)
     return report
 
 

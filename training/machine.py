@@ -62,7 +62,7 @@ def convolution_peak(shapes: list[tuple[int, int, int]], batch_size: int, precis
         run = functools.partial(chain.get_concrete_function(x, kernel), x, kernel)
         timed(run)
         flops = CHAIN_LENGTH * 2 * batch_size * height * width * (KERNEL_SIZE * channels) ** 2
-        peak[f"{channels}@{height}x{width}"] = flops / min(timed(run) for _ in range(PEAK_REPEATS))
+        peak[f"{channels}@{height}x{width}"] = flops / min(timed(run)[0] for _ in range(PEAK_REPEATS))
     return peak
 
 

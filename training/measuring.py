@@ -115,8 +115,9 @@ def measure_pairs(subjects: Mapping[str, Subject], pairs: int, report: Callable[
         report: called with a line of text after each turn.
 
     Returns:
-        by name `first_call_seconds` (with tracing and compilation), `flops`, `traces`, `seconds` (pairs,)
-        and their `quartiles_seconds`; under `ratio` the first subject's seconds over the second's (`ratio_of`).
+        by name `first_call_seconds` (with tracing and compilation), `flops`, `traces`, `seconds` (pairs,) and
+        their `quartiles_seconds`, and `cpu_seconds` (pairs,), which others on the machine disturb less; under
+        `ratio` and `cpu_ratio` the first subject's over the second's, see `ratio_of`.
 
     Raises:
         RuntimeError: if a subject was traced again while it was timed.
@@ -133,25 +134,32 @@ def measure_pairs(subjects: Mapping[str, Subject], pairs: int, report: Callable[
             "flops": subject.flops,
             "traces": subject.traces,
             "seconds": [],
+            "cpu_seconds": [],
         }
         report(f"{name}, first call {first_call:.3g} s")
     for pair in range(pairs):
         for name in list(subjects)[:: 1 if pair % 2 == 0 else -1]:
-            found[name]["seconds"].append(timed(calls[name]))
+            seconds, cpu_seconds = timed(calls[name])
+            found[name]["seconds"].append(seconds)
+            found[name]["cpu_seconds"].append(cpu_seconds)
         latest = ", ".join(f"{name} {found[name]['seconds'][-1]:.3g} s" for name in subjects)
         report(f"pair {pair + 1} of {pairs}: {latest}")
     for name, subject in subjects.items():
         if subject.traces != found[name]["traces"]:
             raise RuntimeError(f"{name} was traced again while it was timed; its seconds are worth nothing")
         found[name]["quartiles_seconds"] = np.percentile(found[name]["seconds"], [25, 50, 75]).tolist()
-    return {**found, "ratio": ratio_of(*(found[name]["seconds"] for name in subjects))}
+    ratios = {
+        ratio: ratio_of(*(found[name][clock] for name in subjects))
+        for ratio, clock in (("ratio", "seconds"), ("cpu_ratio", "cpu_seconds"))
+    }
+    return {**found, **ratios}
 
 
-def timed(call: Callable[[], Any]) -> float:
-    """Seconds of a call, until its results have arrived."""
-    started = time.perf_counter()
+def timed(call: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of a call until its results have arrived, and processor seconds of all threads in them."""
+    started, cpu_started = time.perf_counter(), time.process_time()
     tf.nest.map_structure(np.asarray, call())
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - cpu_started
 
 
 def ratio_of(numerator: list[float], denominator: list[float]) -> dict:

@@ -19,13 +19,18 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from cifs_tf.config import RunConfig
+from cifs_tf.errors import UserError
 from training.cli import parse_config, run_program
 from training.workdir import Workdir, read_json, write_json
+
+if TYPE_CHECKING:
+    from cifs_tf.data import ImageDataset
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "tf2onnx", "onnxruntime")
 
@@ -53,16 +58,20 @@ def run(config: RunConfig, workdir: Workdir) -> dict:
     workdir.check(config)
     # After the check: importing TensorFlow takes seconds, an error should not.
     from cifs_tf.data import load_dataset
-    from cifs_tf.export import export
     from training import experiment
 
-    started = time.time()
-    console = Console()
     dataset = load_dataset(config.data)
     experiment.check(config, dataset)
-    workdir.open(config)
-    models = experiment.model_configs(config)
+    with workdir.open(config):
+        return _run(config, workdir, dataset)
 
+
+def _run(config: RunConfig, workdir: Workdir, dataset: ImageDataset) -> dict:
+    from cifs_tf.export import ExportError, export
+    from training import experiment
+
+    console = Console()
+    models = experiment.model_configs(config)
     result = read_json(workdir.result_file) if workdir.result_file.exists() else describe(config)
     reports = {}
     for model in models:
@@ -75,28 +84,27 @@ def run(config: RunConfig, workdir: Workdir) -> dict:
             "evaluation": reports[model.defense].to_dict(),
             "history": read_json(workdir.history_file(model.defense)),
         }
+        write_json(workdir.result_file, result)
+    console.print(results_table(config, reports))
+    if len(reports) > 1:
+        console.print(footnote(*reports.items()))
+
     defense = models[-1].defense
-    written = [
-        workdir.config_file,
-        workdir.result_file,
-        workdir.model_file(defense),
-        workdir.tensorboard(defense),
-    ]
+    written = [workdir.config_file, workdir.result_file, workdir.model_file(defense), workdir.tensorboard(defense)]
     if config.output.export:
         exported = workdir.export_base(defense) / "1"
         if not exported.exists():
             with console.status("exporting SavedModel and ONNX, and comparing both with the trained network"):
-                export(classifier, exported.parent, class_names=dataset.class_names)
+                try:
+                    export(classifier, exported.parent, class_names=dataset.class_names, version=1)
+                except ExportError as error:
+                    advice = (
+                        f"{error}; the trained network and result.json are whole, give --export false to go without"
+                    )
+                    raise UserError("--export", True, advice) from error
         written.append(exported)
-        result["exported_example"] = classify_one(exported, dataset)
-    result["seconds"] = result.get("seconds", 0.0) + time.time() - started
-    write_json(workdir.result_file, result)
-
-    console.print(results_table(config, reports))
-    if len(reports) > 1:
-        console.print(footnote(*reports.items()))
-    if "exported_example" in result:
-        example = result["exported_example"]
+        result["exported_example"] = example = classify_one(exported, dataset)
+        write_json(workdir.result_file, result)
         console.print(
             f"The exported SavedModel takes test image {example['test_image']}, {example['label']!r}, for "
             f"{example['predicted']!r} with probability {example['probability']:.3f}."
@@ -127,7 +135,7 @@ def describe(config: RunConfig) -> dict:
     }
 
 
-def classify_one(exported: Path, dataset) -> dict:
+def classify_one(exported: Path, dataset: ImageDataset) -> dict:
     """Classify one test image, as a PNG file, with the exported SavedModel."""
     import tensorflow as tf
 

@@ -12,9 +12,12 @@ result.json                     everything that was measured
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ from training.cli import dump_yaml
 
 # Fields that may change between a run and its continuation: they say where, not what.
 PLACES = ("workdir", "data_dir")
+LOCK_FILE = ".lock"
+WRITING = ".writing-"
 
 
 class Workdir:
@@ -35,12 +40,15 @@ class Workdir:
         path: the folder; made, with its parents, by `open`.
 
     Example:
-        >>> workdir = Workdir("runs/digits")
-        >>> workdir.open(config)
+        >>> with Workdir("runs/digits").open(config):
+        ...     train()
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path).expanduser()
+        try:
+            self.path = Path(path).expanduser()
+        except RuntimeError as error:
+            raise UserError("--workdir", path, f"{error}, give another folder") from error
 
     def check(self, config: RunConfig) -> None:
         """Refuse, before anything is written, a folder that cannot be used.
@@ -48,17 +56,16 @@ class Workdir:
         Raises:
             UserError: if it cannot be written to, or holds a run with another config.
         """
-        existing = next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise UserError("--workdir", self.path, f"{existing} cannot be written to, give another folder")
-        if not self.config_file.exists():
-            return
         try:
-            stored = yaml.safe_load(self.config_file.read_text()) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise UserError(
-                "--workdir", self.path, f"{self.config_file} cannot be read ({error}), give another folder"
-            ) from error
+            existing = next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
+            if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+                raise UserError("--workdir", self.path, f"{existing} cannot be written to, give another folder")
+            stored = yaml.safe_load(self.config_file.read_text()) if self.config_file.exists() else config.flat()
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = error.strerror if isinstance(error, OSError) else f"{self.config_file} is damaged"
+            raise UserError("--workdir", self.path, f"it cannot be used ({reason}), give another folder") from error
+        if not isinstance(stored, dict):
+            raise UserError("--workdir", self.path, f"{self.config_file} holds no config, give another folder")
         asked = config.flat()
         different = [
             f"{name} {stored.get(name)} there, {asked.get(name)} here"
@@ -69,20 +76,32 @@ class Workdir:
             advice = f"it holds a run with another config ({'; '.join(different[:4])}), give another folder"
             raise UserError("--workdir", self.path, advice)
 
-    def open(self, config: RunConfig) -> None:
-        """Make the folder, or continue in it.
+    @contextlib.contextmanager
+    def open(self, config: RunConfig) -> Iterator[None]:
+        """Make the folder, or continue in it, and keep other processes out until the context ends.
+
+        What a killed process had begun to write is removed.
 
         Raises:
-            UserError: as for `check`.
+            UserError: as for `check`, or if another process is at work there.
         """
         self.check(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.config_file, lambda file: file.write_text(dump_yaml(config)))
+            lock = (self.path / LOCK_FILE).open("w")
         except OSError as error:
-            raise UserError(
-                "--workdir", self.path, f"it cannot be written to ({error.strerror}), give another folder"
-            ) from error
+            advice = f"it cannot be written to ({error.strerror}), give another folder"
+            raise UserError("--workdir", self.path, advice) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                advice = "another process is at work there, wait for it or give another folder"
+                raise UserError("--workdir", self.path, advice) from error
+            for leftover in (*self.path.rglob(f"{WRITING}*"), *self.path.glob("export/*/.exporting-*")):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            write_atomically(self.config_file, lambda file: file.write_text(dump_yaml(config)))
+            yield
 
     @property
     def config_file(self) -> Path:
@@ -114,6 +133,10 @@ class Workdir:
         """What the attacks left of it."""
         return self.path / defense / "evaluation.json"
 
+    def partial_evaluation_file(self, defense: str) -> Path:
+        """What an evaluation has found so far."""
+        return self.path / defense / "evaluation.partial.json"
+
     def export_base(self, defense: str) -> Path:
         """Folder of the exported versions."""
         return self.path / "export" / defense
@@ -127,7 +150,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         write: writes to the path that it is given, which ends like `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{WRITING}{os.getpid()}-{path.name}")
     try:
         write(temporary)
         with open(temporary, "rb") as file:
@@ -139,7 +162,9 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON, atomically."""
-    write_atomically(path, lambda file: file.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
+    write_atomically(
+        path, lambda file: file.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    )
 
 
 def read_json(path: Path) -> Any:

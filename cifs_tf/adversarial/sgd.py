@@ -30,6 +30,8 @@ class SGD(keras.optimizers.Optimizer):
     """
 
     def __init__(self, learning_rate=0.1, momentum=0.0, weight_decay=0.0, name="sgd", **kwargs):
+        if isinstance(learning_rate, int | float) and not learning_rate > 0:
+            raise UserError("learning_rate", learning_rate, "give a number above 0")
         if not 0 <= momentum <= 1:
             raise UserError("momentum", momentum, "give a number from 0 to 1")
         if weight_decay is None or weight_decay < 0:
@@ -66,17 +68,25 @@ def step_decay(
 
     Args:
         learning_rate: at the start, > 0.
-        milestones: numbers of finished epochs, ascending.
+        milestones: numbers of finished epochs, ascending; none for a constant rate.
         decay: factor in (0, 1].
         steps_per_epoch: optimizer steps per epoch.
 
     Returns:
         a Keras schedule.
 
+    Raises:
+        UserError: if the milestones do not ascend.
+
     Example:
         >>> float(step_decay(0.1, (75, 90), 0.1, steps_per_epoch=390)(390 * 75))
         0.01
     """
+    if list(milestones) != sorted(set(milestones)):
+        raise UserError("lr_milestones", list(milestones), "give ascending numbers of epochs")
+    if not milestones:
+        # Keras' piecewise schedule needs a boundary.
+        return keras.optimizers.schedules.PolynomialDecay(learning_rate, 1, learning_rate)
     values = [learning_rate * decay**index for index in range(len(milestones) + 1)]
     # Keras keeps a value up to and including its boundary; steps are counted from 0.
     boundaries = [milestone * steps_per_epoch - 1 for milestone in milestones]

@@ -16,9 +16,10 @@ VALIDATION_STREAM = 2**31 - 1
 class AdversarialTrainer(keras.Model):
     """A classifier in training: shares its weights, and is compiled and fitted in its place.
 
-    Save the classifier, not the trainer. Images are float in [0, 1], labels int (batch,). `fit` logs the loss and
-    `robust_accuracy`, the accuracy on the images trained on (`accuracy` when they are natural); validation logs
-    `val_accuracy` on natural images and, with a validation attack, `val_robust_accuracy`.
+    `save` saves the classifier. Images are float in [0, 1], labels int (batch,). `fit` logs the loss and
+    `robust_accuracy`, the accuracy on the images trained on (`clean_accuracy` when they are natural). Validation logs
+    `val_clean_accuracy` on natural images and, with a validation attack, `val_robust_accuracy`. Compiled metrics see
+    the final logits on the same images: those trained on in `fit`, natural ones in validation.
 
     Args:
         classifier: the network to train.
@@ -57,7 +58,7 @@ class AdversarialTrainer(keras.Model):
         self.method = method
         self.validation_attack = validation_attack
         self.seed = seed
-        self.accuracy = keras.metrics.Mean(name="accuracy")
+        self.clean_accuracy = keras.metrics.Mean(name="clean_accuracy")
         self.robust_accuracy = keras.metrics.Mean(name="robust_accuracy")
         self.built = True
 
@@ -66,14 +67,12 @@ class AdversarialTrainer(keras.Model):
 
     def train_step(self, data):
         """Perturb, then one optimizer step on the method's loss."""
-        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        images, labels = tf.cast(images, self.classifier.variable_dtype), tf.reshape(labels, [-1])
-        seeds = example_seeds(self.seed, tf.cast(self.optimizer.iterations, tf.int64), tf.range(tf.shape(images)[0]))
+        images, labels, sample_weight = self._unpack(data)
+        seeds = example_seeds(self.seed, tf.cast(self.optimizer.iterations, tf.int64), _positions(images))
         x_adv = self.method.perturb(self.classifier, images, labels, seeds)
         with tf.GradientTape() as tape:
             per_example_loss, heads = self.method.loss(self.classifier, images, x_adv, labels)
-            if sample_weight is not None:
-                per_example_loss *= tf.cast(tf.reshape(sample_weight, [-1]), per_example_loss.dtype)
+            per_example_loss *= sample_weight
             # Gradients are summed over replicas, so each carries its share of the global mean.
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             loss = self.optimizer.scale_loss(tf.reduce_mean(per_example_loss) / replicas)
@@ -82,39 +81,56 @@ class AdversarialTrainer(keras.Model):
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
         self._loss_tracker.update_state(per_example_loss)
-        metric = self.accuracy if x_adv is images else self.robust_accuracy
+        metric = self.clean_accuracy if x_adv is images else self.robust_accuracy
         metric.update_state(correct(heads[:, 0], labels))
-        logs = self.compute_metrics(images, labels, heads[:, 0], sample_weight)
-        return _without_idle(logs, used={metric.name})
+        return self._logs([metric], labels, heads[:, 0], sample_weight)
 
     def test_step(self, data):
         """Measure natural images and, with a validation attack, adversarial ones."""
-        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        images, labels = tf.cast(images, self.classifier.variable_dtype), tf.reshape(labels, [-1])
-        x_adv, heads = images, self.classifier(images, training=False)
-        self.accuracy.update_state(correct(heads[:, 0], labels))
-        used = {"accuracy"}
+        images, labels, sample_weight = self._unpack(data)
+        heads = self.classifier(images, training=False)
+        self.clean_accuracy.update_state(correct(heads[:, 0], labels))
+        own = [self.clean_accuracy]
         if self.validation_attack is not None:
-            used.add("robust_accuracy")
+            own.append(self.robust_accuracy)
             x_adv = self.validation_attack(
                 self.classifier.heads_fn(),
                 images,
                 labels,
                 head_weights=head_weights(0, self.classifier.num_probes),
-                seed=example_seeds(self.seed, VALIDATION_STREAM, tf.range(tf.shape(images)[0])),
+                seed=example_seeds(self.seed, VALIDATION_STREAM, _positions(images)),
             )
             self.robust_accuracy.update_state(correct(self.classifier(x_adv, training=False)[:, 0], labels))
-        self._loss_tracker.update_state(contract(cross_entropy(heads, labels), self.method.head_weights))
-        logs = self.compute_metrics(images, labels, heads[:, 0], sample_weight)
-        return _without_idle(logs, used)
+        per_example_loss = contract(cross_entropy(heads, labels), self.method.head_weights)
+        self._loss_tracker.update_state(per_example_loss * sample_weight)
+        return self._logs(own, labels, heads[:, 0], sample_weight)
+
+    def _unpack(self, data) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Bring a batch to (images, labels int32 (batch,), sample weights (batch,) or one)."""
+        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        dtype = self.classifier.variable_dtype
+        sample_weight = 1.0 if sample_weight is None else tf.reshape(sample_weight, [-1])
+        return tf.cast(images, dtype), tf.cast(tf.reshape(labels, [-1]), tf.int32), tf.cast(sample_weight, dtype)
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """Save the classifier, which `keras.models.load_model` loads without the trainer."""
+        self.classifier.save(filepath, overwrite=overwrite, **kwargs)
+
+    def _logs(self, own: list[keras.metrics.Metric], labels, logits, sample_weight) -> dict:
+        """Collect the loss, those of the trainer's own metrics that this step fed, and the compiled ones."""
+        logs = {metric.name: metric.result() for metric in (self._loss_tracker, *own)}
+        if self._compile_metrics is not None:
+            self._compile_metrics.update_state(labels, logits, sample_weight)
+            logs.update(self._compile_metrics.result())
+        return logs
+
+
+def _positions(images: tf.Tensor) -> tf.Tensor:
+    """Positions of the images in the global batch, of which each replica has a stretch: int32 (batch,)."""
+    size = tf.shape(images)[0]
+    return tf.distribute.get_replica_context().replica_id_in_sync_group * size + tf.range(size)
 
 
 def correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Whether the largest logit is the label's: float (batch,) of 0 and 1."""
     return tf.cast(tf.argmax(logits, axis=-1, output_type=labels.dtype) == labels, logits.dtype)
-
-
-def _without_idle(logs: dict, used: set[str]) -> dict:
-    """Drop those of the trainer's own metrics that this step did not feed."""
-    idle = {"accuracy", "robust_accuracy"} - used
-    return {name: value for name, value in logs.items() if name not in idle}

@@ -89,14 +89,26 @@ class PGD:
         if self.num_restarts == 1:
             return x_adv
 
-        def restart(index: tf.Tensor, best: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def restart(
+            index: tf.Tensor, best: tf.Tensor, best_loss: tf.Tensor, best_fooled: tf.Tensor
+        ) -> tuple[tf.Tensor, ...]:
             candidate = self._run(weighted_loss, images, None if seed is None else fold_in(seed, index))
-            better = _score(weighted_loss, labels, candidate) > _score(weighted_loss, labels, best)
-            return index + 1, tf.where(_per_example(better, images), candidate, best)
+            loss, fooled = score(candidate)
+            better = (fooled & ~best_fooled) | ((fooled == best_fooled) & (loss > best_loss))
+            mask = tf.reshape(better, [-1] + [1] * (len(images.shape) - 1))
+            best = tf.where(mask, candidate, best)
+            return index + 1, best, tf.where(better, loss, best_loss), best_fooled | fooled
 
-        return tf.while_loop(lambda index, best: index < self.num_restarts, restart, (1, x_adv), parallel_iterations=1)[
-            1
-        ]
+        def score(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            loss, heads = weighted_loss(x)
+            return loss, tf.argmax(heads[:, 0], axis=-1, output_type=labels.dtype) != labels
+
+        return tf.while_loop(
+            lambda index, *best: index < self.num_restarts,
+            restart,
+            (1, x_adv, *score(x_adv)),
+            parallel_iterations=1,
+        )[1]
 
     def _weighted_loss(
         self, heads_fn: HeadsFn, labels: tf.Tensor, head_weights: tf.Tensor | np.ndarray
@@ -140,14 +152,3 @@ def fgsm(epsilon: float, **kwargs: object) -> PGD:
         the attack.
     """
     return PGD(epsilon=epsilon, step_size=epsilon or 1.0, num_steps=1, **kwargs)  # type: ignore[arg-type]
-
-
-def _score(weighted_loss: Callable, labels: tf.Tensor, x: tf.Tensor) -> tf.Tensor:  # type: ignore[type-arg]
-    """Rank restarts: any that fools the final head above all that do not, then by loss."""
-    loss, heads = weighted_loss(x)
-    fooled = tf.argmax(heads[:, 0], axis=-1, output_type=labels.dtype) != labels
-    return loss + tf.where(fooled, tf.constant(1e6, loss.dtype), tf.constant(0.0, loss.dtype))
-
-
-def _per_example(condition: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-    return tf.reshape(condition, [-1] + [1] * (len(images.shape) - 1))

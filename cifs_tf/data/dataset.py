@@ -19,6 +19,9 @@ TFDS_NAMES = {
     "fashion_mnist": "fashion_mnist",
 }
 DIGITS_TEST_EXAMPLES = 360
+# Of a run on a part of the training images, see `DataConfig.test_examples`.
+MINIMUM_TEST_EXAMPLES = 16
+TRAIN_PER_TEST_EXAMPLE = 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,6 +81,13 @@ def load_dataset(config: DataConfig) -> ImageDataset:
     else:
         known = ", ".join(["digits", *TFDS_NAMES])
         raise UserError("--dataset", config.dataset, f"give one of {known}, tfds:NAME or folder:PATH")
+    for argument, split in (("training", train), ("test", test)):
+        if len(split) == 0:
+            raise UserError(
+                "--dataset", config.dataset, f"no {argument} images are left; give two for each class at least"
+            )
+    if config.image_size is not None and kind not in ("tfds", "folder"):
+        raise UserError("--image_size", config.image_size, "only tfds: and folder: images are resized; leave it out")
     if config.num_classes not in (None, len(class_names)):
         advice = (
             f"the dataset {config.dataset} has {len(class_names)} classes, give that number or leave the option out"
@@ -92,11 +102,14 @@ def load_dataset(config: DataConfig) -> ImageDataset:
     if config.val_examples >= len(train):
         raise UserError("--val_examples", config.val_examples, f"give fewer than {len(train)}, the training images")
     validation, train = train.divide(config.val_examples)
+    test_examples = config.test_examples
+    if test_examples is None and config.train_examples is not None:
+        test_examples = min(len(test), max(MINIMUM_TEST_EXAMPLES, config.train_examples // TRAIN_PER_TEST_EXAMPLE))
     return ImageDataset(
         name=config.dataset,
         train=train.subset(config.train_examples, "--train_examples"),
         validation=validation,
-        test=test.subset(config.test_examples, "--test_examples"),
+        test=test.subset(test_examples, "--test_examples"),
         class_names=class_names,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +36,14 @@ def load_folder(path: str, config: DataConfig) -> tuple[Split, Split, tuple[str,
         UserError: if there are no images, if they differ in size and no size is given, if a file is no image, or if
             the two splits have different classes.
     """
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))
     if not root.is_dir():
         raise UserError("--dataset", config.dataset, "there is no such folder; give one with a sub-folder per class")
-    if not (root / "train").is_dir():
+    if not _is_split(root / "train"):
         class_names = _class_names(root, config)
         test, train = _load(root, class_names, config).divide_by_share(TEST_SHARE)
         return train, test, class_names
-    test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    test_root = next((root / name for name in TEST_FOLDERS if _is_split(root / name)), None)
     class_names = _class_names(root / "train", config)
     train = _load(root / "train", class_names, config)
     if test_root is None:
@@ -58,14 +59,28 @@ def load_folder(path: str, config: DataConfig) -> tuple[Split, Split, tuple[str,
 
 
 def _class_names(root: Path, config: DataConfig) -> tuple[str, ...]:
-    names = tuple(sorted(folder.name for folder in root.iterdir() if folder.is_dir() and _files(folder)))
-    if not names:
+    folders = sorted(_folders(root))
+    if not folders:
         raise UserError("--dataset", config.dataset, f"{root} has no sub-folders with images; make one for each class")
-    return names
+    for folder in folders:
+        if not _files(folder):
+            advice = f"{folder} has no images ({', '.join(sorted(SUFFIXES))}); fill it or remove it"
+            raise UserError("--dataset", config.dataset, advice)
+    return tuple(folder.name for folder in folders)
+
+
+def _folders(root: Path) -> list[Path]:
+    return [child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")]
+
+
+def _is_split(folder: Path) -> bool:
+    """A split holds class folders; a class that happens to be called train holds images."""
+    return folder.is_dir() and bool(_folders(folder))
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    files = (file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    return sorted(file for file in files if not file.name.startswith("."))
 
 
 def _load(root: Path, class_names: tuple[str, ...], config: DataConfig) -> Split:

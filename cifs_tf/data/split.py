@@ -55,8 +55,14 @@ class Split:
         return self.take(np.sort(order[:num_first])), self.take(np.sort(order[num_first:]))
 
     def divide_by_share(self, share: float) -> tuple[Split, Split]:
-        """Divide by a fixed shuffle into a split with this share of the examples and the rest."""
-        return self.divide(round(share * len(self)))
+        """Divide each class by a fixed shuffle: this share of its examples, one at least, and the rest."""
+        order = _fixed_shuffle(len(self))
+        first = [
+            members[: max(1, round(share * len(members)))]
+            for members in (order[self.labels[order] == label] for label in np.unique(self.labels))
+        ]
+        chosen = np.sort(np.concatenate(first))
+        return self.take(chosen), self.take(np.setdiff1d(np.arange(len(self)), chosen))
 
     def training_batches(
         self, batch_size: int, *, seed: int, start_step: int = 0, augmentation: str = "none"

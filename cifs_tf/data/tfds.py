@@ -38,18 +38,18 @@ def load_tfds(name: str, config: DataConfig) -> tuple[Split, Split, tuple[str, .
     Raises:
         UserError: if the set is unknown, cannot be downloaded, or is no image classification set.
     """
-    builder = _prepare(name, config)
-    features = builder.info.features
-    keys = builder.info.supervised_keys
+    builder = _find(name, config)
+    features, keys = builder.info.features, builder.info.supervised_keys
+    # Before a download, which may be large.
     if not keys or not hasattr(features[keys[1]], "num_classes") or len(features[keys[0]].shape or ()) != 3:
-        raise UserError(
-            "--dataset", config.dataset, "it is no image classification set; give one with images and labels"
-        )
+        advice = "it is no image classification set; give one with images and labels"
+        raise UserError("--dataset", config.dataset, advice)
     image_key, label_key = keys[:2]
     if features[image_key].np_dtype != np.uint8:
         raise UserError(
             "--dataset", config.dataset, f"its pixels are {features[image_key].np_dtype}; give 8-bit images"
         )
+    _download(builder, config)
 
     def load(split: str) -> Split:
         shape = features[image_key].shape
@@ -71,6 +71,8 @@ def load_tfds(name: str, config: DataConfig) -> tuple[Split, Split, tuple[str, .
         for index, (batch_images, batch_labels) in enumerate(batches.as_numpy_iterator()):
             positions = slice(index * READ_BATCH, index * READ_BATCH + len(batch_labels))
             images[positions], labels[positions] = batch_images, batch_labels
+        if np.any(labels < 0):
+            raise UserError("--dataset", config.dataset, f"its {split} split hides the labels; give another set")
         return Split(images, labels)
 
     names = tuple(features[label_key].names)
@@ -84,34 +86,47 @@ def load_tfds(name: str, config: DataConfig) -> tuple[Split, Split, tuple[str, .
     return train, test, names
 
 
-def _prepare(name: str, config: DataConfig):
-    """Return the builder of a prepared dataset, downloading it if it is not there."""
+def _find(name: str, config: DataConfig):
+    """Return the builder of a dataset, which knows it without having it."""
+    import tensorflow_datasets as tfds
+
+    data_dir = os.path.expanduser(config.data_dir or tfds.core.constants.DATA_DIR)
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError, ImportError) as error:
+        advice = f"TFDS does not know it ({_first_line(error)}); see tensorflow.org/datasets for names"
+        raise UserError("--dataset", config.dataset, advice) from error
+
+
+def _download(builder, config: DataConfig) -> None:
+    """Download and prepare a dataset if it is not there; a failure leaves nothing behind."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import downloader
 
-    data_dir = Path(os.path.expanduser(config.data_dir or tfds.core.constants.DATA_DIR))
-    existed = data_dir.exists()
-    try:
-        builder = tfds.builder(name, data_dir=str(data_dir))
-    except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError) as error:
-        advice = f"TFDS does not know it ({_first_line(error)}); see tensorflow.org/datasets for names"
-        raise UserError("--dataset", config.dataset, advice) from error
+    target = Path(builder.data_path)
+    missing = [path for path in (target, *target.parents) if not path.exists()]
+    if not missing:
+        return
     # TFDS would retry for minutes where there is no network, and draw its bars into logs.
     downloader.MAX_RETRIES = DOWNLOAD_RETRIES
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
+    data_dir = Path(builder._data_dir_root)
+    downloads = data_dir / f".downloading-{os.getpid()}"
     try:
-        builder.download_and_prepare()
-    except Exception as error:  # a download can fail in as many ways as the network can
-        if not existed:
-            shutil.rmtree(data_dir, ignore_errors=True)
+        builder.download_and_prepare(download_dir=str(downloads))
+    except BaseException as error:  # a download can fail in as many ways as the network can, and be interrupted
+        shutil.rmtree(missing[-1], ignore_errors=True)
+        if not isinstance(error, Exception):
+            raise
         advice = (
             f"it is not in --data_dir {data_dir} and cannot be downloaded ({_reason(error)}); connect to a network "
             f"once, or point --data_dir at a folder that has {builder.info.full_name}"
         )
         raise UserError("--dataset", config.dataset, advice) from error
-    return builder
+    finally:
+        shutil.rmtree(downloads, ignore_errors=True)
 
 
 def _reason(error: Exception) -> str:

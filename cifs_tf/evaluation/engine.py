@@ -57,6 +57,8 @@ def evaluate(
     batch_size: int = 250,
     seed: int = 0,
     on_progress: ProgressFn = lambda task, done, total: None,
+    known: Mapping[str, float] | None = None,
+    on_measured: Callable[[str, float], None] = lambda task, accuracy: None,
 ) -> Report:
     """Attack every image with every attack at every beta_atk.
 
@@ -72,6 +74,8 @@ def evaluate(
         batch_size: images per batch, at most.
         seed: of random starts.
         on_progress: called as (task, batches done, batches in all) after every batch.
+        known: accuracies of tasks that an interrupted evaluation has measured; they are not measured again.
+        on_measured: called as (task, accuracy) after every task, `natural` or `ATTACK, beta BETA`.
 
     Returns:
         the report.
@@ -94,13 +98,19 @@ def evaluate(
 
     def measure(task: str, correct_fn: Callable[..., tf.Tensor], head_weights: np.ndarray) -> float:
         nonlocal done
+        if known and task in known:
+            done += num_batches
+            on_progress(task, done, total)
+            return known[task]
         num_correct = 0
         for images, labels, ids, size in batches:
             verdicts = correct_fn(images, labels, ids, tf.constant(head_weights, tf.float32))
             num_correct += int(np.sum(verdicts.numpy()[:size]))
             done += 1
             on_progress(task, done, total)
-        return num_correct / len(split)
+        accuracy = num_correct / len(split)
+        on_measured(task, accuracy)
+        return accuracy
 
     any_weights = next(iter(weights.values()))
     natural = measure("natural", _compile(heads_fn, None, batches, seed), any_weights)

@@ -29,18 +29,22 @@ def make_attacks(
         the attacks by name, in the given order.
 
     Raises:
-        UserError: for a name of no attack.
+        UserError: for a name of no attack, no name, or a step size that is not positive.
 
     Example:
         >>> make_attacks(["pgd20"], epsilon=0.1)["pgd20"].num_steps
         20
     """
     step_sizes = step_sizes or {}
-    for name in step_sizes:
-        _parse_name(name, "--eval_step_sizes")
+    if not names:
+        raise UserError("attacks", list(names), "name one attack at least, such as pgd20")
+    for name, size in step_sizes.items():
+        _parse_name(name, "eval_step_sizes")
+        if not size > 0:
+            raise UserError("eval_step_sizes", f"{name}: {size}", "give steps above 0")
     attacks = {}
     for name in names:
-        kind, num_steps = _parse_name(name, "--attacks")
+        kind, num_steps = _parse_name(name, "attacks")
         attacks[name] = (
             fgsm(epsilon)
             if kind == "fgsm"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from cifs_tf.errors import UserError
+
 
 @keras.saving.register_keras_serializable(package="cifs_tf")
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -17,7 +19,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Args:
         momentum: weight of the old running value, in [0, 1]. Default 0.9 (PyTorch's `momentum=0.1`).
         epsilon: added to the variance, > 0. Default 1e-5.
-        **kwargs: those of `keras.layers.BatchNormalization`.
+        **kwargs: those of `keras.layers.BatchNormalization`; the axis is the last one.
 
     Call arguments:
         inputs: float (..., channels), channels last.
@@ -33,10 +35,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
+        if self.axis != -1:
+            raise UserError("axis", self.axis, "give -1, channels are last")
 
     def call(self, inputs, training=None):
         dtype = self.variable_dtype
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        gamma = tf.convert_to_tensor(self.gamma) if self.scale else tf.ones((), dtype)
+        beta = tf.convert_to_tensor(self.beta) if self.center else tf.zeros((), dtype)
         if training and self.trainable:
             values = tf.cast(inputs, dtype)
             mean, variance = self._moments(values, mask=None)

@@ -90,7 +90,9 @@ def build_classifier(
 def _make_cuts(config: ModelConfig, num_classes: int) -> dict[str, keras.layers.Layer]:
     if config.defense == "vanilla":
         return {}
-    names = config.cuts or default_cuts(config.arch)
+    names = default_cuts(config.arch) if config.cuts is None else config.cuts
+    if not names:
+        raise UserError("cuts", list(names), "name a layer at least, or leave selection out with the defense vanilla")
     if config.defense == "cas":
         return {name: CAS(name=f"cas{index}") for index, name in enumerate(names)}
     if len(config.probes) != len(names):

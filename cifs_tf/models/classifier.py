@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from cifs_tf.errors import UserError
+from cifs_tf.layers import MASK_GRADIENTS
 
 
 @keras.saving.register_keras_serializable(package="cifs_tf")
@@ -103,7 +104,12 @@ class Classifier(keras.Model):
 
         Returns:
             a callable (batch, height, width, channels) -> (batch, 1 + P, classes).
+
+        Raises:
+            UserError: for another mask gradient.
         """
+        if mask_gradient not in (None, *MASK_GRADIENTS):
+            raise UserError("mask_gradient", mask_gradient, f"give one of {', '.join(MASK_GRADIENTS)}")
         return lambda images: self(images, training=False, mask_gradient=mask_gradient)
 
     def _run(self, images, labels, training, mask_gradient):
@@ -153,14 +159,21 @@ def with_precision(classifier: Classifier, precision: str) -> Classifier:
 
     Args:
         classifier: any classifier.
-        precision: `"float32"`, `"float64"` or `"mixed_bfloat16"`.
+        precision: `"float32"` or `"float64"`; a mixed policy belongs to `build_classifier`, which knows the layers that
+            keep full precision.
 
     Returns:
         a new classifier; the given one is left alone.
 
+    Raises:
+        UserError: for another precision.
+
     Example:
         >>> exported = with_precision(trained_in_bfloat16, "float32")
     """
+
+    if precision not in ("float32", "float64"):
+        raise UserError("precision", precision, "give float32 or float64")
 
     def convert(node):
         if isinstance(node, dict):
@@ -181,6 +194,8 @@ def _check_cut(backbone: keras.Model, name: str) -> None:
         close = difflib.get_close_matches(name, feature_maps, n=3) or feature_maps[-3:]
         raise UserError("cuts", name, f"name a layer of the backbone, such as {', '.join(close)}")
     layer = backbone.get_layer(name)
+    if isinstance(layer, keras.layers.InputLayer):
+        raise UserError("cuts", name, "this is the input, name a layer that computes features")
     calls = sum(node.operation is layer for nodes in backbone._nodes_by_depth.values() for node in nodes)
     if calls > 1:
         raise UserError("cuts", name, f"this layer is used {calls} times, name one that is used once")

@@ -24,7 +24,7 @@ def resnet(arch: str, image_shape: tuple[int, int, int], num_classes: int, width
 
     Example:
         >>> resnet("resnet18", (32, 32, 3), 10).count_params()
-        11181642
+        11183562
     """
     images = keras.Input(image_shape, name="image")
     x = apply_conv(images, width, 3, name="stem_conv")

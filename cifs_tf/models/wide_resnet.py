@@ -24,7 +24,7 @@ def wide_resnet(arch: str, image_shape: tuple[int, int, int], num_classes: int, 
 
     Example:
         >>> wide_resnet("wrn28-10", (32, 32, 3), 10).count_params()
-        36489290
+        36497146
     """
     depth, factor = DEPTH_AND_FACTOR[arch]
     images = keras.Input(image_shape, name="image")

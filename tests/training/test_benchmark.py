@@ -35,13 +35,15 @@ def test_every_timing_is_kept(result, task):
     found = result["tasks"][task]
     for defense in ("cifs", "vanilla"):
         assert len(found[defense]["seconds"]) == 2
+        assert len(found[defense]["cpu_seconds"]) == 2
         assert found[defense]["first_call_seconds"] > 0
         assert found[defense]["traces"] >= 1
     seconds = zip(found["cifs"]["seconds"], found["vanilla"]["seconds"], strict=True)
     pairs = [cifs / vanilla for cifs, vanilla in seconds]
     assert found["ratio"]["pairs"] == pytest.approx(pairs)
-    low, high = found["ratio"]["interval"]
-    assert low <= found["ratio"]["median"] <= high
+    for ratio in (found["ratio"], found["cpu_ratio"]):
+        low, high = ratio["interval"]
+        assert low <= ratio["median"] <= high
 
 
 def test_flops_by_hand(result):

@@ -88,6 +88,12 @@ def test_options_override_the_recipe_whatever_the_dash():
     assert float(config.attack.epsilon) == 4 / 255
 
 
+def test_options_override_a_recipe_given_after_them(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("epochs: 7\nwidth: 5\n")
+    config = parse("--epochs", "1", "--recipe", str(tmp_path / "recipe.yaml"))
+    assert (config.train.epochs, config.model.width) == (1, 5)
+
+
 def test_config_survives_yaml(tmp_path):
     config = parse("--dataset", "svhn", "--cuts", "[a, b]", "--eval_step_sizes", "{pgd20: 1/255}", "--width", "16")
     file = tmp_path / "config.yaml"

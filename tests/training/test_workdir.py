@@ -11,12 +11,14 @@ from training.workdir import Workdir, read_json, write_atomically, write_json
 
 def test_same_config_continues_and_another_is_refused(tmp_path):
     workdir = Workdir(tmp_path / "deep" / "run")
-    workdir.open(RunConfig())
-    workdir.open(RunConfig())
+    for _ in range(2):
+        with workdir.open(RunConfig()):
+            assert workdir.config_file.exists()
     moved = RunConfig(data=DataConfig(data_dir="elsewhere"), output=OutputConfig(workdir="elsewhere"))
-    workdir.open(moved)
+    with workdir.open(moved):
+        pass
     with pytest.raises(UserError, match=r"--workdir: received .*epochs 120 there, 3 here"):
-        workdir.open(RunConfig(train=TrainConfig(epochs=3)))
+        workdir.check(RunConfig(train=TrainConfig(epochs=3)))
 
 
 def test_check_writes_nothing(tmp_path):
@@ -27,14 +29,41 @@ def test_check_writes_nothing(tmp_path):
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match="cannot be written to"):
-            Workdir(path).open(RunConfig())
+        with pytest.raises(UserError, match="cannot be"), Workdir(path).open(RunConfig()):
+            pass
 
 
-def test_an_unreadable_config_is_refused(tmp_path):
-    (tmp_path / "config.yaml").write_text("a: [")
+@pytest.mark.parametrize("path", ["x" * 300, "~no-such-person/run"])
+def test_impossible_paths_are_refused(path):
+    with pytest.raises(UserError, match="--workdir"):
+        Workdir(path).check(RunConfig())
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"- 1", b"\xff\xfe"])
+def test_a_damaged_config_is_refused(tmp_path, content):
+    (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(UserError, match=r"config\.yaml"):
         Workdir(tmp_path).check(RunConfig())
+
+
+def test_a_second_process_is_kept_out(tmp_path):
+    first, second = Workdir(tmp_path).open(RunConfig()), Workdir(tmp_path).open(RunConfig())
+    with first, pytest.raises(UserError, match="another process"), second:
+        pass
+    with Workdir(tmp_path).open(RunConfig()):
+        pass
+
+
+def test_what_a_killed_process_began_is_removed(tmp_path):
+    half = tmp_path / "cifs" / "checkpoints" / ".writing-1-epoch-0001.weights.h5"
+    exporting = tmp_path / "export" / "cifs" / ".exporting-abc"
+    half.parent.mkdir(parents=True)
+    exporting.mkdir(parents=True)
+    half.write_text("half")
+    (exporting / "model.onnx").write_text("half")
+    with Workdir(tmp_path).open(RunConfig()):
+        assert not half.exists()
+        assert not exporting.exists()
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

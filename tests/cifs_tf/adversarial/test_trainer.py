@@ -214,10 +214,10 @@ def fitted():
 def test_fit_logs(fitted):
     _, history, batch_logs, _ = fitted
     training = {"loss", "robust_accuracy", "top2"}
-    assert set(history) == training | {"val_loss", "val_accuracy", "val_robust_accuracy", "val_top2"}
+    assert set(history) == training | {"val_loss", "val_clean_accuracy", "val_robust_accuracy", "val_top2"}
     assert [set(logs) for logs in batch_logs] == [training] * 8
     assert all(len(values) == 2 and all(map(math.isfinite, values)) for values in history.values())
-    for name in ("robust_accuracy", "val_accuracy", "val_robust_accuracy", "top2"):
+    for name in ("robust_accuracy", "val_clean_accuracy", "val_robust_accuracy", "top2"):
         assert all(0 <= value <= 1 for value in history[name])
 
 
@@ -230,7 +230,7 @@ def test_evaluate_by_hand(fitted):
     x_adv = ATTACK(classifier.heads_fn(), images, labels, head_weights=[1.0, 0.0])
     expected = {
         "loss": np.mean(contract(cross_entropy(heads, labels), [1 / 3, 2 / 3])),
-        "accuracy": np.mean(np.argmax(heads[:, 0], axis=1) == labels),
+        "clean_accuracy": np.mean(np.argmax(heads[:, 0], axis=1) == labels),
         "robust_accuracy": np.mean(np.argmax(classifier(x_adv)[:, 0], axis=1) == labels),
         "top2": np.mean(tf.math.in_top_k(labels, heads[:, 0], 2)),
     }
@@ -251,7 +251,7 @@ def test_natural_training_logs_accuracy():
     images, labels = make_data()
     trainer = make_trainer(make_linear(), attack=None, run_eagerly=True)
     history = trainer.fit(images, labels, validation_data=(images, labels), verbose=0).history
-    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert set(history) == {"loss", "clean_accuracy", "val_loss", "val_clean_accuracy"}
 
 
 def test_evaluation_changes_no_weight(fitted):
@@ -354,3 +354,19 @@ def test_training_learns(trained):
     heads = trained.classifier(trained.images).numpy()
     accuracies = np.mean(heads.argmax(axis=-1) == trained.labels.numpy()[:, None], axis=0)
     assert np.all(accuracies > 0.8)
+
+
+def test_compiled_metrics_keep_their_names_and_checkpoints_hold_the_classifier(tmp_path, make_classifier, make_images):
+    """A compiled `accuracy` is logged beside the trainer's own, and ModelCheckpoint writes a loadable network."""
+    classifier = make_classifier()
+    attack = PGD(epsilon=0.1, step_size=0.05, num_steps=1)
+    method = PGDTraining(head_weights=head_weights(2, classifier.num_probes), attack=attack)
+    trainer = AdversarialTrainer(classifier, method)
+    trainer.compile(optimizer=SGD(0.01), metrics=["accuracy"])
+    images, labels = make_images((8, 8, 8, 3)), np.arange(8, dtype=np.uint8) % 5
+    callback = keras.callbacks.ModelCheckpoint(str(tmp_path / "model.keras"))
+    history = trainer.fit(images, labels, batch_size=4, epochs=1, verbose=0, callbacks=[callback]).history
+    assert set(history) == {"loss", "accuracy", "robust_accuracy"}
+    assert history["accuracy"] == history["robust_accuracy"]
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded(images), classifier(images), atol=1e-6)

@@ -65,7 +65,7 @@ def test_crop_flip_does_both():
 
 
 def test_flip_and_crop_are_drawn_apart():
-    """Mirrored and straight images have the same spread of corners: the two draws do not share a seed."""
+    """Mirrored and straight images have the same spread of corners: a flip tells nothing of its crop."""
     images = make_images((300, 6, 6, 1))
     columns = {True: [], False: []}
     for image, each in zip(images, crop_flip(tf.constant(images), SEED).numpy(), strict=True):

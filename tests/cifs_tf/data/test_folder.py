@@ -84,15 +84,30 @@ def test_transparency_is_dropped(tmp_path):
 
 
 def test_other_suffixes_and_other_files(tmp_path):
-    """JPEG and upper case are images; notes and empty folders are passed over."""
+    """JPEG and upper case are images; notes, hidden files and hidden folders are passed over."""
     write_image(tmp_path / "a" / "one.jpg", 0)
     write_image(tmp_path / "a" / "two.PNG", 1)
     write_class(tmp_path / "b", 3, first=10)
     (tmp_path / "a" / "notes.txt").write_text("not an image")
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "a" / "._one.jpg").write_text("what a file manager leaves")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
     dataset = load(tmp_path)
     assert dataset.class_names == ("a", "b")
     assert len(dataset.train) + len(dataset.test) == 5
+
+
+def test_a_class_without_images_is_refused(tmp_path):
+    write_class(tmp_path / "a", 3, first=10)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "one.webp").write_text("not of a kind that is read")
+    with pytest.raises(UserError, match=r"b has no images \(\.bmp"):
+        load(tmp_path)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("car", "plane", "train"):
+        write_class(tmp_path / name, 3, first=10)
+    assert load(tmp_path).class_names == ("car", "plane", "train")
 
 
 def test_image_size_brings_all_to_one_size(tmp_path):

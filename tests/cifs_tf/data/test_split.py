@@ -113,9 +113,13 @@ def test_divide(size, data):
     np.testing.assert_array_equal(split.divide(first_size)[0].labels, first.labels)
 
 
-def test_divide_by_share():
-    first, rest = make_split(20).divide_by_share(0.2)
-    assert (len(first), len(rest)) == (4, 16)
+def test_divide_by_share_divides_every_class():
+    """A fifth of 10, 5 and 2 examples: 2, 1 and, at least, 1."""
+    labels = np.repeat([0, 1, 2], [10, 5, 2]).astype(np.int32)
+    first, rest = Split(np.arange(17, dtype=np.uint8)[:, None, None, None], labels).divide_by_share(0.2)
+    assert list(np.bincount(first.labels)) == [2, 1, 1]
+    assert list(np.bincount(rest.labels)) == [8, 4, 1]
+    assert set(first.images.ravel()) | set(rest.images.ravel()) == set(range(17))
 
 
 def test_subsets_are_nested():

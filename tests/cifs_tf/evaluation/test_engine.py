@@ -85,11 +85,18 @@ def test_attack_names():
 
 @pytest.mark.parametrize("name", ["pgd", "pgd0", "pgd-1", "apgd", "cw", ""])
 def test_unknown_attack_is_named(name):
-    with pytest.raises(UserError, match="--attacks: received " + name):
+    with pytest.raises(UserError, match="attacks: received " + name):
         make_attacks([name], 0.1)
 
 
 def test_step_size_of_no_attack_is_refused():
-    with pytest.raises(UserError, match="--eval_step_sizes: received pdg7"):
+    with pytest.raises(UserError, match="eval_step_sizes: received pdg7"):
         make_attacks(["pgd20"], 0.1, step_sizes={"pdg7": 0.1})
     assert set(make_attacks(["pgd20"], 0.1, step_sizes={"pgd7": 0.1})) == {"pgd20"}
+
+
+def test_no_attack_and_no_step_are_refused():
+    with pytest.raises(UserError, match="attacks: received"):
+        make_attacks([], 0.1)
+    with pytest.raises(UserError, match="eval_step_sizes: received pgd20: -1"):
+        make_attacks(["pgd20"], 0.1, step_sizes={"pgd20": -1})
