@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -55,12 +56,7 @@ def build(config: RunConfig, model: ModelConfig, dataset: ImageDataset) -> Class
         UserError: if it does not fit the dataset, or a plugin cannot be imported.
     """
     for plugin in model.plugins:
-        try:
-            importlib.import_module(plugin)
-        except ImportError as error:
-            raise UserError(
-                "--plugins", plugin, f"it cannot be imported ({error}), give a module on PYTHONPATH"
-            ) from error
+        _import_plugin(plugin)
     keras.utils.set_random_seed(config.train.seed)
     classifier = build_classifier(model, dataset.image_shape, dataset.num_classes, config.train.precision)
     if config.train.warm_start is not None:
@@ -204,6 +200,18 @@ def attack_progress(title: str):
     with Progress(*columns) as progress:
         bar = progress.add_task(title, total=None, attack="")
         yield lambda attack, done, total: progress.update(bar, completed=done, total=total, attack=attack)
+
+
+def _import_plugin(name: str) -> None:
+    """Import a module of the current folder or of PYTHONPATH."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # whatever a user's module does when it runs
+        reason = f"{type(error).__name__}: {error}"
+        advice = f"it cannot be imported ({reason}), give a module of this folder or of PYTHONPATH"
+        raise UserError("--plugins", name, advice) from error
 
 
 def _warm_start(classifier: Classifier, model_file: Path, option: str) -> None:

@@ -46,7 +46,8 @@ def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
     assert code == 0, err
     assert [child.name for child in tmp_path.iterdir()] == ["out"]
     workdir = tmp_path / "out"
-    assert {child.name for child in workdir.iterdir()} == {"config.yaml", "result.json", "cifs", "vanilla", "export"}
+    visible = {child.name for child in workdir.iterdir() if not child.name.startswith(".")}
+    assert visible == {"config.yaml", "result.json", "cifs", "vanilla", "export"}
     assert (workdir / "export" / "cifs" / "1" / "saved_model.pb").exists()
     assert list((workdir / "cifs" / "tensorboard").rglob("events.out.tfevents.*"))
     result = json.loads((workdir / "result.json").read_text())
