@@ -12,9 +12,11 @@ from training.cli import parse_config
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 COMMANDS = [
     line.split("#")[0].split(">")[0].strip()
-    for block in re.findall(r"```\n(.*?)```", TEXT, re.DOTALL)
+    for language, block in BLOCKS
+    if not language
     for line in block.splitlines()
 ]
 
@@ -24,7 +26,8 @@ def test_nothing_is_left_to_fill_in():
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", TEXT):
+    prose = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", prose):
         assert (ROOT / target).exists(), target
 
 
@@ -52,7 +55,7 @@ def test_make_targets_exist():
 @pytest.mark.slow
 def test_your_own_model_runs():
     """The block that brings one's own model and importance function, as it stands."""
-    block = next(b for b in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if "register_importance" in b)
+    block = next(b for language, b in BLOCKS if language == "python" and "register_importance" in b)
     names: dict = {}
     exec(block, names)
     assert names["classifier"].num_probes == 2
