@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from cifs_tf.errors import UserError
 
+MaskGradient = Literal["detached", "full", "smoothed"]
 Arch = Literal["auto", "resnet10", "resnet18", "resnet34", "wrn28-10", "wrn34-10"]
 
 
@@ -109,7 +110,8 @@ class ModelConfig(_Group):
         importance_scale: softmax only, sum_to_one (the paper) or mean_one (trains better on a small budget).
         temperature: T of the softmax importance.
         alpha: sharpness of the softplus or sigmoid importance; null is the paper's 5 or 10.
-        mask_gradient: in training, detached (the official code) or full (through the mask to the features).
+        mask_gradient: in training, detached (the official code), full (through the mask to the features) or smoothed
+            (and through the choice of the top-k classes).
         plugins: Python modules to import first, which register importance functions.
     """
 
@@ -123,7 +125,7 @@ class ModelConfig(_Group):
     importance_scale: Literal["sum_to_one", "mean_one"] = "sum_to_one"
     temperature: float = _field(1.0, above=0)
     alpha: float | None = _field(None, above=0)
-    mask_gradient: Literal["detached", "full"] = "detached"
+    mask_gradient: MaskGradient = "detached"
     plugins: tuple[str, ...] = ()
 
 
@@ -172,14 +174,14 @@ class AttackConfig(_Group):
         step_size: of the training attack; null is epsilon/4.
         num_steps: of the training attack.
         random_start: whether the training attack starts at a random point of the ball.
-        train_mask_gradient: what the training attack sees of the mask, detached (the official code) or full.
+        train_mask_gradient: what the training attack sees of the mask, as for mask_gradient.
     """
 
     epsilon: Ratio = _field(Ratio("8/255"), above=0, high=1)
     step_size: Ratio | None = _field(None, above=0, high=1)
     num_steps: int = _field(10, low=0)
     random_start: bool = True
-    train_mask_gradient: Literal["detached", "full"] = "detached"
+    train_mask_gradient: MaskGradient = "detached"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +193,8 @@ class EvaluationConfig(_Group):
         eval_step_size: of attacks with steps; null is epsilon/10.
         eval_step_sizes: step size of single attacks, such as {pgd100: 0.02}.
         attack_betas: the attacker's settings of beta in Eq. (3); the worst of them counts.
-        eval_mask_gradient: what the attacker sees of the mask, detached (the official evaluation) or full.
+        eval_mask_gradient: what the attacker sees of the mask, as for mask_gradient; detached is the official
+            evaluation.
         eval_batch_size: images per batch.
     """
 
@@ -209,7 +212,7 @@ class EvaluationConfig(_Group):
         "infinity-1",
         "infinity-2",
     )
-    eval_mask_gradient: Literal["detached", "full"] = "detached"
+    eval_mask_gradient: MaskGradient = "detached"
     eval_batch_size: int = _field(250, low=1)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.errors import UserError
+from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.models import Classifier, with_precision
 
 OPSET = 17
@@ -47,10 +48,10 @@ def export(
 
     SavedModel signatures: `serving_default` (`image` float32 (batch, height, width, channels) in [0, 1] -> `logits`,
     `probabilities`, `probe_logits`), `encoded` (`image_bytes`, PNG or JPEG files of the model's image size -> the
-    same; only for 1, 3 or 4 channels), and `heads_detached`, `heads_full` (`image` -> `heads`), equal in value, which
-    differ in the gradient through the mask and can be differentiated after `tf.saved_model.load`. ONNX (opset 17):
-    `image` -> `logits`, `probabilities`, `probe_logits`, free dimension `batch`. A network without selection layers has
-    no `probe_logits`.
+    same; only for 1, 3 or 4 channels), and `heads_detached`, `heads_full`, `heads_smoothed` (`image` -> `heads`), equal
+    in value, which differ in the gradient through the mask and can be differentiated after `tf.saved_model.load`. ONNX
+    (opset 17): `image` -> `logits`, `probabilities`, `probe_logits`, free dimension `batch`. A network without
+    selection layers has no `probe_logits`.
 
     Args:
         classifier: what to export; left alone.
@@ -159,8 +160,8 @@ def write_saved_model(classifier: Classifier, path: Path) -> None:
     is_image_file = image_shape[2] in DECODABLE_CHANNELS
     if is_image_file:
         archive.add_endpoint("encoded", lambda image_bytes: predict(decode_images(image_bytes, image_shape)), encoded)
-    archive.add_endpoint("heads_detached", heads("detached"), images)
-    archive.add_endpoint("heads_full", heads("full"), images)
+    for mask_gradient in MASK_GRADIENTS:
+        archive.add_endpoint(f"heads_{mask_gradient}", heads(mask_gradient), images)
     archive.write_out(str(path), verbose=False)
 
     loaded = tf.saved_model.load(str(path))  # a reference to its signatures alone would not keep the variables
@@ -173,8 +174,7 @@ def write_saved_model(classifier: Classifier, path: Path) -> None:
 
     for name, live in {
         "serving_default": predict,
-        "heads_detached": heads("detached"),
-        "heads_full": heads("full"),
+        **{f"heads_{mask_gradient}": heads(mask_gradient) for mask_gradient in MASK_GRADIENTS},
     }.items():
         _check(live, image_shape, functools.partial(_call_signature, loaded.signatures[name]), name)
     if is_image_file:

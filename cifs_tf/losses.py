@@ -15,6 +15,7 @@ from cifs_tf.errors import UserError
 
 PAPER_ATTACK_BETAS = (0, 0.1, 1, 2, 10, 100, "infinity", "infinity-1", "infinity-2")
 CW_KAPPA = 50.0
+DLR_EPSILON = 1e-12
 
 
 def head_weights(beta: float | str, num_probes: int) -> np.ndarray:
@@ -130,10 +131,65 @@ def cw_margin(heads: tf.Tensor, labels: tf.Tensor, kappa: float = CW_KAPPA) -> t
         >>> cw_margin(tf.constant([[[3., 1.]]]), tf.constant([0]), kappa=0.).numpy()
         array([[-2.]], dtype=float32)
     """
+    return -tf.nn.relu(margin(heads, labels) + kappa)
+
+
+def margin(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Lead of the label over the best other class, of every head: z_y - max_{j != y} z_j.
+
+    Args:
+        heads: float (batch, 1 + P, classes), logits.
+        labels: int (batch,).
+
+    Returns:
+        float (batch, 1 + P); below 0 where the label is not the prediction.
+
+    Example:
+        >>> margin(tf.constant([[[3., 1.]]]), tf.constant([1])).numpy()
+        array([[-2.]], dtype=float32)
+    """
     is_label = tf.one_hot(labels, heads.shape[-1], on_value=True, off_value=False)[:, None, :]
-    label_logit = tf.reduce_sum(tf.where(is_label, heads, 0), axis=-1)
-    other_logit = tf.reduce_max(tf.where(is_label, heads.dtype.min, heads), axis=-1)
-    return -tf.nn.relu(label_logit - other_logit + kappa)
+    return _pick(heads, labels) - tf.reduce_max(tf.where(is_label, heads.dtype.min, heads), axis=-1)
+
+
+def dlr(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Difference of logits ratio of every head (Croce and Hein 2020): invariant to the scale of the logits.
+
+    -(z_y - max_{j != y} z_j) / (z_(1) - z_(3)), z_(i) the i-th largest logit.
+
+    Args:
+        heads: float (batch, 1 + P, classes), logits of 3 classes or more.
+        labels: int (batch,).
+
+    Returns:
+        float (batch, 1 + P); above 0 where the label is not the prediction.
+
+    Example:
+        >>> dlr(tf.constant([[[4., 2., 0.]]]), tf.constant([0])).numpy()
+        array([[-0.5]], dtype=float32)
+    """
+    largest = tf.math.top_k(heads, k=3).values
+    return -margin(heads, labels) / (largest[..., 0] - largest[..., 2] + DLR_EPSILON)
+
+
+def targeted_dlr(heads: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """Targeted difference of logits ratio of every head: -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2).
+
+    Args:
+        heads: float (batch, 1 + P, classes), logits of 4 classes or more.
+        labels: int (batch,).
+        targets: int (batch,), the classes aimed at.
+
+    Returns:
+        float (batch, 1 + P).
+
+    Example:
+        >>> targeted_dlr(tf.constant([[[4., 2., 1., 1.]]]), tf.constant([0]), tf.constant([1])).numpy().round(4)
+        array([[-0.6667]], dtype=float32)
+    """
+    largest = tf.math.top_k(heads, k=4).values
+    scale = largest[..., 0] - 0.5 * (largest[..., 2] + largest[..., 3]) + DLR_EPSILON
+    return -(_pick(heads, labels) - _pick(heads, targets)) / scale
 
 
 def contract(per_head: tf.Tensor, weights: tf.Tensor | np.ndarray) -> tf.Tensor:
@@ -151,6 +207,12 @@ def contract(per_head: tf.Tensor, weights: tf.Tensor | np.ndarray) -> tf.Tensor:
         array([3.], dtype=float32)
     """
     return tf.linalg.matvec(per_head, tf.cast(weights, per_head.dtype))
+
+
+def _pick(heads: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """Logit of one class per example, of every head."""
+    chosen = tf.one_hot(classes, heads.shape[-1], on_value=True, off_value=False)[:, None, :]
+    return tf.reduce_sum(tf.where(chosen, heads, 0), axis=-1)
 
 
 def _parse_beta(beta: float | str) -> tuple[float, int | None]:

@@ -2,6 +2,7 @@
 
     python training/benchmark.py step                ResNet-18, batch 64, PGD-10: up to an hour on two cores
     python training/benchmark.py step --width 16 --pairs 5 --json step.json
+    python training/benchmark.py attack --recording FILE.npz     our AutoAttack beside the official one's seconds
 
 FLOPs are counted from the layers' shapes, 2 per multiply-accumulate of every convolution and dense layer.
 A forward pass is F; a step of an attack 2 F (forward, and backward to the image); an update 3 F (forward, and
@@ -10,27 +11,22 @@ backward to inputs and kernels) without the first layer's gradient to the image 
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import argparse
 import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from cifs_tf.config import AttackConfig, DataConfig, ModelConfig, RunConfig, TrainConfig
 from cifs_tf.errors import UserError
-from training.cli import explain, run_program, with_underscores
+from training.cli import parse_options, run_program
 from training.workdir import write_json
 
+GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "reference" / "golden"
 DEFENSES: tuple[Literal["cifs", "vanilla"], ...] = ("cifs", "vanilla")
 
 
@@ -84,25 +80,7 @@ def main(argv: Sequence[str]) -> None:
     if command not in COMMANDS:
         raise UserError("command", command, f"give one of {', '.join(COMMANDS)}")
     options_class, run = COMMANDS[command]
-    run(parse_options(options_class, f"benchmark.py {command}", arguments))
-
-
-def parse_options(options_class: type, program: str, argv: Sequence[str]):
-    """Parse a command line into a dataclass whose fields are the options.
-
-    Raises:
-        UserError: naming the option, what was received and the way out.
-        SystemExit: after `--help`, with code 0.
-    """
-    description = (options_class.__doc__ or "").splitlines()[0]
-    parser = ArgumentParser(prog=program, description=description, exit_on_error=False, allow_abbrev=False)
-    parser.add_class_arguments(options_class)
-    arguments = [with_underscores(argument) for argument in argv]
-    try:
-        parsed = parser.parse_args(arguments)
-    except argparse.ArgumentError as error:
-        raise explain(str(error), [options_class], arguments) from error
-    return options_class(**vars(parsed))
+    run(parse_options(options_class, f"benchmark.py {command}", arguments, options_class.__doc__ or ""))
 
 
 def step(options: StepOptions) -> dict:
@@ -193,7 +171,83 @@ def _check_writable(file: Path) -> None:
         raise UserError("--json", file, "this is a folder, give a file")
 
 
-COMMANDS: dict[str, tuple[type, Callable]] = {"step": (StepOptions, step)}
+@dataclasses.dataclass(frozen=True)
+class AttackOptions:
+    """The attacks of AutoAttack, each alone on all images of a recording of the official implementation.
+
+    Args:
+        recording: the .npz file, see tests/reference/golden.
+        threads: processor threads to use; null leaves it to TensorFlow (and TF_NUM_INTRAOP_THREADS).
+        batch_size: images per batch.
+        json: file for everything that was measured; null for none.
+    """
+
+    recording: str = str(GOLDEN / "autoattack_fashion_mnist.npz")
+    threads: int | None = 1
+    batch_size: int = 250
+    json: str | None = None
+
+    def __post_init__(self) -> None:
+        if not Path(self.recording).is_file():
+            raise UserError("--recording", self.recording, "there is no such file, give an autoattack_*.npz")
+        for name in ("threads", "batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"--{name}", getattr(self, name), "give a number of 1 or more")
+
+
+def attack(options: AttackOptions) -> dict:
+    """Run every attack of a recording, print what it left standing and its seconds beside the official ones.
+
+    Returns:
+        what the JSON file holds.
+
+    Raises:
+        UserError: if the JSON file cannot be written; nothing has been measured then.
+    """
+    if options.json is not None:
+        _check_writable(Path(options.json))
+    import tensorflow as tf
+
+    if options.threads is not None:
+        tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(options.threads)
+    from training import machine
+    from training.recordings import STANDARD, Recording
+
+    console = Console()
+    recording = Recording.load(options.recording)
+    robust, seconds = recording.run(batch_size=options.batch_size, report=console.print)
+    result = {
+        "command": "attack",
+        "options": dataclasses.asdict(options),
+        "machine": machine.describe_machine(),
+        "standing": {column: int(found.sum()) for column, found in robust.items()},
+        "official_standing": {column: int(found.sum()) for column, found in recording.robust.items()},
+        "seconds": seconds,
+        "official_seconds": recording.seconds,
+    }
+    table = Table(
+        title=f"{recording.name}: {len(recording.split)} images, epsilon {recording.epsilon:g}",
+        caption="The official seconds were taken on another machine; compiling is part of ours.",
+        box=box.SIMPLE,
+    )
+    for heading in ("attack", "standing", "official", "seconds", "compiling", "official"):
+        table.add_column(heading, justify="left" if heading == "attack" else "right")
+    for column, found in robust.items():
+        own = [f"{seconds[key]:.1f}" if key in seconds else "" for key in (column, f"{column}, compiling")]
+        theirs = f"{recording.seconds[column]:.1f}" if column in recording.seconds else ""
+        table.add_row(column, f"{found.sum()}", f"{recording.robust[column].sum()}", *own, theirs)
+    sums = [sum(part[column] for column in STANDARD) for part in (seconds, recording.seconds)]
+    compiling = sum(seconds[f"{column}, compiling"] for column in STANDARD)
+    table.add_row("the four of standard", "", "", f"{sums[0]:.1f}", f"{compiling:.1f}", f"{sums[1]:.1f}")
+    console.print(table)
+    if options.json is not None:
+        write_json(Path(options.json), result)
+        console.print(f"Written: {options.json}", soft_wrap=True)
+    return result
+
+
+COMMANDS: dict[str, tuple[type, Callable]] = {"step": (StepOptions, step), "attack": (AttackOptions, attack)}
 
 
 if __name__ == "__main__":

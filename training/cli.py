@@ -69,6 +69,39 @@ def make_parser(program: str, description: str) -> ArgumentParser:
     return parser
 
 
+def parse_options(options_class: type, program: str, argv: Sequence[str], description: str) -> Any:
+    """Parse a command line into a dataclass whose fields are the options.
+
+    Args:
+        options_class: the dataclass; a field without a default must be given.
+        program: name shown in help and errors.
+        argv: arguments without the program's name.
+        description: what the program does, for `--help`.
+
+    Returns:
+        an instance of the dataclass.
+
+    Raises:
+        UserError: naming the option, what was received and the way out.
+        SystemExit: after `--help`, with code 0.
+    """
+    arguments = [with_underscores(argument) for argument in argv]
+    parser = ArgumentParser(
+        prog=program,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_class_arguments(options_class)
+    try:
+        parsed = parser.parse_args(arguments)
+    except argparse.ArgumentError as error:
+        raise explain(str(error), [options_class], arguments) from error
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(parsed).items()}
+    return options_class(**values)
+
+
 def recipe_for(dataset: str) -> Path:
     """Return the recipe of a dataset: its own, or `default.yaml`."""
     recipe = RECIPES / f"{dataset}.yaml"

@@ -7,21 +7,23 @@ import dataclasses
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cifs_tf.adversarial import SGD, AdversarialTrainer, Method, PGDTraining, Standard, step_decay
 from cifs_tf.attacks import PGD
 from cifs_tf.config import ModelConfig, RunConfig
-from cifs_tf.data import ImageDataset
+from cifs_tf.data import ImageDataset, Split
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation import Report, evaluate, make_attacks
+from cifs_tf.evaluation import evaluate, make_attacks, make_suite, victim_of, write_report
 from cifs_tf.losses import attack_betas_for, head_weights, training_loss_factor
 from cifs_tf.models import Classifier, build_classifier, with_precision
 from training.checkpoints import Checkpoints
-from training.workdir import Workdir, read_json, write_atomically, write_json
+from training.workdir import Workdir, read_json, write_atomically
 
 VALIDATION_STEPS = 10
 
@@ -55,8 +57,7 @@ def build(config: RunConfig, model: ModelConfig, dataset: ImageDataset) -> Class
     Raises:
         UserError: if it does not fit the dataset, or a plugin cannot be imported.
     """
-    for plugin in model.plugins:
-        _import_plugin(plugin)
+    import_plugins(model)
     keras.utils.set_random_seed(config.train.seed)
     classifier = build_classifier(model, dataset.image_shape, dataset.num_classes, config.train.precision)
     if config.train.warm_start is not None:
@@ -145,34 +146,50 @@ def fit(config: RunConfig, model: ModelConfig, dataset: ImageDataset, workdir: W
 
 def measure(
     config: RunConfig, model: ModelConfig, classifier: Classifier, dataset: ImageDataset, workdir: Workdir
-) -> Report:
-    """Attack one trained network on the test split, or read what was found before."""
-    file = workdir.evaluation_file(model.defense)
-    if file.exists():
-        return Report.from_dict(read_json(file))
-    partial_file = workdir.partial_evaluation_file(model.defense)
-    measured = read_json(partial_file) if partial_file.exists() else {}
+) -> dict[str, Any]:
+    """Attack one trained network on the test split with the suite `paper`, or read what was found before.
 
-    def keep(task: str, accuracy: float) -> None:
-        measured[task] = accuracy
-        write_json(partial_file, measured)
-
+    Returns:
+        the report, see `cifs_tf.evaluation.build_report`.
+    """
+    folder = workdir.evaluation(model.defense, "paper")
+    if (folder / "report.json").exists():
+        return read_json(folder / "report.json")
+    victim = victim_of(classifier, name=f"{workdir.path}, {model.defense}")
+    mask_gradient = config.evaluation.eval_mask_gradient
+    tasks = make_suite(
+        "paper",
+        victim,
+        config.attack.epsilon,
+        attacks=attacks_of(config),
+        betas=config.evaluation.attack_betas,
+        mask_gradients=(mask_gradient,) if mask_gradient in victim.mask_gradients else None,
+    )
     with attack_progress(f"attacking {model.defense}") as on_progress:
         report = evaluate(
-            classifier.heads_fn(config.evaluation.eval_mask_gradient),
+            victim,
             dataset.test,
-            attacks_of(config),
-            num_probes=classifier.num_probes,
-            betas=config.evaluation.attack_betas,
+            tasks,
+            epsilon=config.attack.epsilon,
+            ledger_file=folder / "ledger.jsonl",
             batch_size=config.evaluation.eval_batch_size,
             seed=config.train.seed,
+            about=about_images("paper", dataset, dataset.test),
             on_progress=on_progress,
-            known=dict(measured),
-            on_measured=keep,
         )
-    write_json(file, report.to_dict())
-    partial_file.unlink(missing_ok=True)
+    write_report(report, folder)
     return report
+
+
+def about_images(suite: str, dataset: ImageDataset, split: Split) -> dict[str, Any]:
+    """What a report says of the images that it is about."""
+    full = dataset.num_test_images
+    return {
+        "suite": suite,
+        "dataset": dataset.name,
+        "class_names": list(dataset.class_names),
+        "subset_of": full if len(split) < full else None,
+    }
 
 
 def attacks_of(config: RunConfig) -> dict[str, PGD]:
@@ -188,30 +205,41 @@ def attacks_of(config: RunConfig) -> dict[str, PGD]:
 
 
 @contextlib.contextmanager
-def attack_progress(title: str):
-    """A progress bar; yields the function that moves it."""
+def attack_progress(title: str = "attacking") -> Iterator[Any]:
+    """A progress bar with the images still standing and the time left; yields the function that moves it."""
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[attack]}"),
+        TextColumn("{task.fields[standing]} standing, {task.fields[attack]}"),
     ]
     with Progress(*columns) as progress:
-        bar = progress.add_task(title, total=None, attack="")
-        yield lambda attack, done, total: progress.update(bar, completed=done, total=total, attack=attack)
+        bar = progress.add_task(title, total=1.0, attack="", standing="")
+
+        def on_progress(task: str, share: float, standing: int) -> None:
+            progress.update(bar, completed=share, attack=task, standing=f"{standing:,}")
+
+        yield on_progress
 
 
-def _import_plugin(name: str) -> None:
-    """Import a module of the current folder or of PYTHONPATH."""
-    if os.getcwd() not in sys.path:
+def import_plugins(model: ModelConfig) -> None:
+    """Import the modules of a user, from the current folder or PYTHONPATH, that register what a network uses.
+
+    Raises:
+        UserError: if one cannot be imported.
+    """
+    if model.plugins and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    try:
-        importlib.import_module(name)
-    except Exception as error:  # whatever a user's module does when it runs
-        reason = f"{type(error).__name__}: {error}"
-        advice = f"it cannot be imported ({reason}), give a module of this folder or of PYTHONPATH"
-        raise UserError("--plugins", name, advice) from error
+    for name in model.plugins:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever a user's module does when it runs
+            reason = f"{type(error).__name__}: {error}"
+            advice = f"it cannot be imported ({reason}), give a module of this folder or of PYTHONPATH"
+            raise UserError("--plugins", name, advice) from error
 
 
 def _warm_start(classifier: Classifier, model_file: Path, option: str) -> None:

@@ -18,8 +18,9 @@ import tensorflow as tf
 
 from cifs_tf.config import RunConfig
 from cifs_tf.data import Split
-from cifs_tf.evaluation import engine, make_attacks
-from cifs_tf.losses import head_weights
+from cifs_tf.evaluation import make_attacks, victim_of
+from cifs_tf.evaluation.engine import compile_measurement
+from cifs_tf.evaluation.tasks import Crafted
 from cifs_tf.models import Classifier, build_classifier
 from cifs_tf.models.flops import count_flops
 from training.experiment import make_trainer
@@ -77,18 +78,18 @@ def training(config: RunConfig, classifier: Classifier) -> Subject:
 
 
 def evaluation(config: RunConfig, classifier: Classifier) -> Subject:
-    """PGD-20 on a random batch, and the prediction on what it found, as `evaluate` compiles them."""
+    """PGD-20 on a random batch, and the verdict on what it found, as the engine compiles them."""
     split, size = random_images(config), config.train.batch_size
+    victim = victim_of(classifier)
     attack = make_attacks(["pgd20"], config.attack.epsilon)["pgd20"]
-    # The evaluation's own functions, so that what is timed is what it does.
-    batches = engine._Batches(split, size)
-    images, labels, ids, _ = next(iter(batches))
-    weights = tf.constant(head_weights(config.train.beta, classifier.num_probes), tf.float32)
+    task = Crafted(
+        name="pgd20", attack=attack, beta=config.train.beta, mask_gradient=victim.mask_gradients[0], on="all"
+    )
 
     def compile() -> Callable[[], Any]:
-        heads_fn = subject.traced(classifier.heads_fn())
-        correct_fn = engine._compile(heads_fn, attack, batches, config.train.seed)
-        return lambda: correct_fn(images, labels, ids, weights)
+        # The evaluation's own function, so that what is timed is what it does.
+        measure = compile_measurement(subject.traced(task.measure_fn(victim)), split, config.train.seed)
+        return lambda: measure(np.arange(size), task, victim.num_probes)
 
     subject = Subject(compile, size * count_flops(classifier).evaluation(EVALUATION_STEPS))
     return subject

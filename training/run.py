@@ -9,11 +9,8 @@ Everything is written to --workdir; the same command again continues there.
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import importlib.metadata
+import os
 import platform
 import subprocess
 import time
@@ -81,7 +78,7 @@ def _run(config: RunConfig, workdir: Workdir, dataset: ImageDataset) -> dict:
         result["networks"][model.defense] = {
             "name": classifier.name,
             "parameters": classifier.count_params(),
-            "evaluation": reports[model.defense].to_dict(),
+            "evaluation": summarise(reports[model.defense]),
             "history": read_json(workdir.history_file(model.defense)),
         }
         write_json(workdir.result_file, result)
@@ -91,6 +88,7 @@ def _run(config: RunConfig, workdir: Workdir, dataset: ImageDataset) -> dict:
 
     defense = models[-1].defense
     written = [workdir.config_file, workdir.result_file, workdir.model_file(defense), workdir.tensorboard(defense)]
+    written.append(workdir.evaluation(defense, "paper") / "report.html")
     if config.output.export:
         exported = workdir.export_base(defense) / "1"
         if not exported.exists():
@@ -135,6 +133,11 @@ def describe(config: RunConfig) -> dict:
     }
 
 
+def summarise(report: dict) -> dict:
+    """What `result.json` repeats of a report; the rest lies beside its ledger."""
+    return {name: report[name] for name in ("num_examples", "natural", "paper", "worst_case")}
+
+
 def classify_one(exported: Path, dataset: ImageDataset) -> dict:
     """Classify one test image, as a PNG file, with the exported SavedModel."""
     import tensorflow as tf
@@ -153,19 +156,19 @@ def classify_one(exported: Path, dataset: ImageDataset) -> dict:
 def results_table(config: RunConfig, reports: dict) -> Table:
     """Lay out the accuracies as the paper does: the worst over beta_atk for each attack."""
     first = next(iter(reports.values()))
-    title = f"{config.data.dataset}: accuracy in % on {first.num_examples:,} test images"
+    title = f"{config.data.dataset}: accuracy in % on {first['num_examples']:,} test images"
     table = Table(
         title=f"{title}, epsilon {config.attack.epsilon}",
         caption="attacks: worst over beta_atk (in brackets)",
     )
     table.add_column("network")
-    for column in ("natural", *first.robust):
+    for column in ("natural", *first["paper"]["attacks"]):
         table.add_column(column, justify="right")
     for defense, report in reports.items():
-        cells = [f"{100 * report.natural:.1f}"]
-        for attack in report.robust:
-            accuracy, beta = report.worst(attack)
-            cells.append(f"{100 * accuracy:.1f}" + (f" ({beta})" if len(report.robust[attack]) > 1 else ""))
+        cells = [f"{100 * report['natural']['accuracy']:.1f}"]
+        for found in report["paper"]["attacks"].values():
+            beta = f" ({found['beta']})" if len(found["by_beta"]) > 1 else ""
+            cells.append(f"{100 * found['accuracy']:.1f}{beta}")
         table.add_row(defense, *cells)
     return table
 
@@ -173,8 +176,7 @@ def results_table(config: RunConfig, reports: dict) -> Table:
 def footnote(twin: tuple, main_network: tuple) -> str:
     """Say plainly which network is the more robust one under the strongest attack."""
     (twin_name, twin_report), (name, report) = twin, main_network
-    lowest = min(report.worst(attack)[0] for attack in report.robust)
-    twin_lowest = min(twin_report.worst(attack)[0] for attack in twin_report.robust)
+    lowest, twin_lowest = report["paper"]["robust_accuracy"], twin_report["paper"]["robust_accuracy"]
     gain = 100 * (lowest - twin_lowest)
     verdict = "more robust than" if gain > 0 else "as robust as" if gain == 0 else "LESS robust than"
     return (

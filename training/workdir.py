@@ -5,7 +5,7 @@ DEFENSE/checkpoints/            the newest checkpoints of the network with that 
 DEFENSE/history.json            what each epoch logged
 DEFENSE/tensorboard/            the same, for TensorBoard
 DEFENSE/model.keras             the trained network
-DEFENSE/evaluation.json         what the attacks left of it
+DEFENSE/evaluation/SUITE/       what the attacks left of it: ledger.jsonl, report.json, report.md, report.html
 export/DEFENSE/1/               SavedModel and model.onnx
 result.json                     everything that was measured
 """
@@ -103,6 +103,17 @@ class Workdir:
             write_atomically(self.config_file, lambda file: file.write_text(dump_yaml(config)))
             yield
 
+    def read_config(self) -> RunConfig:
+        """Read the config of the run.
+
+        Raises:
+            UserError: if there is none, or it is damaged.
+        """
+        try:
+            return RunConfig.from_flat(yaml.safe_load(self.config_file.read_text()))
+        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+            raise UserError("--model", self.path, "it holds no whole config.yaml, give the workdir of a run") from error
+
     @property
     def config_file(self) -> Path:
         """The config of the run."""
@@ -129,13 +140,9 @@ class Workdir:
         """The trained network."""
         return self.path / defense / "model.keras"
 
-    def evaluation_file(self, defense: str) -> Path:
-        """What the attacks left of it."""
-        return self.path / defense / "evaluation.json"
-
-    def partial_evaluation_file(self, defense: str) -> Path:
-        """What an evaluation has found so far."""
-        return self.path / defense / "evaluation.partial.json"
+    def evaluation(self, defense: str, suite: str) -> Path:
+        """Folder of what a suite of attacks left of it."""
+        return self.path / defense / "evaluation" / suite
 
     def export_base(self, defense: str) -> Path:
         """Folder of the exported versions."""

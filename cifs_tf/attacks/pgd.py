@@ -1,4 +1,4 @@
-"""The projected gradient family in the L-infinity ball: FGSM, PGD, and C&W's margin by PGD."""
+"""The projected gradient family: FGSM, PGD, and C&W's margin by PGD."""
 
 from __future__ import annotations
 
@@ -8,29 +8,32 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.attacks.random import fold_in, uniform
+from cifs_tf.attacks.ball import Ball
+from cifs_tf.attacks.objective import HeadsFn, fooled, per_example, value_and_gradient
+from cifs_tf.attacks.random import fold_in
 from cifs_tf.errors import UserError
 from cifs_tf.losses import CW_KAPPA, contract, cross_entropy, cw_margin
 
-HeadsFn = Callable[[tf.Tensor], tf.Tensor]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PGD:
-    """Projected gradient descent in the L-infinity ball (Madry et al. 2018), on any weighting of the heads.
+class PGD(Ball):
+    """Projected gradient descent (Madry et al. 2018), on any weighting of the heads.
 
-    x <- clip(x + step_size * sign(grad sum_h w_h loss_h(x)), to the ball and to the bounds); the last iterate is
-    returned. One compiled loop; no variable is touched, and the label enters the loss only.
+    x <- project(x + step_size * steepest(grad sum_h w_h loss_h(x))), where steepest is the sign in L-infinity and the
+    normalised gradient in L2. One compiled loop; no variable is touched, and the label enters the loss only.
 
     Args:
-        epsilon: radius, in the units of the images, in [0, 1].
+        epsilon: radius, in the units of the images, see `Ball`.
         step_size: > 0, in the same units.
         num_steps: >= 0; 0 returns the starting point.
         random_start: start uniformly in the ball instead of at the image. Default False.
         num_restarts: >= 1; the best of them is kept for each example: one that fools the final head if any does, then
             the one of the highest loss. Needs random_start to make a difference. Default 1.
+        keep: `"last"` (default) returns the last iterate; `"fooling"` returns the first iterate that fools the final
+            head, or else the last, and stops when all examples are fooled: what a worst case asks for.
         loss: `"cross_entropy"` (default) or `"cw_margin"`.
         kappa: confidence of the C&W margin. Default 50.
+        norm: `"linf"` (default) or `"l2"`.
         bounds: (lowest, highest) pixel value. Default (0, 1).
 
     Call arguments:
@@ -51,24 +54,24 @@ class PGD:
         >>> x_adv = attack(model.heads_fn(), images, labels, head_weights=head_weights(2, model.num_probes))
     """
 
-    epsilon: float
     step_size: float
     num_steps: int
     random_start: bool = False
     num_restarts: int = 1
+    keep: str = "last"
     loss: str = "cross_entropy"
     kappa: float = CW_KAPPA
-    bounds: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.epsilon <= self.bounds[1] - self.bounds[0]:
-            raise UserError("epsilon", self.epsilon, f"give a radius from 0 to {self.bounds[1] - self.bounds[0]:g}")
+        super().__post_init__()
         if not self.step_size > 0:
             raise UserError("step_size", self.step_size, "give a number above 0")
         if self.num_steps < 0:
             raise UserError("num_steps", self.num_steps, "give 0 or more")
         if self.num_restarts < 1:
             raise UserError("num_restarts", self.num_restarts, "give 1 or more")
+        if self.keep not in ("last", "fooling"):
+            raise UserError("keep", self.keep, "give last or fooling")
         if self.loss not in ("cross_entropy", "cw_margin"):
             raise UserError("loss", self.loss, "give cross_entropy or cw_margin")
 
@@ -84,24 +87,29 @@ class PGD:
         """Attack a batch; see the class."""
         if self.random_start and seed is None:
             raise UserError("seed", None, "give one per example (example_seeds) for a random start")
-        weighted_loss = self._weighted_loss(heads_fn, labels, head_weights)
-        x_adv = self._run(weighted_loss, images, seed)
+
+        def weighted_loss(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            heads = heads_fn(x)
+            if self.loss == "cw_margin":
+                return contract(cw_margin(heads, labels, self.kappa), head_weights), heads
+            return contract(cross_entropy(heads, labels), head_weights), heads
+
+        x_adv = self._run(weighted_loss, images, labels, seed)
         if self.num_restarts == 1:
             return x_adv
 
         def restart(
             index: tf.Tensor, best: tf.Tensor, best_loss: tf.Tensor, best_fooled: tf.Tensor
         ) -> tuple[tf.Tensor, ...]:
-            candidate = self._run(weighted_loss, images, None if seed is None else fold_in(seed, index))
-            loss, fooled = score(candidate)
-            better = (fooled & ~best_fooled) | ((fooled == best_fooled) & (loss > best_loss))
-            mask = tf.reshape(better, [-1] + [1] * (len(images.shape) - 1))
-            best = tf.where(mask, candidate, best)
-            return index + 1, best, tf.where(better, loss, best_loss), best_fooled | fooled
+            candidate = self._run(weighted_loss, images, labels, None if seed is None else fold_in(seed, index))
+            loss, now_fooled = score(candidate)
+            better = (now_fooled & ~best_fooled) | ((now_fooled == best_fooled) & (loss > best_loss))
+            best = tf.where(per_example(better, images), candidate, best)
+            return index + 1, best, tf.where(better, loss, best_loss), best_fooled | now_fooled
 
         def score(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             loss, heads = weighted_loss(x)
-            return loss, tf.argmax(heads[:, 0], axis=-1, output_type=labels.dtype) != labels
+            return loss, fooled(heads, labels)
 
         return tf.while_loop(
             lambda index, *best: index < self.num_restarts,
@@ -110,35 +118,33 @@ class PGD:
             parallel_iterations=1,
         )[1]
 
-    def _weighted_loss(
-        self, heads_fn: HeadsFn, labels: tf.Tensor, head_weights: tf.Tensor | np.ndarray
-    ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-        def weighted_loss(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            heads = heads_fn(x)
-            if self.loss == "cw_margin":
-                return contract(cw_margin(heads, labels, self.kappa), head_weights), heads
-            return contract(cross_entropy(heads, labels), head_weights), heads
+    def _run(
+        self,
+        weighted_loss: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        seed: tf.Tensor | None,
+    ) -> tf.Tensor:
+        project = self.around(images)
 
-        return weighted_loss
+        def step(x: tf.Tensor, done: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            _, heads, gradient = value_and_gradient(weighted_loss, x)
+            ahead = project(x + self.step_size * self.steepest(gradient))
+            if self.keep == "last":
+                return ahead, done
+            done |= fooled(heads, labels)
+            return tf.where(per_example(done, images), x, ahead), done
 
-    def _run(self, weighted_loss: Callable, images: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:  # type: ignore[type-arg]
-        lowest = tf.maximum(images - self.epsilon, self.bounds[0])
-        highest = tf.minimum(images + self.epsilon, self.bounds[1])
-
-        def step(x: tf.Tensor) -> tuple[tf.Tensor]:
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(x)
-                loss = tf.reduce_sum(weighted_loss(x)[0])
-            x = x + self.step_size * tf.sign(tape.gradient(loss, x))
-            return (tf.clip_by_value(x, lowest, highest),)
-
-        x = images
-        if self.random_start:
-            noise = uniform(seed, images.shape[1:], -self.epsilon, self.epsilon, images.dtype)
-            x = tf.clip_by_value(images + noise, lowest, highest)
+        x = images if not self.random_start else self.random_point(images, seed)
         if self.num_steps == 0:
             return x
-        return tf.while_loop(lambda x: True, step, (x,), maximum_iterations=self.num_steps, parallel_iterations=1)[0]
+        return tf.while_loop(
+            lambda x, done: tf.reduce_any(~done),
+            step,
+            (x, tf.zeros_like(labels, tf.bool)),
+            maximum_iterations=self.num_steps,
+            parallel_iterations=1,
+        )[0]
 
 
 def fgsm(epsilon: float, **kwargs: object) -> PGD:

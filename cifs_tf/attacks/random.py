@@ -57,3 +57,21 @@ def uniform(seeds: tf.Tensor, shape: tf.TensorShape, low: float, high: float, dt
         seeds,
         fn_output_signature=tf.TensorSpec(shape, dtype),
     )
+
+
+def normal(seeds: tf.Tensor, shape: tf.TensorShape, dtype: tf.DType) -> tf.Tensor:
+    """Standard normal noise, drawn for each example from its own seed.
+
+    Args:
+        seeds: int64 (batch, 2).
+        shape: shape of one example.
+        dtype: float type of the result.
+
+    Returns:
+        (batch, *shape).
+    """
+    return tf.map_fn(
+        lambda seed: tf.random.stateless_normal(shape, seed, dtype=dtype),
+        seeds,
+        fn_output_signature=tf.TensorSpec(shape, dtype),
+    )

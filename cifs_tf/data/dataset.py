@@ -34,6 +34,7 @@ class ImageDataset:
         validation: images held out of the training set; may be empty.
         test: images that only a final evaluation sees.
         class_names: one name per class, in the order of the labels.
+        num_test_images: how many there are in all, of which `test` may be a part.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ImageDataset:
     validation: Split
     test: Split
     class_names: tuple[str, ...]
+    num_test_images: int
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -111,6 +113,7 @@ def load_dataset(config: DataConfig) -> ImageDataset:
         validation=validation,
         test=test.subset(test_examples, "--test_examples"),
         class_names=class_names,
+        num_test_images=len(test),
     )
 
 

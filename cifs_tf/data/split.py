@@ -49,6 +49,28 @@ class Split:
             raise UserError(argument, num_examples, f"give at most {len(self)}, the images there are")
         return self.take(np.sort(_fixed_shuffle(len(self))[:num_examples]))
 
+    def class_balanced(self, num_examples: int, argument: str) -> Split:
+        """Return a part with equally many examples of every class, but for one, by a fixed shuffle.
+
+        Where a class has too few, the others make up for it.
+
+        Args:
+            num_examples: how many, at most the size of the split.
+            argument: name of the option, for the error.
+
+        Raises:
+            UserError: if there are not so many.
+        """
+        if num_examples > len(self):
+            raise UserError(argument, num_examples, f"give at most {len(self)}, the images there are")
+        order = _fixed_shuffle(len(self))
+        # How many of its class come before each example: the first of every class, then the second of every class, ...
+        turns = np.zeros(len(self), int)
+        for label in np.unique(self.labels):
+            members = order[self.labels[order] == label]
+            turns[members] = np.arange(len(members))
+        return self.take(np.sort(order[np.argsort(turns[order], kind="stable")][:num_examples]))
+
     def divide(self, num_first: int) -> tuple[Split, Split]:
         """Divide by a fixed shuffle into a split of `num_first` examples and the rest."""
         order = _fixed_shuffle(len(self))

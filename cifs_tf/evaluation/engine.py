@@ -1,157 +1,264 @@
-"""Measuring natural and robust accuracy under every attack and every beta_atk."""
+"""The engine: carries out the tasks of an evaluation in batches of fixed sizes, and keeps what it finds in a ledger.
+
+Survivors are packed together before every task, so no attack is spent on an image that is broken already. All that is
+random is drawn per image from (seed, task, image), so the verdicts depend neither on the batches nor on the order, nor
+on devices or interruptions.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
+import importlib.metadata
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.attacks import PGD, HeadsFn, example_seeds
+import cifs_tf
+from cifs_tf.attacks import example_seeds
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
-from cifs_tf.losses import attack_betas_for, head_weights
+from cifs_tf.evaluation.ledger import Ledger
+from cifs_tf.evaluation.tasks import MAIN, Crafted, Natural, Task
+from cifs_tf.evaluation.victim import Victim
+from cifs_tf.losses import head_weights
 
-ProgressFn = Callable[[str, int, int], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What an evaluation found, by the paper's convention: the share of all images whose final prediction is right.
-
-    Args:
-        num_examples: images measured.
-        natural: accuracy on the images themselves, in [0, 1].
-        robust: accuracy under each attack, by attack and then by beta_atk.
-    """
-
-    num_examples: int
-    natural: float
-    robust: dict[str, dict[str, float]]
-
-    def worst(self, attack: str) -> tuple[float, str]:
-        """Return the lowest accuracy over beta_atk and the beta that brought it: the number of the paper's tables."""
-        return min((accuracy, beta) for beta, accuracy in self.robust[attack].items())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report in plain types, with the worst values beside the single ones."""
-        worst = {attack: dict(zip(("accuracy", "beta"), self.worst(attack), strict=True)) for attack in self.robust}
-        return {**dataclasses.asdict(self), "worst": worst}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Report:
-        """Rebuild the report from `to_dict()`."""
-        return cls(values["num_examples"], values["natural"], values["robust"])
+ProgressFn = Callable[[str, float, int], None]
+"""Called as (task, share of the work that is done, in [0, 1], images still standing in the pool `main`)."""
+VERSIONED = ("tensorflow", "keras", "numpy")
 
 
-def evaluate(
-    heads_fn: HeadsFn,
-    split: Split,
-    attacks: Mapping[str, PGD],
-    *,
-    num_probes: int,
-    betas: Sequence[float | str],
-    batch_size: int = 250,
-    seed: int = 0,
-    on_progress: ProgressFn = lambda task, done, total: None,
-    known: Mapping[str, float] | None = None,
-    on_measured: Callable[[str, float], None] = lambda task, accuracy: None,
-) -> Report:
-    """Attack every image with every attack at every beta_atk.
-
-    Each attack is compiled once: batches have one size (the last is filled up and the filling ignored), and the head
-    weights of beta_atk are an argument.
+def header_of(
+    victim: Victim, split: Split, tasks: Sequence[Task], *, seed: int, shard: str = "1/1", about: dict[str, Any]
+) -> dict[str, Any]:
+    """Say what an evaluation is: the key under which a ledger may be continued, and what its report tells.
 
     Args:
-        heads_fn: images float32 (batch, height, width, channels) -> heads (batch, 1 + P, classes), in inference mode.
-        split: images to measure on.
-        attacks: by name, see `make_attacks`.
-        num_probes: P, the number of selection layers.
-        betas: the attacker's settings, see `head_weights`; those that do not differ on this network are left out.
-        batch_size: images per batch, at most.
-        seed: of random starts.
-        on_progress: called as (task, batches done, batches in all) after every batch.
-        known: accuracies of tasks that an interrupted evaluation has measured; they are not measured again.
-        on_measured: called as (task, accuracy) after every task, `natural` or `ATTACK, beta BETA`.
+        victim: the network.
+        split: the images.
+        tasks: what is measured.
+        seed: of everything random.
+        shard: `i/n`, this machine's part of the images.
+        about: what else the report says, in plain types.
 
     Returns:
-        the report.
+        `key`, `shard`, `about`.
+    """
+    described = [task.describe() for task in tasks]
+    surrogates = [task.surrogate.fingerprint for task in tasks if isinstance(task, Crafted) and task.surrogate]
+    pixels = hashlib.sha256(np.ascontiguousarray(split.images).tobytes() + split.labels.tobytes())
+    return {
+        "key": {
+            "weights": victim.fingerprint,
+            "data": pixels.hexdigest()[:16],
+            "config": _hash(repr((described, surrogates, seed))),
+            "code": code_version(),
+            "versions": {package: importlib.metadata.version(package) for package in VERSIONED},
+        },
+        "shard": shard,
+        "about": {
+            "network": victim.name,
+            "num_probes": victim.num_probes,
+            "num_classes": victim.num_classes,
+            "mask_gradients": list(victim.mask_gradients),
+            "limits": list(victim.limits),
+            "num_examples": len(split),
+            "seed": seed,
+            "precision": "float32",
+            **about,
+            "tasks": described,
+        },
+    }
+
+
+def run_tasks(
+    victim: Victim,
+    split: Split,
+    tasks: Sequence[Task],
+    ledger: Ledger,
+    *,
+    seed: int = 0,
+    batch_size: int = 250,
+    strategy: tf.distribute.Strategy | None = None,
+    on_progress: ProgressFn = lambda task, share, standing: None,
+) -> Ledger:
+    """Carry out what the ledger does not hold yet.
+
+    Args:
+        victim: the network.
+        split: images to measure on.
+        tasks: what to measure, `Natural` first.
+        ledger: takes what is found; its header's shard says which images are ours.
+        seed: of everything random, 0 to 2^31 - 1.
+        batch_size: images per batch, over all devices, at most.
+        strategy: spreads each batch over its replicas; None (default) uses one device.
+        on_progress: see `ProgressFn`.
+
+    Returns:
+        the ledger.
 
     Raises:
-        UserError: if there are no images.
+        UserError: if there are no images, or they do not fit the network.
+        RuntimeError: if an attack left its ball: a fault of the attack, nothing it found is kept.
 
     Example:
-        >>> report = evaluate(model.heads_fn(), test, make_attacks(["pgd20"], 0.1), num_probes=2, betas=[0, 2])
-        >>> report.worst("pgd20")
-        (0.7194444444444444, '2')
+        >>> ledger = run_tasks(victim, test, make_suite("standard", victim, 0.1), Ledger(header))
+        >>> len(standing(ledger, "main")) / len(test)
+        0.554
     """
     if len(split) == 0:
         raise UserError("split", "no images", "give at least one")
-    num_batches = math.ceil(len(split) / batch_size)
-    batches = _Batches(split, math.ceil(len(split) / num_batches))
-    weights = {str(beta): head_weights(beta, num_probes) for beta in attack_betas_for(tuple(betas), num_probes)}
-    total = num_batches * (1 + len(attacks) * len(weights))
-    done = 0
-
-    def measure(task: str, correct_fn: Callable[..., tf.Tensor], head_weights: np.ndarray) -> float:
-        nonlocal done
-        if known and task in known:
-            done += num_batches
-            on_progress(task, done, total)
-            return known[task]
-        num_correct = 0
-        for images, labels, ids, size in batches:
-            verdicts = correct_fn(images, labels, ids, tf.constant(head_weights, tf.float32))
-            num_correct += int(np.sum(verdicts.numpy()[:size]))
-            done += 1
-            on_progress(task, done, total)
-        accuracy = num_correct / len(split)
-        on_measured(task, accuracy)
-        return accuracy
-
-    any_weights = next(iter(weights.values()))
-    natural = measure("natural", _compile(heads_fn, None, batches, seed), any_weights)
-    robust = {}
-    for name, attack in attacks.items():
-        correct_fn = _compile(heads_fn, attack, batches, seed)
-        robust[name] = {beta: measure(f"{name}, beta {beta}", correct_fn, w) for beta, w in weights.items()}
-    return Report(len(split), natural, robust)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Batches:
-    """Batches of one size over a split: (images, labels, example ids, how many of them are real)."""
-
-    split: Split
-    size: int
-
-    def __iter__(self) -> Any:
-        for start in range(0, len(self.split), self.size):
-            ids = np.arange(start, start + self.size)
-            real = min(self.size, len(self.split) - start)
-            rows = np.minimum(ids, len(self.split) - 1)
-            labels = tf.constant(self.split.labels[rows])
-            yield to_float(self.split.images[rows]), labels, tf.constant(ids), real
+    if tuple(split.images.shape[1:]) != tuple(victim.image_shape):
+        advice = f"the images have shape {split.images.shape[1:]}, give a network made for them"
+        raise UserError("model", f"image shape {victim.image_shape}", advice)
+    if split.labels.max() >= victim.num_classes:
+        advice = f"the labels go up to {split.labels.max()}, give a network with as many classes"
+        raise UserError("model", f"{victim.num_classes} classes", advice)
+    part, parts = (int(number) for number in ledger.header["shard"].split("/"))
+    ours = np.arange(part - 1, len(split), parts)
+    replicas = strategy.num_replicas_in_sync if strategy else 1
+    sizes = _batch_sizes(batch_size, replicas)
+    compiled: dict[Any, Callable[..., dict[str, np.ndarray]]] = {}
+    total = sum(task.cost for task in tasks)
+    done = 0.0
+    for task in tasks:
+        ids = np.setdiff1d(_select(task, ledger, ours), ledger.ids(task.name))
+        for start in range(0, len(ids), sizes[0]):
+            chunk, started = ids[start : start + sizes[0]], time.perf_counter()
+            size = min(size for size in sizes if size >= len(chunk))
+            key = task.compile_key()
+            if key not in compiled:
+                compiled[key] = compile_measurement(task.measure_fn(victim), split, seed, strategy)
+                ledger.compile_seconds += time.perf_counter() - started
+            # The last batch is filled up, and the filling ignored.
+            values = compiled[key](np.resize(chunk, size), task, victim.num_probes)
+            values = {name: value[: len(chunk)] for name, value in values.items()}
+            _verify(task, values.pop("outside", None))
+            ledger.append(task.name, chunk, values, time.perf_counter() - started)
+            share = (done + task.cost * (start + len(chunk)) / len(ids)) / total
+            on_progress(task.name, share, len(standing(ledger, MAIN)))
+        done += task.cost
+        on_progress(task.name, done / total, len(standing(ledger, MAIN)))
+    ledger.finish()
+    return ledger
 
 
-def _compile(heads_fn: HeadsFn, attack: PGD | None, batches: _Batches, seed: int) -> Callable[..., tf.Tensor]:
-    image_shape = batches.split.images.shape[1:]
+def _batch_sizes(batch_size: int, replicas: int) -> list[int]:
+    """The few sizes that batches have: the whole one and its halves, so that little of the last batch is filling."""
+    largest = math.ceil(batch_size / replicas)
+    return [replicas * math.ceil(largest / 2**halvings) for halvings in range(largest.bit_length())]
+
+
+def standing(ledger: Ledger, pool: str) -> np.ndarray:
+    """Ids of the images that are right without an attack and that no attack of a pool has broken so far.
+
+    Args:
+        ledger: what was found.
+        pool: see `cifs_tf.evaluation.tasks`.
+
+    Returns:
+        int (n,), in order.
+    """
+    natural = np.setdiff1d(ledger.ids("natural"), ledger.fooled("natural"))
+    broken = [ledger.fooled(task["name"]) for task in ledger.header["about"]["tasks"] if in_pool(task, pool)]
+    return np.setdiff1d(natural, np.concatenate([np.array([], int), *broken]))
+
+
+def in_pool(task: dict[str, Any], pool: str) -> bool:
+    """Whether what a task (as described in the header) breaks counts in a pool."""
+    return task["pool"] == pool != MAIN or (pool == MAIN and task["counts"])
+
+
+def code_version() -> str:
+    """Hash of the library's source: verdicts of different code are not mixed."""
+    root = Path(cifs_tf.__file__).parent
+    return _hash("".join(f"{file.relative_to(root)}{file.read_text()}" for file in sorted(root.rglob("*.py"))))
+
+
+def _select(task: Task, ledger: Ledger, ours: np.ndarray) -> np.ndarray:
+    if isinstance(task, Natural) or task.on == "all":
+        return ours
+    if task.on == "correct":
+        return np.setdiff1d(ledger.ids("natural"), ledger.fooled("natural"))
+    already = ledger.ids(task.name)
+    # What this very task broke before an interruption is not among the standing any more, but it was.
+    return np.union1d(standing(ledger, task.pool), already)
+
+
+def _verify(task: Task, outside: np.ndarray | None) -> None:
+    if outside is not None and outside.any():
+        raise RuntimeError(f"{task.name}: {int(outside.sum())} images left the ball or the bounds; this is a fault")
+
+
+def compile_measurement(
+    measure: Callable[..., dict[str, tf.Tensor]],
+    split: Split,
+    seed: int,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Callable[[np.ndarray, Task, int], dict[str, np.ndarray]]:
+    """Compile a measurement once for every batch and for tasks that share it.
+
+    Args:
+        measure: see `Task.measure_fn`.
+        split: the images.
+        seed: of everything random.
+        strategy: see `run_tasks`.
+
+    Returns:
+        (ids, task, number of probes) -> what was found, by name; head weights, target and random stream of the task are
+        arguments of the compiled function.
+    """
     signature = [
-        tf.TensorSpec((batches.size, *image_shape), tf.float32),
-        tf.TensorSpec((batches.size,), tf.int32),
-        tf.TensorSpec((batches.size,), tf.int64),
+        tf.TensorSpec((None, *split.images.shape[1:]), tf.float32),
+        tf.TensorSpec((None,), tf.int32),
         tf.TensorSpec((None,), tf.float32),
+        tf.TensorSpec((), tf.int32),
+        tf.TensorSpec((None, 2), tf.int64),
     ]
+    # Traced here: every call has this signature.
+    function = tf.function(measure, input_signature=signature, autograph=False).get_concrete_function()
 
-    @tf.function(input_signature=signature, autograph=False)
-    def correct_fn(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        if attack is not None:
-            seeds = example_seeds(seed, 0, ids)
-            images = attack(heads_fn, images, labels, head_weights=weights, seed=seeds)
-        return tf.argmax(heads_fn(images)[:, 0], axis=-1, output_type=tf.int32) == labels
+    def call(ids: np.ndarray, task: Task, num_probes: int) -> dict[str, np.ndarray]:
+        weights = tf.constant(head_weights(task.beta, num_probes), tf.float32)
+        arguments = (
+            to_float(split.images[ids]),
+            tf.constant(split.labels[ids], tf.int32),
+            weights,
+            tf.constant(task.target_rank, tf.int32),
+            example_seeds(seed, task.stream, tf.constant(ids)),
+        )
+        if strategy is None:
+            return {name: value.numpy() for name, value in function(*arguments).items()}
+        return _on_replicas(function, arguments, strategy)
 
-    # One trace, made here: every call has this signature.
-    return correct_fn.get_concrete_function()
+    return call
+
+
+def _on_replicas(
+    function: Callable[..., dict[str, tf.Tensor]], arguments: Sequence[tf.Tensor], strategy: tf.distribute.Strategy
+) -> dict[str, np.ndarray]:
+    """Run equal parts of a batch on the replicas, and put the results together in order."""
+    number = strategy.num_replicas_in_sync
+
+    def part(index: int) -> tuple[Any, ...]:
+        images, labels, weights, rank, seeds = arguments
+        rows = slice(index * len(images) // number, (index + 1) * len(images) // number)
+        return images[rows], labels[rows], weights, rank, seeds[rows]
+
+    parts = [part(index) for index in range(number)]
+    distributed = tuple(
+        strategy.experimental_distribute_values_from_function(
+            lambda context, position=position: parts[context.replica_id_in_sync_group][position]
+        )
+        for position in range(len(arguments))
+    )
+    results = strategy.run(function, args=distributed)
+    return {name: np.concatenate(strategy.experimental_local_results(value)) for name, value in results.items()}
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,14 +1,21 @@
-"""Named attacks, and the suites made of them."""
+"""Named attacks, and the suites made of them: what to measure, from a first look to the strictest protocol."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from cifs_tf.attacks import PGD, fgsm
+from cifs_tf.attacks import APGD, FABT, PGD, Square, fgsm
 from cifs_tf.errors import UserError
+from cifs_tf.evaluation.tasks import Crafted, Flips, Gradients, Natural, Stability, Task
+from cifs_tf.evaluation.victim import Victim
+from cifs_tf.losses import PAPER_ATTACK_BETAS, attack_betas_for
 
 ATTACK_NAME = re.compile(r"(?P<kind>pgd|cw)(?P<num_steps>[1-9]\d*)")
+PAPER_ATTACKS = ("fgsm", "pgd20", "cw30", "pgd100")
+SUITES = ("quick", "paper", "paper_aa", "standard", "strict")
+MAX_TARGETS = 9
+DLR_CLASSES, TARGETED_DLR_CLASSES = 3, 4
 
 
 def make_attacks(
@@ -56,6 +63,264 @@ def make_attacks(
             )
         )
     return attacks
+
+
+def make_suite(
+    name: str,
+    victim: Victim,
+    epsilon: float,
+    *,
+    attacks: Mapping[str, PGD] | None = None,
+    betas: Sequence[float | str] = PAPER_ATTACK_BETAS,
+    mask_gradients: Sequence[str] | None = None,
+    audit: bool | None = None,
+    surrogate: Victim | None = None,
+) -> list[Task]:
+    """List the tasks of a suite, in the order in which they are carried out.
+
+    `quick`: a first look, with a small audit. `paper`: every attack of Section 4.1 at every beta_atk, on all images.
+    `paper_aa`: APGD and Square (Appendix B.1). `standard`: AutoAttack's APGD-CE, APGD-T, FAB-T and Square. `strict`:
+    `paper`, then on what still stands PGD, C&W and APGD at every beta_atk through every mask gradient, restarts,
+    AutoAttack through every mask gradient, and the audit with its curves.
+
+    Args:
+        name: of the suite.
+        victim: the network: its heads, classes and mask gradients decide what applies.
+        epsilon: radius of the L-infinity ball, in (0, 1].
+        attacks: of `paper` and `strict`, see `make_attacks`; None (default) is FGSM, PGD-20, C&W-30 and PGD-100.
+        betas: the attacker's settings of beta_atk. Default the paper's nine.
+        mask_gradients: which to attack through; None (default) is all that the victim has.
+        audit: whether to look for gradient masking; None (default) in `quick` and `strict`.
+        surrogate: another network, for a transfer attack in the audit.
+
+    Returns:
+        the tasks.
+
+    Raises:
+        UserError: for an unknown suite, or a beta or mask gradient that the victim does not have.
+
+    Example:
+        >>> [task.name for task in make_suite("paper_aa", victim, 0.1)]
+        ['natural', 'apgd_ce, beta 0, detached', 'square, beta 0, detached']
+    """
+    if name not in SUITES:
+        raise UserError("suite", name, f"give one of {', '.join(SUITES)}")
+    fitting = attack_betas_for(tuple(betas), victim.num_probes)
+    masks = _mask_gradients(victim, mask_gradients)
+    tasks: list[Task] = [Natural()]
+    if name in ("paper", "strict"):
+        tasks += paper_tasks(victim, attacks or make_attacks(PAPER_ATTACKS, epsilon), fitting, masks[0])
+    if name == "strict":
+        tasks += adaptive_tasks(victim, epsilon, fitting, masks)
+    if name == "quick":
+        tasks += quick_tasks(victim, epsilon, fitting, masks)
+    if name == "paper_aa":
+        tasks += [_autoattack("apgd_ce", APGD(epsilon=epsilon), masks[0])]
+        tasks += [_autoattack("square", Square(epsilon=epsilon), masks[0])]
+    standard = [task for mask in masks for task in standard_tasks(victim, epsilon, mask)]
+    if name == "standard":
+        tasks += [task for task in standard if task.mask_gradient == masks[0]]
+    if name == "strict":
+        tasks += [task for task in standard if task.family != "square"]
+    if audit or (audit is None and name in ("quick", "strict")):
+        tasks += audit_tasks(victim, epsilon, masks, surrogate=surrogate, thorough=name == "strict")
+    if name == "strict":
+        # Last, on what every attack with gradients left standing; it asks for logits only, so for no mask gradient.
+        tasks += [task for task in standard if task.family == "square" and task.mask_gradient == masks[0]]
+    return _first_of_each_name(tasks)
+
+
+def paper_tasks(
+    victim: Victim, attacks: Mapping[str, PGD], betas: Sequence[float | str], mask_gradient: str
+) -> list[Task]:
+    """The protocol of Section 4.1: every attack at every beta_atk on all images, last iterate (Table B.3)."""
+    return [
+        Crafted(
+            name=f"{name}, beta {beta}, {mask_gradient}",
+            on="all",
+            counts=True,
+            section="paper",
+            family=name,
+            attack=attack,
+            beta=beta,
+            mask_gradient=mask_gradient,
+        )
+        for name, attack in attacks.items()
+        for beta in betas
+    ]
+
+
+def standard_tasks(victim: Victim, epsilon: float, mask_gradient: str, on: str = "standing") -> list[Task]:
+    """AutoAttack's standard version: APGD-CE, APGD-T, FAB-T and Square, with its budgets.
+
+    Each target is a task of its own, so that what one target broke is not attacked towards the next. With fewer than
+    four classes there is no targeted DLR loss: the untargeted one takes its place, with two neither.
+    """
+    tasks: list[Task] = [_autoattack("apgd_ce", APGD(epsilon=epsilon), mask_gradient, on=on)]
+    ranks = range(2, min(MAX_TARGETS, victim.num_classes - 1) + 2)
+    if victim.num_classes >= TARGETED_DLR_CLASSES:
+        attack = APGD(epsilon=epsilon, loss="targeted_dlr")
+        tasks += [_autoattack("apgd_t", attack, mask_gradient, target_rank=rank, on=on) for rank in ranks]
+    elif victim.num_classes >= DLR_CLASSES:
+        tasks += [_autoattack("apgd_dlr", APGD(epsilon=epsilon, loss="dlr"), mask_gradient, on=on)]
+    fab = FABT(epsilon=epsilon)
+    tasks += [_autoattack("fab_t", fab, mask_gradient, target_rank=rank, on=on) for rank in ranks]
+    return [*tasks, _autoattack("square", Square(epsilon=epsilon), mask_gradient, on=on)]
+
+
+def adaptive_tasks(
+    victim: Victim, epsilon: float, betas: Sequence[float | str], mask_gradients: Sequence[str]
+) -> list[Task]:
+    """Every head weighting through every mask gradient, on what still stands: PGD, C&W and APGD with random starts."""
+    steps = {"epsilon": epsilon, "step_size": epsilon / 10, "num_steps": 50, "random_start": True, "keep": "fooling"}
+    attacks: dict[str, PGD | APGD] = {
+        "pgd50": PGD(**steps),  # type: ignore[arg-type]
+        "cw50": PGD(**steps, loss="cw_margin"),  # type: ignore[arg-type]
+        "apgd_ce": APGD(epsilon=epsilon),
+    }
+    if victim.num_classes >= DLR_CLASSES:
+        attacks["apgd_dlr"] = APGD(epsilon=epsilon, loss="dlr")
+    return [
+        Crafted(
+            name=f"{name}, beta {beta}, {mask}, random start",
+            counts=True,
+            section="adaptive",
+            family=name,
+            attack=attack,
+            beta=beta,
+            mask_gradient=mask,
+        )
+        for name, attack in attacks.items()
+        for mask in mask_gradients
+        for beta in betas
+    ]
+
+
+def quick_tasks(
+    victim: Victim, epsilon: float, betas: Sequence[float | str], mask_gradients: Sequence[str]
+) -> list[Task]:
+    """PGD-20 at a few beta_atk, and APGD."""
+    few = [beta for beta in (0, 2, "infinity") if beta in betas] or list(betas)[:1]
+    tasks = paper_tasks(victim, make_attacks(["fgsm", "pgd20"], epsilon), few, mask_gradients[0])
+    tasks += [_autoattack("apgd_ce", APGD(epsilon=epsilon), mask) for mask in mask_gradients[:2]]
+    if victim.num_classes >= DLR_CLASSES:
+        tasks += [_autoattack("apgd_dlr", APGD(epsilon=epsilon, loss="dlr"), mask) for mask in mask_gradients[:2]]
+    return tasks
+
+
+def audit_tasks(
+    victim: Victim,
+    epsilon: float,
+    mask_gradients: Sequence[str],
+    *,
+    surrogate: Victim | None = None,
+    thorough: bool = False,
+) -> list[Task]:
+    """What `cifs_tf.evaluation.audit` needs to tell robustness from hidden gradients.
+
+    The curves are cumulative: a larger budget is spent on what the smaller ones left standing.
+    """
+    first, (low, high) = mask_gradients[0], (0.0, 1.0)
+
+    def crafted(name: str, attack: PGD | APGD | Square, **fields: object) -> Task:
+        fields = {"family": name.partition(",")[0], "section": "audit", "mask_gradient": first, **fields}
+        return Crafted(name=name, attack=attack, **fields)  # type: ignore[arg-type]
+
+    def pgd(num_steps: int, **fields: object) -> PGD:
+        step_size = max(epsilon / 10, 2.5 * epsilon / num_steps) if num_steps > 1 else epsilon
+        return PGD(epsilon=epsilon, step_size=step_size, num_steps=num_steps, keep="fooling", **fields)  # type: ignore[arg-type]
+
+    tasks: list[Task] = [Stability()]
+    tasks += [Gradients(name=f"gradients, {mask}", mask_gradient=mask) for mask in mask_gradients]
+    for name, attack in make_attacks(["fgsm", "pgd20"], epsilon).items():
+        tasks.append(crafted(f"{name}, alone", attack, on="correct", pool=name, counts=True))
+    for num_steps in (1, 5, 10, 20, 50, 100, 200) if thorough else (1, 5, 10, 20, 40):
+        tasks.append(
+            crafted(f"steps, {num_steps}", pgd(num_steps), pool="steps", x=num_steps, counts=True, section="curves")
+        )
+    for restart in range(1, (10 if thorough else 4) + 1):
+        attack = pgd(20, random_start=True)
+        tasks.append(crafted(f"restarts, {restart}", attack, pool="restarts", x=restart, counts=True, section="curves"))
+    shares = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0) if thorough else (0.5, 1.0, 2.0)
+    radii = [epsilon * share for share in shares if epsilon * share < high - low]
+    for radius in [*radii, high - low]:
+        for loss in ("cross_entropy", "dlr") if victim.num_classes >= DLR_CLASSES else ("cross_entropy",):
+            apgd = APGD(epsilon=radius, loss=loss, num_steps=50)
+            counts = radius <= epsilon
+            name = f"epsilon, {radius:.4g}, {loss}"
+            tasks.append(crafted(name, apgd, pool="epsilon", x=radius, counts=counts, section="curves"))
+    for mask in mask_gradients if len(mask_gradients) > 1 else ():
+        for beta in attack_betas_for((0, 2, "infinity"), victim.num_probes):
+            name = f"mask {mask}, beta {beta}"
+            apgd = APGD(epsilon=epsilon, num_steps=100 if thorough else 20)
+            tasks.append(
+                crafted(name, apgd, pool=f"mask {mask}", beta=beta, mask_gradient=mask, counts=True, family="mask")
+            )
+    if victim.num_probes:
+        attack = make_attacks(["pgd20"], epsilon)["pgd20"]
+        tasks.append(Flips(name="flips", family="flips", attack=attack, mask_gradient=first))
+    if surrogate is not None:
+        for loss in ("cross_entropy", "cw_margin"):
+            attack = PGD(epsilon=epsilon, step_size=epsilon / 10, num_steps=50, loss=loss)
+            theirs = surrogate.mask_gradients[0]
+            tasks.append(
+                Crafted(
+                    name=f"transfer, {loss}",
+                    counts=True,
+                    section="audit",
+                    family="transfer",
+                    attack=attack,
+                    mask_gradient=theirs,
+                    surrogate=surrogate,
+                )
+            )
+    queries = Square(epsilon=epsilon, num_queries=5000 if thorough else 1000)
+    # Last, on what all white-box attacks left standing; in a suite with AutoAttack it is there already.
+    return [*tasks, _autoattack("square", queries, first)]
+
+
+def describe_missing(victim: Victim) -> list[str]:
+    """Sentences on attacks that the network's number of classes rules out."""
+    if victim.num_classes >= TARGETED_DLR_CLASSES:
+        return []
+    what = "The targeted DLR loss needs four classes" + (
+        "; the untargeted one took its place." if victim.num_classes >= DLR_CLASSES else " and the DLR loss three."
+    )
+    return [f"{what} The network has {victim.num_classes}."]
+
+
+def _autoattack(
+    family: str, attack: APGD | FABT | Square, mask: str, target_rank: int = 0, on: str = "standing"
+) -> Task:
+    target = f", target {target_rank}" if target_rank else ""
+    return Crafted(
+        name=f"{family}{target}, beta 0, {mask}",
+        on=on,
+        counts=True,
+        section="autoattack",
+        family=family,
+        attack=attack,
+        mask_gradient=mask,
+        target_rank=target_rank or 2,
+    )
+
+
+def _mask_gradients(victim: Victim, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    if wanted is None or victim.num_probes == 0:
+        return victim.mask_gradients
+    for mask in wanted:
+        if mask not in victim.mask_gradients:
+            raise UserError("mask_gradients", mask, f"this network has {', '.join(victim.mask_gradients)}")
+    if not wanted:
+        raise UserError("mask_gradients", list(wanted), f"give some of {', '.join(victim.mask_gradients)}")
+    return tuple(wanted)
+
+
+def _first_of_each_name(tasks: Iterable[Task]) -> list[Task]:
+    found: dict[str, Task] = {}
+    for task in tasks:
+        found.setdefault(task.name, task)
+    return list(found.values())
 
 
 def _parse_name(name: str, argument: str) -> tuple[str, int]:

@@ -10,9 +10,9 @@ import tensorflow as tf
 from cifs_tf.errors import UserError
 from cifs_tf.layers.importance import get_importance
 from cifs_tf.layers.probe import PROBES
-from cifs_tf.layers.relevance import relevance, top_k_class_weights
+from cifs_tf.layers.relevance import relevance, top_k_class_weights, with_smooth_gradient
 
-MASK_GRADIENTS = ("detached", "full")
+MASK_GRADIENTS = ("detached", "full", "smoothed")
 
 
 @keras.saving.register_keras_serializable(package="cifs_tf")
@@ -29,7 +29,8 @@ class CIFS(keras.layers.Layer):
         importance: a name (`"softmax"` by default, `"softplus"`, `"sigmoid"`, or your own, see
             `register_importance`) or a callable (batch, channels) -> (batch, channels).
         mask_gradient: whether gradients flow from the mask to the features: `"detached"` (default, the official code:
-            they reach the probe's weights only) or `"full"`.
+            they reach the probe's weights only), `"full"`, or `"smoothed"`: full, and through the choice of the top-k
+            classes too, whose gradient is taken as that of k * softmax(probe_logits). None changes a value.
         num_classes: number of classes; None (default) lets the classifier set it.
 
     Call arguments:
@@ -93,6 +94,8 @@ class CIFS(keras.layers.Layer):
         pooled = tf.reduce_mean(tf.cast(features, self.variable_dtype), axis=positions)
         probe_logits = self.probe(pooled)
         class_weights = top_k_class_weights(probe_logits, self.top_k, labels if training else None)
+        if mask_gradient == "smoothed":
+            class_weights = with_smooth_gradient(class_weights, probe_logits)
         source = tf.stop_gradient(pooled) if mask_gradient == "detached" else pooled
         channel_relevance = relevance(self.probe, source, class_weights)
         importance = self.importance(channel_relevance)

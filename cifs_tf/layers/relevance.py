@@ -32,6 +32,30 @@ def top_k_class_weights(probe_logits: tf.Tensor, top_k: int, labels: tf.Tensor |
     return tf.reduce_sum(tf.one_hot(classes, probe_logits.shape[-1], dtype=probe_logits.dtype), axis=1)
 
 
+def with_smooth_gradient(class_weights: tf.Tensor, probe_logits: tf.Tensor) -> tf.Tensor:
+    """Give class weights, a constant to every gradient, the gradient of a smooth choice: k * softmax(probe_logits).
+
+    For an attacker (a straight-through estimate): the choice of the top-k classes is piecewise constant, so an exact
+    gradient does not see that pushing another class into it changes the mask.
+
+    Args:
+        class_weights: float (batch, classes), see `top_k_class_weights`.
+        probe_logits: float (batch, classes), the raw prediction.
+
+    Returns:
+        the class weights, unchanged in value.
+
+    Example:
+        >>> logits = tf.constant([[3., 2., 1.]])
+        >>> with_smooth_gradient(top_k_class_weights(logits, 2), logits).numpy()
+        array([[1., 1., 0.]], dtype=float32)
+    """
+    k = tf.reduce_sum(class_weights, axis=-1, keepdims=True)
+    smooth = tf.stop_gradient(k) * tf.nn.softmax(probe_logits)
+    # In this order the value is exact: the smooth choice minus itself is 0.
+    return class_weights + (smooth - tf.stop_gradient(smooth))
+
+
 def relevance(probe: Callable[[tf.Tensor], tf.Tensor], pooled: tf.Tensor, class_weights: tf.Tensor) -> tf.Tensor:
     """Channel relevance g of Eq. (1): the gradient of the summed top-k logits to a common shift of each channel.
 

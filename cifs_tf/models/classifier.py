@@ -30,7 +30,7 @@ class Classifier(keras.Model):
         images: float (batch, height, width, channels) in [0, 1].
         labels: int (batch,); read only when `training` is True, where the label replaces the top-1 class in the mask.
         training: bool.
-        mask_gradient: `"detached"` or `"full"`; None (default) leaves each layer its own.
+        mask_gradient: `"detached"`, `"full"` or `"smoothed"`, see `CIFS`; None (default) leaves each layer its own.
 
     Returns:
         heads, float (batch, 1 + P, classes): heads[:, 0] the final logits, heads[:, 1:] the P raw predictions in the
@@ -100,7 +100,7 @@ class Classifier(keras.Model):
         """The function an attack sees: images -> heads, in inference mode, without labels.
 
         Args:
-            mask_gradient: `"detached"`, `"full"`, or None (default) for each layer's own.
+            mask_gradient: `"detached"`, `"full"`, `"smoothed"`, see `CIFS`, or None (default) for each layer's own.
 
         Returns:
             a callable (batch, height, width, channels) -> (batch, 1 + P, classes).

@@ -1,0 +1,207 @@
+"""Auto-PGD: projected gradient ascent that chooses its own step size, on any weighting of the heads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from cifs_tf.attacks.ball import Ball
+from cifs_tf.attacks.objective import HeadsFn, fooled, per_example, select_target, value_and_gradient
+from cifs_tf.errors import UserError
+from cifs_tf.losses import contract, cross_entropy, dlr, targeted_dlr
+
+MINIMUM_CLASSES = {"cross_entropy": 2, "dlr": 3, "targeted_dlr": 4}
+
+
+class _State(NamedTuple):
+    """What one iteration hands to the next: points (batch, ...) and values (batch,)."""
+
+    step: tf.Tensor
+    x: tf.Tensor
+    previous: tf.Tensor
+    gradient: tf.Tensor
+    best: tf.Tensor
+    best_loss: tf.Tensor
+    best_gradient: tf.Tensor
+    x_adv: tf.Tensor
+    broken: tf.Tensor
+    step_size: tf.Tensor
+    loss: tf.Tensor
+    num_rises: tf.Tensor
+    halved: tf.Tensor
+    loss_at_check: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class APGD(Ball):
+    """Auto-PGD (Croce and Hein 2020), on any weighting of the heads.
+
+    Momentum, a step size of 2 epsilon that is halved for each example by itself where the loss has stopped rising, with
+    a return to the best point. An example that is fooled on the way comes back as its last misclassified iterate; the
+    others, and those that are misclassified without an attack, come back as they were.
+
+    Args:
+        epsilon: radius, in the units of the images, see `Ball`.
+        num_steps: iterations, >= 0. Default 100, AutoAttack's.
+        loss: `"cross_entropy"` (default), `"dlr"` (3 classes or more) or `"targeted_dlr"` (4 classes or more).
+        rho: share of the steps between two checks that must have raised the loss. Default 0.75.
+        norm: `"linf"` (default) or `"l2"`.
+        bounds: (lowest, highest) pixel value. Default (0, 1).
+        compat: count the first step as the reference implementation does, which compares its loss with 0 instead of
+            with the loss at the start. Default False.
+
+    Call arguments:
+        heads_fn: images -> heads (batch, 1 + P, classes), in inference mode.
+        images: float (batch, height, width, channels) within the bounds.
+        labels: int (batch,).
+        head_weights: float (1 + P,), see `cifs_tf.losses.head_weights`; AutoAttack's own choice is beta 0.
+        seed: int64 (batch, 2), a stateless seed per example, see `example_seeds`.
+        target_rank: targeted loss only: aims at the class of this rank in the clean prediction, from 2 (default).
+
+    Returns:
+        x_adv, like the images.
+
+    Raises:
+        UserError: for a hyper-parameter out of range, or too few classes for the loss.
+
+    Reference:
+        Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+        attacks", ICML 2020.
+
+    Example:
+        >>> attack = APGD(epsilon=8 / 255)
+        >>> x_adv = attack(model.heads_fn(), images, labels, head_weights=head_weights(2, 2), seed=seeds)
+    """
+
+    num_steps: int = 100
+    loss: str = "cross_entropy"
+    rho: float = 0.75
+    compat: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_steps < 0:
+            raise UserError("num_steps", self.num_steps, "give 0 or more")
+        if self.loss not in MINIMUM_CLASSES:
+            raise UserError("loss", self.loss, f"give one of {', '.join(MINIMUM_CLASSES)}")
+
+    def checkpoints(self) -> list[int]:
+        """Numbers of finished iterations at which the step size is reviewed: 22, 41, 57, 70, ... of 100."""
+        length, shrink, shortest = (max(self.num_steps * percent // 100, 1) for percent in (22, 3, 6))
+        finished, found = 0, []
+        while finished + length <= self.num_steps:
+            finished += length
+            found.append(finished)
+            length = max(length - shrink, shortest)
+        return found
+
+    def __call__(
+        self,
+        heads_fn: HeadsFn,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        *,
+        head_weights: tf.Tensor | np.ndarray,
+        seed: tf.Tensor,
+        target_rank: int | tf.Tensor = 2,
+    ) -> tf.Tensor:
+        """Attack a batch; see the class."""
+        clean = heads_fn(images)
+        if clean.shape[-1] < MINIMUM_CLASSES[self.loss]:
+            advice = f"the network has {clean.shape[-1]} classes, this loss needs {MINIMUM_CLASSES[self.loss]}"
+            raise UserError("loss", self.loss, f"{advice}; give another")
+        if self.num_steps == 0:
+            return images
+        targets = select_target(clean, target_rank) if self.loss == "targeted_dlr" else labels
+
+        def objective(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            heads = heads_fn(x)
+            return contract(self._per_head_loss(heads, labels, targets), head_weights), heads
+
+        already = fooled(clean, labels)
+        start = self.random_surface_point(images, seed)
+        loss, heads, gradient = value_and_gradient(objective, start)
+        start_fooled = fooled(heads, labels)
+        zeros = tf.zeros_like(loss)
+        state = _State(
+            step=tf.constant(0),
+            x=start,
+            previous=start,
+            gradient=gradient,
+            best=start,
+            best_loss=loss,
+            best_gradient=gradient,
+            x_adv=tf.where(per_example(start_fooled & ~already, images), start, images),
+            broken=already | start_fooled,
+            step_size=zeros + 2 * self.epsilon,
+            loss=zeros if self.compat else loss,
+            num_rises=zeros,
+            halved=tf.ones_like(already),
+            loss_at_check=loss,
+        )
+        checkpoints = self.checkpoints()
+        # Length of the stretch that ends at each checkpoint, by number of finished iterations; 0 elsewhere.
+        stretch = np.zeros(self.num_steps + 1)
+        stretch[checkpoints] = np.diff(checkpoints, prepend=0)
+        project = self.around(images)
+
+        def iterate(*values: tf.Tensor) -> _State:
+            state = _State(*values)
+            x = self._move(state, project)
+            loss, heads, gradient = value_and_gradient(objective, x)
+            now_fooled = fooled(heads, labels)
+            x_adv = tf.where(per_example(now_fooled & ~already, images), x, state.x_adv)
+            state = state._replace(x_adv=x_adv, broken=state.broken | now_fooled)
+            return self._review(state, x, loss, gradient, tf.constant(stretch, loss.dtype))
+
+        return tf.while_loop(
+            lambda *values: tf.reduce_any(~_State(*values).broken),
+            iterate,
+            state,
+            maximum_iterations=self.num_steps,
+            parallel_iterations=1,
+        ).x_adv
+
+    def _move(self, state: _State, project: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+        """A projected step, mixed with the one before it (momentum)."""
+        share = tf.where(state.step == 0, tf.ones([], state.x.dtype), tf.constant(0.75, state.x.dtype))
+        step_size = per_example(state.step_size, state.x)
+        ahead = project(state.x + step_size * self.steepest(state.gradient))
+        return project(state.x + share * (ahead - state.x) + (1 - share) * (state.x - state.previous))
+
+    def _review(self, state: _State, x: tf.Tensor, loss: tf.Tensor, gradient: tf.Tensor, stretch: tf.Tensor) -> _State:
+        """Take in a new point; at a checkpoint halve the steps that failed to rise, and go back to the best point."""
+        better = loss > state.best_loss
+        best = tf.where(per_example(better, x), x, state.best)
+        best_gradient = tf.where(per_example(better, x), gradient, state.best_gradient)
+        best_loss = tf.where(better, loss, state.best_loss)
+        num_rises = state.num_rises + tf.cast(loss > state.loss, loss.dtype)
+
+        length = stretch[state.step + 1]
+        check = length > 0
+        oscillates = num_rises <= self.rho * length
+        stalls = ~state.halved & (state.loss_at_check >= best_loss)
+        halve = check & (oscillates | stalls)
+        return state._replace(
+            step=state.step + 1,
+            x=tf.where(per_example(halve, x), best, x),
+            previous=state.x,
+            gradient=tf.where(per_example(halve, x), best_gradient, gradient),
+            best=best,
+            best_loss=best_loss,
+            best_gradient=best_gradient,
+            step_size=tf.where(halve, state.step_size / 2, state.step_size),
+            loss=loss,
+            num_rises=tf.where(check, tf.zeros_like(num_rises), num_rises),
+            halved=tf.where(check, halve, state.halved),
+            loss_at_check=tf.where(check, best_loss, state.loss_at_check),
+        )
+
+    def _per_head_loss(self, heads: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        if self.loss == "cross_entropy":
+            return cross_entropy(heads, labels)
+        return dlr(heads, labels) if self.loss == "dlr" else targeted_dlr(heads, labels, targets)

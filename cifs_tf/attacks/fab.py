@@ -1,0 +1,174 @@
+"""Targeted FAB: the nearest point of the decision boundary, approached by projections (Croce and Hein 2020)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from cifs_tf.attacks.ball import Ball
+from cifs_tf.attacks.objective import HeadsFn, fooled, per_example, select_target, value_and_gradient
+from cifs_tf.errors import UserError
+from cifs_tf.losses import contract
+
+MINIMUM_STEP = 1e-8
+FAR = 1e10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FABT(Ball):
+    """Fast adaptive boundary attack towards one class, in the L-infinity norm.
+
+    Each iteration linearises the boundary between the label and the target, projects both the current point and the
+    image onto it inside the pixel bounds, and goes to a mixture of the two, a little beyond; from a misclassified point
+    it steps back towards the image. It minimises the distance, and counts where that is at most epsilon.
+
+    Args:
+        epsilon: radius that counts as success, in the units of the images, see `Ball`.
+        num_steps: iterations, >= 0. Default 100.
+        max_share: largest share of the image's own projection in the mixture. Default 0.1.
+        overshoot: how far beyond the boundary to go. Default 1.05.
+        backward: share of the distance kept on the step back. Default 0.9.
+        norm: `"linf"`, the only one here.
+        bounds: (lowest, highest) pixel value. Default (0, 1).
+
+    Call arguments:
+        heads_fn: images -> heads (batch, 1 + P, classes), in inference mode.
+        images: float (batch, height, width, channels) within the bounds.
+        labels: int (batch,).
+        head_weights: float (1 + P,): the boundary that is linearised is that of the weighted heads.
+        seed: not used; there is nothing random.
+        target_rank: aims at the class of this rank in the clean prediction, from 2 (default).
+
+    Returns:
+        x_adv, like the images: misclassified within epsilon, or the image.
+
+    Raises:
+        UserError: for a hyper-parameter out of range.
+
+    Reference:
+        Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020.
+
+    Example:
+        >>> x_adv = FABT(epsilon=8 / 255)(model.heads_fn(), images, labels, head_weights=head_weights(0, 2))
+    """
+
+    num_steps: int = 100
+    max_share: float = 0.1
+    overshoot: float = 1.05
+    backward: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm != "linf":
+            raise UserError("norm", self.norm, "give linf, or another attack for l2")
+        if self.num_steps < 0:
+            raise UserError("num_steps", self.num_steps, "give 0 or more")
+
+    def __call__(
+        self,
+        heads_fn: HeadsFn,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        *,
+        head_weights: tf.Tensor | np.ndarray,
+        seed: tf.Tensor | None = None,
+        target_rank: int | tf.Tensor = 2,
+    ) -> tf.Tensor:
+        """Attack a batch; see the class."""
+        clean = heads_fn(images)
+        targets = select_target(clean, target_rank)
+        classes = clean.shape[-1]
+        # z_t - z_y, as a weighting of the classes.
+        towards = tf.one_hot(targets, classes, dtype=clean.dtype) - tf.one_hot(labels, classes, dtype=clean.dtype)
+        already = fooled(clean, labels)
+        origin = tf.reshape(images, [tf.shape(images)[0], -1])
+
+        def objective(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            heads = heads_fn(x)
+            return contract(tf.reduce_sum(heads * towards[:, None, :], axis=-1), head_weights), heads
+
+        def step(x: tf.Tensor, best: tf.Tensor, best_distance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            difference, _, gradient = value_and_gradient(objective, x)
+            normal = tf.reshape(gradient, tf.shape(origin))
+            point = tf.reshape(x, tf.shape(origin))
+            offset = tf.reduce_sum(normal * point, axis=1) - difference
+            both = project_onto_hyperplane(
+                tf.concat([point, origin], 0), tf.tile(normal, [2, 1]), tf.tile(offset, [2]), self.bounds
+            )
+            move, own_move = tf.split(both - tf.concat([point, origin], 0), 2)
+            size, own_size = (tf.maximum(_distance(values), MINIMUM_STEP) for values in (move, own_move))
+            share = tf.minimum(size / (size + own_size), self.max_share)[:, None]
+            mixed = (1 - share) * (point + self.overshoot * move) + share * (origin + self.overshoot * own_move)
+            x = tf.reshape(tf.clip_by_value(mixed, *self.bounds), tf.shape(images))
+
+            misclassified = fooled(heads_fn(x), labels)
+            distance = tf.reduce_max(tf.abs(x - images), axis=[1, 2, 3])
+            better = misclassified & (distance < best_distance)
+            best = tf.where(per_example(better, images), x, best)
+            best_distance = tf.where(better, distance, best_distance)
+            x = tf.where(per_example(misclassified, images), images + self.backward * (x - images), x)
+            return x, best, best_distance
+
+        start = tf.where(already, tf.zeros_like(contract(clean[..., 0], head_weights)), FAR)
+        _, best, best_distance = tf.while_loop(
+            lambda x, best, best_distance: tf.reduce_any(best_distance > self.epsilon),
+            step,
+            (images, images, start),
+            maximum_iterations=self.num_steps,
+            parallel_iterations=1,
+        )
+        return tf.where(per_example(best_distance <= self.epsilon, images), best, images)
+
+
+def project_onto_hyperplane(
+    points: tf.Tensor, normals: tf.Tensor, offsets: tf.Tensor, bounds: tuple[float, float]
+) -> tf.Tensor:
+    """Nearest point, in the L-infinity norm, of a hyperplane inside a box.
+
+    Each coordinate moves by the same length r, or as far as its bound lets it: the sum over i of |w_i| min(r, room_i)
+    must equal the distance c = |w . t - b|. The left side is concave and piecewise linear in r, so Newton's method from
+    r = 0 approaches the solution from below and reaches it after finitely many steps. Where the box holds no point of
+    the hyperplane, the nearest corner is taken.
+
+    Args:
+        points: t, float (batch, size) within the bounds.
+        normals: w, float (batch, size).
+        offsets: b, float (batch,): the hyperplane is w . v = b.
+        bounds: (lowest, highest) coordinate.
+
+    Returns:
+        float (batch, size).
+
+    Example:
+        >>> project_onto_hyperplane(tf.constant([[0.5, 0.5]]), tf.constant([[1., 1.]]), tf.constant([0.6]), (0., 1.))
+        <tf.Tensor: shape=(1, 2), dtype=float32, numpy=array([[0.3, 0.3]], dtype=float32)>
+    """
+    gap = tf.reduce_sum(normals * points, axis=1) - offsets
+    downhill = -tf.sign(normals) * tf.sign(gap)[:, None]
+    weight, needed = tf.abs(normals), tf.abs(gap)[:, None]
+    room = tf.where(downhill > 0, bounds[1] - points, points - bounds[0])
+
+    def newton(length: tf.Tensor, moving: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        free = room > length
+        reached = tf.reduce_sum(weight * tf.minimum(length, room), axis=1, keepdims=True)
+        slope = tf.reduce_sum(tf.where(free, weight, 0), axis=1, keepdims=True)
+        # Without slope everything is at its bound: the corner.
+        step = tf.where(slope > 0, tf.math.divide_no_nan(needed - reached, slope), 0)
+        step = tf.maximum(step, 0)
+        return length + step, step > 1e-7 * tf.maximum(length, MINIMUM_STEP)
+
+    length = tf.zeros_like(needed)
+    length, _ = tf.while_loop(
+        lambda length, moving: tf.reduce_any(moving),
+        newton,
+        (length, needed > 0),
+        maximum_iterations=100,
+        parallel_iterations=1,
+    )
+    return points + downhill * tf.minimum(length, room)
+
+
+def _distance(values: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_max(tf.abs(values), axis=1)

@@ -1,0 +1,55 @@
+"""What attacks share: the function they attack, its gradient, and what they ask of its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+HeadsFn = Callable[[tf.Tensor], tf.Tensor]
+"""Images (batch, height, width, channels) -> heads (batch, 1 + P, classes), in inference mode, without labels."""
+
+
+def value_and_gradient(
+    objective: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]], x: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Evaluate an objective per example and its gradient to the images.
+
+    A network that hides its gradient must not stop an attack: where there is none, or it is NaN, it is 0.
+
+    Args:
+        objective: images -> (values (batch,), heads).
+        x: images (batch, height, width, channels).
+
+    Returns:
+        values (batch,), heads, and the gradient of the sum of the values, like the images.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        values, heads = objective(x)
+    gradient = tape.gradient(values, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return values, heads, tf.where(tf.math.is_nan(gradient), tf.zeros_like(gradient), gradient)
+
+
+def fooled(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Whether the final prediction is not the label.
+
+    Args:
+        heads: float (batch, 1 + P, classes).
+        labels: int (batch,).
+
+    Returns:
+        bool (batch,).
+    """
+    return tf.argmax(heads[:, 0], axis=-1, output_type=labels.dtype) != labels
+
+
+def per_example(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    """Give values (batch,) the rank of images, (batch, 1, 1, 1), to combine the two."""
+    return tf.reshape(values, [-1] + [1] * (len(images.shape) - 1))
+
+
+def select_target(heads: tf.Tensor, rank: int | tf.Tensor) -> tf.Tensor:
+    """The class of a rank in the final prediction, the second for rank 2: int32 (batch,)."""
+    order = tf.argsort(heads[:, 0], axis=-1, direction="DESCENDING", stable=True)
+    return tf.gather(order, rank - 1, axis=1)

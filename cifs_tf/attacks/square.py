@@ -1,0 +1,185 @@
+"""Square Attack: random search that asks for logits only (Andriushchenko et al. 2020)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from cifs_tf.attacks.ball import Ball
+from cifs_tf.attacks.objective import HeadsFn, fooled, per_example
+from cifs_tf.attacks.random import fold_in, uniform
+from cifs_tf.errors import UserError
+from cifs_tf.losses import contract, margin
+
+# After so many queries of 10,000, the share of pixels in a square is halved.
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+DRAWN_AT_ONCE = 100
+ROWS_AT_ONCE = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Square(Ball):
+    """Square Attack in the L-infinity ball: squares of +-2 epsilon, kept if the label's lead shrinks.
+
+    Each example draws squares of its own, from its own seed; an example is done when it is fooled.
+
+    Args:
+        epsilon: radius, in the units of the images, see `Ball`.
+        num_queries: >= 0. Default 5000, AutoAttack's.
+        initial_share: share of the pixels that the first squares cover, in (0, 1]. Default 0.8.
+        norm: `"linf"`, the only one here.
+        bounds: (lowest, highest) pixel value. Default (0, 1).
+        compat: draw one window and one sign per channel for the whole batch, as the reference implementation does,
+            instead of one for each example; the result then depends on the batch. Default False.
+
+    Call arguments:
+        heads_fn: images -> heads (batch, 1 + P, classes), in inference mode; no gradient is taken.
+        images: float (batch, height, width, channels) within the bounds.
+        labels: int (batch,).
+        head_weights: float (1 + P,): the lead that shrinks is that of the weighted heads.
+        seed: int64 (batch, 2), a stateless seed per example, see `example_seeds`.
+
+    Returns:
+        x_adv, like the images.
+
+    Raises:
+        UserError: for a hyper-parameter out of range.
+
+    Reference:
+        Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial attack via random search",
+        ECCV 2020.
+
+    Example:
+        >>> attack = Square(epsilon=8 / 255)
+        >>> x_adv = attack(model.heads_fn(), images, labels, head_weights=head_weights(0, 2), seed=seeds)
+    """
+
+    num_queries: int = 5000
+    initial_share: float = 0.8
+    compat: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm != "linf":
+            raise UserError("norm", self.norm, "give linf, or another attack for l2")
+        if self.num_queries < 0:
+            raise UserError("num_queries", self.num_queries, "give 0 or more")
+        if not 0 < self.initial_share <= 1:
+            raise UserError("initial_share", self.initial_share, "give a number above 0, at most 1")
+
+    def sides(self, height: int, width: int) -> np.ndarray:
+        """Side in pixels of the square of each query: int32 (num_queries,)."""
+        halvings = np.searchsorted(HALVINGS, np.arange(self.num_queries), side="left")
+        pixels = self.initial_share / 2.0**halvings * height * width
+        return np.clip(np.round(np.sqrt(pixels)), 1, min(height, width)).astype(np.int32)
+
+    def __call__(
+        self,
+        heads_fn: HeadsFn,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        *,
+        head_weights: tf.Tensor | np.ndarray,
+        seed: tf.Tensor,
+    ) -> tf.Tensor:
+        """Attack a batch; see the class."""
+        if self.num_queries == 0:
+            return images
+        project = self.around(images)
+        stripes = tf.sign(uniform(self._shared(seed), tf.TensorShape([1, *images.shape[2:]]), -1.0, 1.0, images.dtype))
+        start = project(images + self.epsilon * stripes)
+        already = fooled(heads_fn(images), labels)
+        lead, broken = self._judge(heads_fn, start, labels, head_weights)
+
+        def stretch(
+            index: tf.Tensor, x: tf.Tensor, lead: tf.Tensor, broken: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+            # Most examples fall early: the rest are packed together.
+            rows = tf.where(~broken)[:, 0]
+            unbroken = [tf.gather(values, rows) for values in (images, labels, seed, x, lead)]
+            found = self._search(heads_fn, head_weights, index, *unbroken)
+            x, lead, broken = (
+                tf.tensor_scatter_nd_update(values, rows[:, None], new)
+                for values, new in zip((x, lead, broken), found, strict=True)
+            )
+            return index + DRAWN_AT_ONCE, x, lead, broken
+
+        _, x, _, broken = tf.while_loop(
+            lambda index, x, lead, broken: (index < self.num_queries) & tf.reduce_any(~broken),
+            stretch,
+            (tf.constant(0), start, lead, broken | already),
+            parallel_iterations=1,
+        )
+        return tf.where(per_example(broken & ~already, images), x, images)
+
+    def _search(
+        self,
+        heads_fn: HeadsFn,
+        head_weights: tf.Tensor | np.ndarray,
+        first: tf.Tensor,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        seed: tf.Tensor,
+        x: tf.Tensor,
+        lead: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Ask the queries from `first` to the next hundred; return x, the label's lead, and who is fooled."""
+        _, height, width, channels = images.shape
+        rows, columns = tf.range(height)[None, :], tf.range(width)[None, :]
+        sides = tf.constant(self.sides(height, width))
+        # The reference never draws the last place.
+        places = tf.constant([height, width]) + (0 if self.compat else 1)
+        project = self.around(images)
+        shape = tf.TensorShape([DRAWN_AT_ONCE, 2 + channels])
+        seed = self._shared(fold_in(seed, 1 + first // DRAWN_AT_ONCE))
+        drawn = uniform(seed, shape, 0.0, 1.0, images.dtype)
+
+        def query(
+            index: tf.Tensor, x: tf.Tensor, lead: tf.Tensor, broken: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+            side, numbers = sides[index], drawn[:, index - first]
+            corners = tf.cast(numbers[:, :2] * tf.cast(places - side, numbers.dtype), tf.int32)
+            in_rows = (rows >= corners[:, :1]) & (rows < corners[:, :1] + side)
+            in_columns = (columns >= corners[:, 1:]) & (columns < corners[:, 1:] + side)
+            inside = tf.cast(in_rows[:, :, None] & in_columns[:, None, :], images.dtype)
+            shift = 2 * self.epsilon * tf.sign(numbers[:, 2:] - 0.5)
+            candidate = project(x + inside[..., None] * shift[:, None, None, :])
+            # Many squares find every pixel where they would put it: only what has changed is worth a query.
+            changed = tf.reduce_any(candidate != x, axis=[1, 2, 3]) & ~broken
+            asked = _first_rows(changed)
+            new_lead, now_fooled = self._judge(
+                heads_fn, tf.gather(candidate, asked), tf.gather(labels, asked), head_weights
+            )
+            new_lead = tf.tensor_scatter_nd_update(lead, asked[:, None], new_lead)
+            now_fooled = tf.tensor_scatter_nd_update(broken, asked[:, None], now_fooled)
+            accept = changed & ((new_lead < lead) | now_fooled)
+            x = tf.where(per_example(accept, images), candidate, x)
+            return index + 1, x, tf.where(accept, new_lead, lead), broken | (accept & now_fooled)
+
+        last = tf.minimum(first + DRAWN_AT_ONCE, self.num_queries)
+        _, x, lead, broken = tf.while_loop(
+            lambda index, x, lead, broken: index < last,
+            query,
+            (first, x, lead, tf.zeros_like(labels, tf.bool)),
+            parallel_iterations=1,
+        )
+        return x, lead, broken
+
+    def _judge(
+        self, heads_fn: HeadsFn, x: tf.Tensor, labels: tf.Tensor, head_weights: tf.Tensor | np.ndarray
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        heads = heads_fn(x)
+        return contract(margin(heads, labels), head_weights), fooled(heads, labels)
+
+    def _shared(self, seed: tf.Tensor) -> tf.Tensor:
+        """One seed for all examples, if `compat`."""
+        return tf.tile(seed[:1], [tf.shape(seed)[0], 1]) if self.compat else seed
+
+
+def _first_rows(chosen: tf.Tensor) -> tf.Tensor:
+    """Indices of the rows chosen (batch,), and of a few more, so that only few batch sizes occur."""
+    order = tf.argsort(tf.cast(chosen, tf.int32), direction="DESCENDING", stable=True)
+    needed = tf.reduce_sum(tf.cast(chosen, tf.int32))
+    return order[: tf.maximum(-(-needed // ROWS_AT_ONCE), 1) * ROWS_AT_ONCE]

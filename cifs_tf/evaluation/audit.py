@@ -1,0 +1,211 @@
+"""Signs that a defence hides its gradients instead of being robust (Athalye et al. 2018; Carlini et al. 2019).
+
+Each check reads the ledger and gives pass, warn, fail or skip, with its number and a sentence. One failure means that
+the robust accuracies of this evaluation are not to be believed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from cifs_tf.evaluation.engine import in_pool, standing
+from cifs_tf.evaluation.ledger import Ledger
+
+PASS, WARN, FAIL, SKIP, INFO = "pass", "warn", "fail", "skip", "info"
+MAX_ZERO_GRADIENTS = 0.05
+MAX_SURPRISE = 0.01
+MAX_GAIN = 0.02
+MAX_LEFT = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """The outcome of one check.
+
+    Args:
+        name: of the check.
+        verdict: `"pass"`, `"warn"`, `"fail"`, `"skip"`, or `"info"` for a number without a limit.
+        number: what was measured, a share in [0, 1]; None if nothing was.
+        sentence: what it means.
+    """
+
+    name: str
+    verdict: str
+    number: float | None
+    sentence: str
+
+
+def audit(ledger: Ledger) -> list[Check]:
+    """Judge what the tasks of `cifs_tf.evaluation.suites.audit_tasks` found.
+
+    Args:
+        ledger: of a finished evaluation.
+
+    Returns:
+        the checks whose tasks were carried out, or an empty list without an audit.
+
+    Example:
+        >>> [check.name for check in audit(ledger) if check.verdict == "fail"]
+        []
+    """
+    tasks = ledger.header["about"]["tasks"]
+    if not any(task["section"] == "audit" for task in tasks):
+        return []
+    checks = [check for task in tasks if task["kind"] == "Gradients" for check in _gradients(ledger, task)]
+    checks += _stability(ledger)
+    checks += [_single_step(ledger), _square(ledger), _unlimited(ledger)]
+    checks += [_doubling(ledger, "steps"), _doubling(ledger, "restarts")]
+    checks += [_mask_gradients(ledger), _transfer(ledger), _flips(ledger)]
+    return checks
+
+
+def _gradients(ledger: Ledger, task: dict[str, Any]) -> list[Check]:
+    zero, not_finite = (ledger.values(task["name"], name) for name in ("zero", "not_finite"))
+    checks = []
+    for head in range(zero.shape[1] if zero.ndim == 2 else 0):
+        which = "the final head" if head == 0 else f"raw prediction {head}"
+        share, broken = float(zero[:, head].mean()), int(not_finite[:, head].sum())
+        failed = share > MAX_ZERO_GRADIENTS or broken > 0
+        sentence = (
+            f"Of {len(zero)} images, {share:.1%} have a gradient that is zero everywhere"
+            + (f" and {broken} one that is not finite" if broken else "")
+            + (": attacks that follow it are blind." if failed else ".")
+        )
+        name = f"gradient of {which}, {task['mask_gradient']}"
+        checks.append(Check(name, FAIL if failed else PASS, share, sentence))
+    return checks
+
+
+def _stability(ledger: Ledger) -> list[Check]:
+    varies, leaks = ledger.values("stability", "varies"), ledger.values("stability", "leaks")
+    share = float(varies.mean()) if len(varies) else 0.0
+    sentence = "Two calls give the same answers."
+    if share > 0:
+        sentence = f"For {share:.1%} of the images two calls differ: a random defence needs other attacks than these."
+    checks = [Check("same answer twice", FAIL if share > 0 else PASS, share, sentence)]
+    if len(leaks) == 0:
+        return [*checks, Check("no label leaks", SKIP, None, "The network takes no labels, so none can leak into it.")]
+    share = float(leaks.mean())
+    sentence = "The answers do not depend on the label."
+    if share > 0:
+        sentence = f"For {share:.1%} of the images the answer changes with the label that is passed along."
+    return [*checks, Check("no label leaks", FAIL if share > 0 else PASS, share, sentence)]
+
+
+def _single_step(ledger: Ledger) -> Check:
+    fgsm, pgd = (len(standing(ledger, pool)) for pool in ("fgsm", "pgd20"))
+    gain = (pgd - fgsm) / len(ledger.ids("natural"))
+    failed = gain > MAX_SURPRISE
+    sentence = f"FGSM leaves {fgsm} images standing and PGD-20 {pgd}" + (
+        ": twenty small steps should not be weaker than one." if failed else "."
+    )
+    return Check("FGSM no stronger than PGD-20", FAIL if failed else PASS, gain, sentence)
+
+
+def _square(ledger: Ledger) -> Check:
+    share = _share_broken_by(ledger, "square")
+    if share is None:
+        return Check("Square adds nothing", SKIP, None, "Square was not run.")
+    failed = share > MAX_SURPRISE
+    sentence = f"Square, which sees logits only, breaks {share:.1%} of the images beyond all attacks with gradients" + (
+        ": the gradients mislead." if failed else "."
+    )
+    return Check("Square adds nothing", FAIL if failed else PASS, share, sentence)
+
+
+def _unlimited(ledger: Ledger) -> Check:
+    left = len(standing(ledger, "epsilon")) / max(1, len(ledger.ids("natural")))
+    radius = max(task["x"] for task in ledger.header["about"]["tasks"] if task["pool"] == "epsilon")
+    failed = left > MAX_LEFT
+    sentence = f"At epsilon {radius:g}, where any image may become any other, {left:.1%} of the images still stand" + (
+        ": the attack does not reach what it must." if failed else "."
+    )
+    return Check("epsilon 1 breaks everything", FAIL if failed else PASS, left, sentence)
+
+
+def _doubling(ledger: Ledger, pool: str) -> Check:
+    curve = curve_of(ledger, pool)
+    (before, high), (after, low) = next((point, curve[-1]) for point in curve if point[0] == curve[-1][0] / 2)
+    gain = high - low
+    warned = gain > MAX_GAIN
+    sentence = f"From {before:g} to {after:g} {pool} PGD breaks another {gain:.1%} of the images" + (
+        ": the attack has not converged, more would break more." if warned else "."
+    )
+    return Check(f"twice the {pool} add little", WARN if warned else PASS, gain, sentence)
+
+
+def _mask_gradients(ledger: Ledger) -> Check:
+    name = "the mask hides nothing"
+    pools = {task["pool"] for task in ledger.header["about"]["tasks"]}
+    if not {"mask detached", "mask full"} <= pools:
+        return Check(name, SKIP, None, "There are not two mask gradients to compare.")
+    count = len(ledger.ids("natural"))
+    found = {
+        mask: len(standing(ledger, f"mask {mask}")) / count
+        for mask in ("detached", "full", "smoothed")
+        if f"mask {mask}" in pools
+    }
+    gain = found["detached"] - found["full"]
+    warned = gain > MAX_SURPRISE
+    numbers = ", ".join(f"{mask} {share:.1%}" for mask, share in found.items())
+    sentence = f"APGD through each mask gradient leaves standing: {numbers}" + (
+        ". The gradient through the mask matters: go by `full`." if warned else "."
+    )
+    return Check(name, WARN if warned else PASS, gain, sentence)
+
+
+def _transfer(ledger: Ledger) -> Check:
+    share = _share_broken_by(ledger, "transfer")
+    if share is None:
+        return Check("transfer adds nothing", SKIP, None, "No surrogate was given (--surrogate FILE).")
+    failed = share > MAX_SURPRISE
+    sentence = f"Images made on the surrogate break {share:.1%} beyond the attacks on the network itself" + (
+        ": its own gradients mislead." if failed else "."
+    )
+    return Check("transfer adds nothing", FAIL if failed else PASS, share, sentence)
+
+
+def _flips(ledger: Ledger) -> Check:
+    flips = ledger.values("flips", "flips")
+    if len(flips) == 0:
+        return Check("top-k set under attack", SKIP, None, "The network has no selection layer.")
+    shares = ", ".join(f"{share:.1%}" for share in flips.mean(axis=0))
+    sentence = f"PGD-20 changes the classes that make the mask for {shares} of the images, layer by layer."
+    return Check("top-k set under attack", INFO, float(flips.mean()), sentence)
+
+
+def curve_of(ledger: Ledger, pool: str) -> list[tuple[float, float]]:
+    """Points (x, share of all images still standing) of a cumulative curve, one for each x.
+
+    Args:
+        ledger: of a finished evaluation.
+        pool: `"steps"`, `"restarts"` or `"epsilon"`.
+
+    Returns:
+        the points, by increasing x; from x = 0, the natural accuracy; empty if the curve was not measured.
+    """
+    tasks = [task for task in ledger.header["about"]["tasks"] if task["pool"] == pool and task["x"] is not None]
+    if not tasks:
+        return []
+    count = max(1, len(ledger.ids("natural")))
+    left = np.setdiff1d(ledger.ids("natural"), ledger.fooled("natural"))
+    points = {0.0: len(left) / count}
+    for task in tasks:
+        left = np.setdiff1d(left, ledger.fooled(task["name"]))
+        points[float(task["x"])] = len(left) / count
+    return sorted(points.items())
+
+
+def _share_broken_by(ledger: Ledger, family: str) -> float | None:
+    """Share of all images that the tasks of a family broke beyond every other task of the pool `main`."""
+    tasks = [task for task in ledger.header["about"]["tasks"] if in_pool(task, "main")]
+    own = [ledger.fooled(task["name"]) for task in tasks if task["family"] == family]
+    if not own:
+        return None
+    others = [ledger.fooled(task["name"]) for task in tasks if task["family"] != family]
+    natural = np.setdiff1d(ledger.ids("natural"), ledger.fooled("natural"))
+    beyond = np.setdiff1d(np.intersect1d(natural, np.concatenate(own)), np.concatenate([np.array([], int), *others]))
+    return len(beyond) / max(1, len(ledger.ids("natural")))

@@ -1,0 +1,76 @@
+"""The whole of it in one call: tasks, engine, ledger, report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from cifs_tf.data import Split
+from cifs_tf.evaluation.engine import ProgressFn, header_of, run_tasks
+from cifs_tf.evaluation.ledger import Ledger
+from cifs_tf.evaluation.report import build_report
+from cifs_tf.evaluation.suites import describe_missing, make_suite
+from cifs_tf.evaluation.tasks import Task
+from cifs_tf.evaluation.victim import Victim, victim_of
+
+
+def evaluate(
+    model: keras.Model | Victim,
+    split: Split,
+    suite: str | Sequence[Task] = "quick",
+    *,
+    epsilon: float | None = None,
+    ledger_file: str | os.PathLike[str] | None = None,
+    shard: str = "1/1",
+    seed: int = 0,
+    batch_size: int = 250,
+    strategy: tf.distribute.Strategy | None = None,
+    about: dict[str, Any] | None = None,
+    on_progress: ProgressFn = lambda task, share, standing: None,
+) -> dict[str, Any]:
+    """Measure the robustness of a classifier.
+
+    Args:
+        model: any Keras classifier, or a victim (`victim_of`, `load_victim`).
+        split: the images to measure on.
+        suite: name of a suite, see `make_suite` (default `"quick"`), or tasks.
+        epsilon: radius of the L-infinity ball, in (0, 1]; needed with the name of a suite.
+        ledger_file: where to keep what was found, to go on after an interruption; None (default) keeps it in memory.
+        shard: `i/n`, to share the images out to n machines; the report is then of this part.
+        seed: of everything random, 0 to 2^31 - 1. Default 0.
+        batch_size: images per batch, over all devices. Default 250.
+        strategy: spreads batches over its replicas; the model must have been made in its scope.
+        about: what else the report says, in plain types.
+        on_progress: called as (task, share of the work done, images standing).
+
+    Returns:
+        the report, see `build_report`.
+
+    Raises:
+        UserError: for input that does not fit.
+
+    Example:
+        >>> report = evaluate(classifier, test, "standard", epsilon=8 / 255)
+        >>> report["worst_case"]["accuracy"]
+        0.4871
+    """
+    victim = model if isinstance(model, Victim) else victim_of(model)
+    about = {"epsilon": None if epsilon is None else float(epsilon), **(about or {})}
+    if isinstance(suite, str):
+        about = {"suite": suite, **about}
+        tasks = make_suite(suite, victim, epsilon if epsilon is not None else float("nan"))
+    else:
+        tasks = list(suite)
+    header = header_of(victim, split, tasks, seed=seed, shard=shard, about=about)
+    header["about"]["limits"] += describe_missing(victim)
+    opened = contextlib.nullcontext(Ledger(header)) if ledger_file is None else Ledger.open(ledger_file, header)
+    with opened as ledger:
+        run_tasks(
+            victim, split, tasks, ledger, seed=seed, batch_size=batch_size, strategy=strategy, on_progress=on_progress
+        )
+        return build_report(ledger)

@@ -1,0 +1,233 @@
+"""The ledger of an evaluation: one line of JSON for every batch that an attack has finished.
+
+The first line says what is measured: a key of hashes, which must be the same for the work to go on, and what a report
+needs to know. Every further line holds the ids of some images and what one task found for each of them. Lines are only
+ever appended; a line that a killed process left torn is cut off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from cifs_tf.errors import UserError
+
+SCHEMA = 1
+
+
+class Ledger:
+    """What has been measured: in memory, and in a file if there is one.
+
+    Args:
+        header: `key` (what must agree), `shard` (i/n) and `about` (what the report says).
+        file: where to keep it, opened for appending; None keeps it in memory only.
+
+    Example:
+        >>> with Ledger.open("ledger.jsonl", header) as ledger:
+        ...     ledger.append("natural", ids, {"ranks": ranks}, seconds=0.1)
+    """
+
+    def __init__(self, header: dict[str, Any], file: IO[str] | None = None):
+        self.header = header
+        self.seconds = 0.0
+        self.compile_seconds = 0.0
+        self._file = file
+        self._ids: dict[str, list[np.ndarray]] = {}
+        self._values: dict[str, list[dict[str, np.ndarray]]] = {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, path: str | os.PathLike[str], header: dict[str, Any]) -> Iterator[Ledger]:
+        """Begin a ledger, or go on with the one that lies there; other processes are kept out.
+
+        Args:
+            path: the file; its folder is made.
+            header: what is to be measured.
+
+        Yields:
+            the ledger.
+
+        Raises:
+            UserError: if the file belongs to another evaluation, is damaged before its last line, or is in use.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(
+                    "ledger", path, "another process writes it, wait for it or give another folder"
+                ) from error
+            whole = cls._repair(path, file)
+            if not whole:
+                ledger = cls(header, file)
+                ledger._write({"schema": SCHEMA, **header})
+            else:
+                ledger = cls.read(path)
+                _check_same(path, ledger.header, header)
+                ledger._file = file
+            yield ledger
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Ledger:
+        """Read a ledger, which is then kept in memory only.
+
+        Raises:
+            UserError: if it is no ledger, or damaged before its last line.
+        """
+        path = Path(path)
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+            header = json.loads(lines[0])
+            if header.pop("schema") != SCHEMA:
+                raise ValueError("it was written by another version")
+            ledger = cls(header)
+            for number, line in enumerate(lines[1:], start=2):
+                if line or number < len(lines):
+                    ledger._take(json.loads(line))
+        except OSError as error:
+            raise UserError("ledger", path, f"it cannot be read ({error.strerror}), give a ledger.jsonl") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"line {number}" if "number" in locals() else "its first line"
+            advice = f"it is no ledger, or damaged ({reason}), move it away to begin anew"
+            raise UserError("ledger", path, advice) from error
+        return ledger
+
+    @property
+    def finished(self) -> bool:
+        """Whether every task of its shard is done."""
+        return "finished" in self._ids
+
+    def append(self, task: str, ids: np.ndarray, values: Mapping[str, np.ndarray], seconds: float = 0.0) -> None:
+        """Add what a task found for some images.
+
+        Args:
+            task: its name.
+            ids: int (n,).
+            values: int arrays (n, ...), by name.
+            seconds: how long it took.
+        """
+        lists = {name: np.asarray(value).astype(int).tolist() for name, value in values.items()}
+        record = {"task": task, "ids": np.asarray(ids).tolist(), "values": lists, "seconds": round(seconds, 3)}
+        self._write(record)
+        self._take(record)
+
+    def finish(self) -> None:
+        """Note that every task is done."""
+        if not self.finished:
+            self.append("finished", np.array([], int), {})
+
+    def ids(self, task: str) -> np.ndarray:
+        """Images that a task has measured, in the order of their ids."""
+        return np.sort(np.concatenate([np.array([], int), *self._ids.get(task, [])]).astype(int))
+
+    def values(self, task: str, name: str) -> np.ndarray:
+        """What a task found, in the order of the ids; empty if it found nothing."""
+        parts = [values[name] for values in self._values.get(task, []) if len(values[name])]
+        if not parts:
+            return np.array([], int)
+        return np.concatenate(parts)[np.argsort(np.concatenate([i for i in self._ids[task] if len(i)]), kind="stable")]
+
+    def fooled(self, task: str) -> np.ndarray:
+        """Ids of the images whose label the final head does not put first, in order."""
+        ranks = self.values(task, "ranks")
+        return self.ids(task)[ranks[:, 0] > 0] if len(ranks) else np.array([], int)
+
+    def _take(self, record: dict[str, Any]) -> None:
+        self._ids.setdefault(record["task"], []).append(np.array(record["ids"], int))
+        values = {name: np.array(value, int) for name, value in record["values"].items()}
+        self._values.setdefault(record["task"], []).append(values)
+        self.seconds += record["seconds"]
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(record, separators=(",", ":"), ensure_ascii=False) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    @staticmethod
+    def _repair(path: Path, file: IO[str]) -> int:
+        """Cut off a torn last line; returns the bytes that are whole."""
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        last = content[content.rfind(b"\n", 0, max(whole - 1, 0)) + 1 : whole]
+        try:
+            json.loads(last or b"{}")
+        except ValueError:
+            whole -= len(last)
+        if whole < len(content):
+            os.ftruncate(file.fileno(), whole)
+        return whole
+
+
+def merge(paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str]) -> Ledger:
+    """Join the ledgers of all shards of one evaluation.
+
+    Args:
+        paths: the shards' files, in any order.
+        target: the file to write, whole or not at all.
+
+    Returns:
+        the ledger of the whole evaluation.
+
+    Raises:
+        UserError: if they belong to different evaluations, one is missing, given twice or not finished.
+    """
+    ledgers = {Path(path): Ledger.read(path) for path in paths}
+    if not ledgers:
+        raise UserError("ledgers", [], "give the ledgers of all shards")
+    first_path, first = next(iter(ledgers.items()))
+    number = int(first.header["shard"].partition("/")[2])
+    seen: dict[str, Path] = {}
+    for path, ledger in ledgers.items():
+        _check_same(path, {**ledger.header, "shard": ""}, {**first.header, "shard": ""}, f"{first_path}")
+        shard = ledger.header["shard"]
+        if shard in seen:
+            raise UserError(
+                "ledgers", path, f"it overlaps with {seen[shard]}: both are shard {shard}, give one of them"
+            )
+        if not ledger.finished:
+            raise UserError("ledgers", path, f"shard {shard} is not finished, run its command again first")
+        seen[shard] = path
+    missing = [f"{i}/{number}" for i in range(1, number + 1) if f"{i}/{number}" not in seen]
+    if missing or len(paths) != len(ledgers):
+        what = f"shard {', '.join(missing)} is missing" if missing else "a ledger is given twice"
+        raise UserError("ledgers", [str(path) for path in paths], f"{what}, give each of the {number} shards once")
+
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".writing-{os.getpid()}-{target.name}")
+    header = {**first.header, "shard": "1/1"}
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            merged = Ledger(header, file)
+            merged._write({"schema": SCHEMA, **header})
+            for ledger in ledgers.values():
+                for task in ledger._ids:
+                    for ids, values in zip(ledger._ids[task], ledger._values[task], strict=True):
+                        if task != "finished":
+                            merged.append(task, ids, values)
+                merged.seconds += ledger.seconds
+            merged.finish()
+            merged._file = None
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return merged
+
+
+def _check_same(path: Path, found: dict[str, Any], wanted: dict[str, Any], other: str = "this evaluation") -> None:
+    keys = {**found["key"], "shard": found["shard"]}, {**wanted["key"], "shard": wanted["shard"]}
+    different = [f"{name} {keys[0].get(name)} there, {keys[1].get(name)} in {other}" for name in keys[1]]
+    different = [text for text, name in zip(different, keys[1], strict=True) if keys[0].get(name) != keys[1][name]]
+    if different:
+        advice = f"it belongs to another evaluation ({'; '.join(different)}), give another folder or move it away"
+        raise UserError("ledger", path, advice)

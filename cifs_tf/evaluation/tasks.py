@@ -1,0 +1,264 @@
+"""Tasks: what an evaluation asks of a batch of images. Each is a pure function of images, labels and seeds.
+
+A task belongs to a pool. What a pool is worth are the images that its tasks, one after the other, leave standing; the
+pool `main` takes in every attack inside the threat model, so its survivors are the worst case over all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from cifs_tf.attacks import APGD, FABT, Ball, Square
+from cifs_tf.evaluation.victim import Victim
+from cifs_tf.losses import cross_entropy
+
+MAIN = "main"
+# float32 rounding of a point on the surface of the ball.
+SLACK = 1e-6
+# Of two calls of the same network.
+SAME = 1e-4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """One measurement.
+
+    Args:
+        name: unique in an evaluation; the ledger's and the report's name for it, and what its random draws depend on.
+        on: which images: `"all"`, `"correct"` (those that are right without an attack), or `"standing"` (those of them
+            that no earlier task of the same pool broke).
+        pool: see the module. Default `"main"`.
+        counts: whether what it breaks counts in the pool `main` too. Default False.
+        section: the part of the report that it belongs to.
+        family: what tasks that differ in beta, mask gradient or target have in common, such as `"pgd20"`.
+        beta: of the head weights, see `cifs_tf.losses.head_weights`. Default 0.
+        mask_gradient: see `Victim.heads_fns`.
+        target_rank: of attacks with a target: the rank of the class aimed at, from 2.
+        x: place on the axis of a curve, or None.
+    """
+
+    name: str
+    on: str = "standing"
+    pool: str = MAIN
+    counts: bool = False
+    section: str = "natural"
+    family: str = ""
+    beta: float | str = 0
+    mask_gradient: str = "exact"
+    target_rank: int = 2
+    x: float | None = None
+
+    @property
+    def stream(self) -> int:
+        """Random stream, see `cifs_tf.attacks.example_seeds`."""
+        return zlib.crc32(self.name.encode()) & 0x7FFFFFFF
+
+    @property
+    def cost(self) -> float:
+        """Forward and backward passes for each image, at most."""
+        return 1.0
+
+    def compile_key(self) -> Any:
+        """Tasks of the same key share one trace."""
+        raise NotImplementedError
+
+    def measure_fn(self, victim: Victim) -> Callable[..., dict[str, tf.Tensor]]:
+        """Make (images, labels, weights, rank, seed) -> arrays (batch, ...) of integers or booleans, by name."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything about the task in plain types."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {"kind": type(self).__name__, **fields}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Natural(Task):
+    """The network's answers to the images themselves."""
+
+    name: str = "natural"
+    on: str = "all"
+
+    def compile_key(self) -> Any:
+        return ("natural",)
+
+    def measure_fn(self, victim: Victim) -> Callable[..., dict[str, tf.Tensor]]:
+        heads_fn = next(iter(victim.heads_fns.values()))
+        return lambda images, labels, weights, rank, seed: {
+            "ranks": label_ranks(heads_fn(images), labels),
+            "labels": labels,
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Crafted(Task):
+    """The network's answers to images made by an attack.
+
+    Args:
+        attack: see `cifs_tf.attacks`.
+        surrogate: another network, on which the attack makes the images (a transfer attack); None for the victim.
+    """
+
+    attack: Any
+    surrogate: Victim | None = None
+
+    @property
+    def cost(self) -> float:
+        if isinstance(self.attack, Square):
+            return self.attack.num_queries / 3
+        if isinstance(self.attack, FABT):
+            return 1.5 * self.attack.num_steps
+        return float(getattr(self.attack, "num_steps", 1))
+
+    def describe(self) -> dict[str, Any]:
+        attack = {"kind": type(self.attack).__name__, **dataclasses.asdict(self.attack)}
+        return {**super().describe(), "attack": attack, "surrogate": self.surrogate and self.surrogate.name}
+
+    def compile_key(self) -> Any:
+        return ("crafted", self.attack, self.mask_gradient, self.surrogate and self.surrogate.fingerprint)
+
+    def craft_fn(self, victim: Victim) -> Callable[..., tf.Tensor]:
+        """Make (images, labels, weights, rank, seed) -> x_adv."""
+        source = self.surrogate or victim
+        heads_fn, attack = source.heads_fns[self.mask_gradient], self.attack
+        is_targeted = isinstance(attack, FABT) or (isinstance(attack, APGD) and attack.loss == "targeted_dlr")
+
+        def craft(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            target = {"target_rank": rank} if is_targeted else {}
+            return attack(heads_fn, images, labels, head_weights=weights, seed=seed, **target)
+
+        return craft
+
+    def measure_fn(self, victim: Victim) -> Callable[..., dict[str, tf.Tensor]]:
+        craft, heads_fn = self.craft_fn(victim), victim.heads_fns[self.victim_gradient(victim)]
+
+        def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            x_adv = craft(images, labels, weights, rank, seed)
+            # The verdict is the network's on what really lies in the ball, whatever the attack says.
+            return {"ranks": label_ranks(heads_fn(x_adv), labels), "outside": ~inside(self.attack, x_adv, images)}
+
+        return measure
+
+    def victim_gradient(self, victim: Victim) -> str:
+        """The victim's own mask gradient where the attack's belongs to a surrogate; values do not depend on it."""
+        return self.mask_gradient if self.mask_gradient in victim.heads_fns else victim.mask_gradients[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gradients(Task):
+    """For each head, whether the gradient of its own cross-entropy to the image is zero everywhere, or not finite."""
+
+    section: str = "audit"
+    on: str = "correct"
+
+    def compile_key(self) -> Any:
+        return ("gradients", self.mask_gradient)
+
+    def measure_fn(self, victim: Victim) -> Callable[..., dict[str, tf.Tensor]]:
+        heads_fn = victim.heads_fns[self.mask_gradient]
+
+        def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            zero, broken = [], []
+            for head in range(1 + victim.num_probes):
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(images)
+                    loss = cross_entropy(heads_fn(images), labels)[:, head]
+                gradient = tape.gradient(loss, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+                zero.append(tf.reduce_all(gradient == 0, axis=[1, 2, 3]))
+                broken.append(~tf.reduce_all(tf.math.is_finite(gradient), axis=[1, 2, 3]))
+            return {"zero": tf.stack(zero, axis=1), "not_finite": tf.stack(broken, axis=1)}
+
+        return measure
+
+    @property
+    def cost(self) -> float:
+        return 3.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stability(Task):
+    """Whether the answers differ between two calls, and, where the network takes labels, with the label."""
+
+    name: str = "stability"
+    section: str = "audit"
+    on: str = "all"
+
+    def compile_key(self) -> Any:
+        return ("stability",)
+
+    def measure_fn(self, victim: Victim) -> Callable[..., dict[str, tf.Tensor]]:
+        heads_fn = next(iter(victim.heads_fns.values()))
+
+        def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            heads = heads_fn(images)
+            found = {"varies": differs(heads, heads_fn(images))}
+            if victim.labelled_heads_fn is not None:
+                answers = [victim.labelled_heads_fn(images, (labels + shift) % victim.num_classes) for shift in (0, 1)]
+                found["leaks"] = differs(heads, answers[0]) | differs(answers[0], answers[1])
+            return found
+
+        return measure
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flips(Crafted):
+    """Whether an attack changes the set of top-k classes from which a selection layer makes its mask."""
+
+    section: str = "audit"
+    on: str = "correct"
+
+    def compile_key(self) -> Any:
+        return ("flips", self.attack, self.mask_gradient)
+
+    def measure_fn(self, victim: Victim) -> Callable[..., dict[str, tf.Tensor]]:
+        craft, heads_fn = self.craft_fn(victim), victim.heads_fns[self.mask_gradient]
+
+        def choices(heads: tf.Tensor) -> list[tf.Tensor]:
+            chosen = [tf.math.top_k(heads[:, 1 + i], k=k).indices for i, k in enumerate(victim.top_k)]
+            return [tf.sort(classes, axis=1) for classes in chosen]
+
+        def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            before = choices(heads_fn(images))
+            after = choices(heads_fn(craft(images, labels, weights, rank, seed)))
+            return {
+                "flips": tf.stack([tf.reduce_any(a != b, axis=1) for a, b in zip(before, after, strict=True)], axis=1)
+            }
+
+        return measure
+
+
+def label_ranks(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """How many classes each head puts before the label: 0 if it is predicted. Ties go to the lower class, as in argmax.
+
+    Args:
+        heads: float (batch, 1 + P, classes).
+        labels: int (batch,).
+
+    Returns:
+        int32 (batch, 1 + P); the number of classes where a logit of the head is NaN.
+    """
+    classes = heads.shape[-1]
+    own = tf.gather(heads, tf.cast(labels, tf.int32), axis=2, batch_dims=1)[..., None]
+    lower = tf.range(classes) < tf.cast(labels, tf.int32)[:, None]
+    before = (heads > own) | ((heads == own) & lower[:, None, :])
+    ranks = tf.reduce_sum(tf.cast(before, tf.int32), axis=-1)
+    return tf.where(tf.reduce_any(tf.math.is_nan(heads), axis=-1), classes, ranks)
+
+
+def inside(ball: Ball, x_adv: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    """Whether points lie in the ball around the images and in its bounds, but for rounding; NaN never does."""
+    lowest, highest = ball.bounds
+    in_bounds = tf.reduce_all((x_adv >= lowest - SLACK) & (x_adv <= highest + SLACK), axis=[1, 2, 3])
+    slack = SLACK if ball.norm == "linf" else SLACK * max(1.0, float(ball.epsilon)) * 10
+    return in_bounds & (ball.distance(x_adv, images) <= ball.epsilon + slack)
+
+
+def differs(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Whether two answers of a network to the same images differ by more than rounding: bool (batch,)."""
+    scale = tf.maximum(1.0, tf.reduce_max(tf.abs(first), axis=[1, 2]))
+    return ~(tf.reduce_max(tf.abs(first - second), axis=[1, 2]) <= SAME * scale)

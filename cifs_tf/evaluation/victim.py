@@ -1,0 +1,256 @@
+"""What is attacked: any network that answers images with logits, with or without selection layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cifs_tf.attacks import HeadsFn
+from cifs_tf.errors import UserError
+from cifs_tf.layers import MASK_GRADIENTS
+from cifs_tf.models import Classifier, with_precision
+
+PAPER_TOP_K = 2
+SMALLEST_PROBABILITY = 1e-30
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Victim:
+    """A network under attack, reduced to what an attacker and a report need of it.
+
+    Args:
+        name: what the report calls it.
+        heads_fns: by mask gradient (`"detached"`, `"full"`, `"smoothed"`; `"exact"` for a network without masks), the
+            functions images -> heads (batch, 1 + P, classes). They agree in value.
+        num_probes: P.
+        num_classes: K.
+        image_shape: (height, width, channels).
+        fingerprint: hash of the weights.
+        top_k: k of each selection layer, for counting how often an attack changes its choice.
+        labelled_heads_fn: (images, labels) -> heads, to see whether labels leak; None where it takes no labels.
+        limits: sentences on what could not be had of this network, for the report.
+        keep_alive: whatever must live as long as the functions.
+    """
+
+    name: str
+    heads_fns: Mapping[str, HeadsFn]
+    num_probes: int
+    num_classes: int
+    image_shape: tuple[int, ...]
+    fingerprint: str
+    top_k: tuple[int, ...] = ()
+    labelled_heads_fn: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
+    limits: tuple[str, ...] = ()
+    keep_alive: Any = None
+
+    @property
+    def mask_gradients(self) -> tuple[str, ...]:
+        """The mask gradients that can be had, the official one first."""
+        return tuple(self.heads_fns)
+
+
+def victim_of(model: keras.Model, name: str | None = None) -> Victim:
+    """Make a live Keras model a victim.
+
+    Args:
+        model: a `Classifier`, or any Keras model of one image input and one output (batch, classes), logits or
+            probabilities (then their logarithms are attacked).
+        name: what the report calls it; None (default) is the model's own name.
+
+    Returns:
+        the victim, in float32 (float64 if the model computes in it).
+
+    Raises:
+        UserError: if the model is no image classifier.
+
+    Example:
+        >>> victim_of(classifier).mask_gradients
+        ('detached', 'full', 'smoothed')
+    """
+    name = name or model.name
+    if isinstance(model, Classifier):
+        return _victim_of_classifier(model, name)
+    shape, outputs = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    if not (isinstance(shape, tuple) and len(shape) == 4 and isinstance(outputs, tuple) and len(outputs) == 2):
+        advice = (
+            f"its input has shape {shape} and its output {outputs}, give a model of one image and one row of logits"
+        )
+        raise UserError("model", name, advice)
+
+    def logits_fn(images: tf.Tensor) -> tf.Tensor:
+        return tf.cast(model(images, training=False), tf.float32)
+
+    heads_fn, limits = _single_head(logits_fn, shape[1:])
+    return Victim(
+        name,
+        {"exact": heads_fn},
+        num_probes=0,
+        num_classes=outputs[-1],
+        image_shape=shape[1:],
+        fingerprint=fingerprint_of(model),
+        limits=limits,
+        keep_alive=model,
+    )
+
+
+def load_victim(path: str | os.PathLike[str], name: str | None = None) -> Victim:
+    """Load a victim from a file: a `.keras` model, or a SavedModel folder (or the folder of its versions).
+
+    A SavedModel of this project brings the signatures `heads_*`, which differ in the gradient through the masks. Of any
+    other its `serving_default` is attacked, through whatever gradient it was saved with.
+
+    Args:
+        path: the file or folder.
+        name: what the report calls it; None (default) is the path.
+
+    Returns:
+        the victim.
+
+    Raises:
+        UserError: if there is no such model, it cannot be loaded, or it is no image classifier.
+    """
+    path, name = Path(path), name or str(path)
+    if not path.exists():
+        raise UserError("model", path, "there is no such file, give a .keras file or a SavedModel folder")
+    if path.is_file():
+        try:
+            model = keras.models.load_model(path, compile=False)
+        except Exception as error:  # whatever a foreign file makes Keras raise
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError("model", path, f"Keras cannot load it ({reason}), give a .keras file") from error
+        return victim_of(model, name)
+    versions = sorted((int(child.name) for child in path.iterdir() if child.name.isdigit()), reverse=True)
+    folder = path if (path / "saved_model.pb").exists() or not versions else path / str(versions[0])
+    if not (folder / "saved_model.pb").exists():
+        raise UserError("model", path, "it holds no saved_model.pb, give a .keras file or a SavedModel folder")
+    try:
+        loaded = tf.saved_model.load(str(folder))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError("model", path, f"TensorFlow cannot load it ({reason}), give a SavedModel") from error
+    fingerprint = _hash_files(folder)
+    ours = {m: loaded.signatures[f"heads_{m}"] for m in MASK_GRADIENTS if f"heads_{m}" in loaded.signatures}
+    return _victim_of_heads(loaded, ours, name, fingerprint) if ours else _foreign(loaded, name, fingerprint)
+
+
+def fingerprint_of(model: keras.Model) -> str:
+    """Hash a live model: its configuration and the values of its weights."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        value = np.ascontiguousarray(weight.numpy())
+        digest.update(f"{value.shape}{value.dtype}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _victim_of_classifier(model: Classifier, name: str) -> Victim:
+    if model.compute_dtype not in ("float32", "float64"):
+        model = with_precision(model, "float32")
+    masks = MASK_GRADIENTS if model.num_probes else ()
+    return Victim(
+        name,
+        {mask: model.heads_fn(mask) for mask in masks} or {"exact": model.heads_fn()},
+        num_probes=model.num_probes,
+        num_classes=model.num_classes,
+        image_shape=model.image_shape,
+        fingerprint=fingerprint_of(model),
+        top_k=tuple(getattr(cut, "top_k", PAPER_TOP_K) for cut in model.cuts.values()),
+        labelled_heads_fn=lambda images, labels: model(images, labels=labels, training=False),
+        keep_alive=model,
+    )
+
+
+def _victim_of_heads(loaded: Any, signatures: Mapping[str, Any], name: str, fingerprint: str) -> Victim:
+    """A SavedModel of this project."""
+    first = next(iter(signatures.values()))
+    _, num_heads, num_classes = first.structured_outputs["heads"].shape
+    limits = [
+        f"The SavedModel has no signature heads_{mask}: that gradient was not attacked."
+        for mask in MASK_GRADIENTS
+        if mask not in signatures and num_heads > 1
+    ]
+    limits.append("A SavedModel takes no labels, so it was not tested whether labels leak.")
+    if num_heads > 1:
+        limits.append(f"A SavedModel does not tell its k: changes of the top-{PAPER_TOP_K} classes were counted.")
+    else:
+        signatures = {"exact": first}
+
+    def heads_fn(signature: Any) -> HeadsFn:
+        return lambda images: signature(image=images)["heads"]
+
+    return Victim(
+        name,
+        {mask: heads_fn(signature) for mask, signature in signatures.items()},
+        num_probes=num_heads - 1,
+        num_classes=num_classes,
+        image_shape=tuple(first.structured_input_signature[1]["image"].shape[1:]),
+        fingerprint=fingerprint,
+        top_k=(PAPER_TOP_K,) * (num_heads - 1),
+        limits=tuple(limits),
+        keep_alive=loaded,
+    )
+
+
+def _foreign(loaded: Any, name: str, fingerprint: str) -> Victim:
+    """A SavedModel from elsewhere: the logits of `serving_default`."""
+    if "serving_default" not in loaded.signatures:
+        known = ", ".join(loaded.signatures) or "none"
+        raise UserError("model", name, f"it has no signature serving_default (it has: {known}), export it with one")
+    signature = loaded.signatures["serving_default"]
+    inputs, outputs = signature.structured_input_signature[1], signature.structured_outputs
+    rows = {key: spec for key, spec in outputs.items() if len(spec.shape) == 2 and spec.dtype.is_floating}
+    chosen = next((key for key in ("logits", "probabilities", "predictions") if key in rows), None)
+    if chosen is None and len(rows) == 1:
+        chosen = next(iter(rows))
+    if len(inputs) != 1 or len(next(iter(inputs.values())).shape or ()) != 4 or chosen is None:
+        found = f"inputs {sorted(inputs)}, outputs {sorted(outputs)}"
+        raise UserError("model", name, f"serving_default has {found}; give one with one image input and one output")
+    (key, spec), num_classes = next(iter(inputs.items())), rows[chosen].shape[-1]
+    image_shape = tuple(spec.shape[1:])
+    if None in image_shape or num_classes is None:
+        raise UserError("model", name, f"its image has shape {image_shape}, export it with a fixed shape")
+
+    def logits_fn(images: tf.Tensor) -> tf.Tensor:
+        return tf.cast(signature(**{key: tf.cast(images, spec.dtype)})[chosen], tf.float32)
+
+    heads_fn, limits = _single_head(logits_fn, image_shape)
+    limits = (
+        f"A foreign SavedModel: the output {chosen!r} of serving_default was attacked, through the gradient it was "
+        "saved with; raw predictions, other mask gradients and labels were not available.",
+        *limits,
+    )
+    return Victim(
+        name,
+        {"exact": heads_fn},
+        num_probes=0,
+        num_classes=num_classes,
+        image_shape=image_shape,
+        fingerprint=fingerprint,
+        limits=limits,
+        keep_alive=loaded,
+    )
+
+
+def _single_head(logits_fn: HeadsFn, image_shape: tuple[int, ...]) -> tuple[HeadsFn, tuple[str, ...]]:
+    """Heads of a network with one output; of probabilities, the logarithms."""
+    outputs = logits_fn(tf.random.stateless_uniform((8, *image_shape), seed=(0, 0))).numpy()
+    if np.all(outputs >= 0) and np.allclose(outputs.sum(axis=1), 1, atol=1e-3):
+        limit = "The network answers with probabilities: their logarithms were attacked, which hides small gradients."
+        return lambda images: tf.math.log(tf.maximum(logits_fn(images), SMALLEST_PROBABILITY))[:, None], (limit,)
+    return lambda images: logits_fn(images)[:, None], ()
+
+
+def _hash_files(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in (folder / "saved_model.pb", *sorted((folder / "variables").glob("*"))):
+        digest.update(file.name.encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,293 @@
+"""Measure what a trained classifier is worth under attack.
+
+    python training/evaluate.py --model runs/digits                      a first look, with an audit
+    python training/evaluate.py --model runs/digits --suite strict       the worst case over everything
+    python training/evaluate.py --model FILE --dataset svhn --suite standard
+    python training/evaluate.py --model runs/digits --suite strict --shard 1/4      on one of four machines
+    python training/evaluate.py merge FOLDER LEDGER LEDGER LEDGER LEDGER            then join what they found
+
+--model takes the workdir of a run, a .keras file or a SavedModel, of this project or any other. Everything is written
+to --workdir; the same command again continues there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from cifs_tf.config import MaskGradient, Ratio, RunConfig
+from cifs_tf.errors import UserError
+from training.cli import parse_config, parse_options, run_program
+from training.workdir import Workdir
+
+if TYPE_CHECKING:
+    from cifs_tf.data import ImageDataset, Split
+    from cifs_tf.evaluation import Victim
+
+Suite = Literal["quick", "paper", "paper_aa", "standard", "strict"]
+# Images of a suite that is not meant for all of them.
+EXAMPLES = {"quick": 200, "paper_aa": 2000}
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """Attack a trained classifier, and write a report: JSON, Markdown and one HTML page.
+
+    Args:
+        model: workdir of a run, .keras file, or SavedModel folder.
+        suite: quick (a first look, with an audit), paper (Section 4.1, every beta_atk), paper_aa (Appendix B.1, APGD
+            and Square), standard (AutoAttack), or strict (per image, the worst case over all of it).
+        defense: which network of a run; null is its own, not the twin.
+        dataset: as for run.py; null is that of the run in whose workdir the model lies.
+        data_dir: where TFDS data lies; null is the run's, or TFDS' own default.
+        examples: attack a class-balanced subset of so many test images; null is 200 for quick, 2000 for paper_aa, and
+            all of them otherwise.
+        epsilon: radius of the L-infinity ball; null is that of the run, or of the dataset's recipe.
+        attack_betas: the attacker's settings of beta in Eq. (3); null is the run's, or the paper's nine.
+        mask_gradients: attack through these gradients of the mask, first the one for paper; null is all there are.
+        audit: look for gradient masking; null does so in quick and strict.
+        surrogate: another model, for a transfer attack in the audit.
+        batch_size: images per batch.
+        seed: of everything random; null is that of the run, or 0.
+        shard: i/n, attack only the i-th of n parts of the images; see merge.
+        workdir: folder for ledger and report; null is DEFENSE/evaluation/SUITE in the run's workdir, or
+            runs/evaluation/MODEL/SUITE.
+    """
+
+    model: str
+    suite: Suite = "quick"
+    defense: Literal["cifs", "cas", "vanilla"] | None = None
+    dataset: str | None = None
+    data_dir: str | None = None
+    examples: int | None = None
+    epsilon: Ratio | None = None
+    attack_betas: tuple[int | float | str, ...] | None = None
+    mask_gradients: tuple[MaskGradient, ...] | None = None
+    audit: bool | None = None
+    surrogate: str | None = None
+    batch_size: int = 250
+    seed: int | None = None
+    shard: str = "1/1"
+    workdir: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("examples", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name}", value, "give a number of 1 or more")
+        if self.epsilon is not None and not 0 < self.epsilon <= 1:
+            raise UserError("--epsilon", self.epsilon, "give a number above 0 and at most 1")
+        if self.seed is not None and not 0 <= self.seed < 2**31:
+            raise UserError("--seed", self.seed, f"give a number from 0 to {2**31 - 1}")
+        match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", self.shard)
+        if match is None or int(match[1]) > int(match[2]):
+            raise UserError("--shard", self.shard, "give i/n with i from 1 to n, such as 1/4")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse the command line, and evaluate or merge; 1 if the audit failed."""
+    if argv and argv[0] == "merge":
+        return merge(argv[1:])
+    return evaluate(parse_options(EvaluateOptions, "evaluate.py", argv, __doc__ or ""))
+
+
+def evaluate(options: EvaluateOptions) -> int:
+    """Carry out an evaluation, or what is left of it, and write the report.
+
+    Returns:
+        0, or 1 if the audit found that the numbers are not to be believed.
+
+    Raises:
+        UserError: for input that does not fit; nothing has been written then.
+    """
+    config, run = _config_of(options)
+    folder = Path(options.workdir) if options.workdir else _default_folder(options, config, run)
+    _check_folder(folder)
+    # After the check: importing TensorFlow takes seconds, an error should not.
+    from cifs_tf import evaluation
+    from cifs_tf.data import load_dataset
+    from cifs_tf.evaluation.examples import pick_examples
+    from training.experiment import about_images, attack_progress, attacks_of, import_plugins
+
+    import_plugins(config.model)
+    victim = _load(options.model, options.defense, run)
+    surrogate = _load(options.surrogate, None, None) if options.surrogate else None
+    dataset = load_dataset(config.data)
+    split = _images(options, dataset)
+    tasks = evaluation.make_suite(
+        options.suite,
+        victim,
+        config.attack.epsilon,
+        attacks=attacks_of(config),
+        betas=config.evaluation.attack_betas,
+        mask_gradients=options.mask_gradients or _mask_gradients(options, config, victim),
+        audit=options.audit,
+        surrogate=surrogate,
+    )
+    console = Console()
+    console.rule(f"{victim.name}: {options.suite}, {len(split):,} images, epsilon {config.attack.epsilon}")
+    seed = config.train.seed if options.seed is None else options.seed
+    with attack_progress() as on_progress:
+        report = evaluation.evaluate(
+            victim,
+            split,
+            tasks,
+            epsilon=config.attack.epsilon,
+            ledger_file=folder / _ledger_name(options.shard),
+            shard=options.shard,
+            seed=seed,
+            batch_size=options.batch_size,
+            about=about_images(options.suite, dataset, split),
+            on_progress=on_progress,
+        )
+    if options.shard != "1/1":
+        console.print(f"shard {options.shard} is finished: {folder / _ledger_name(options.shard)}", soft_wrap=True)
+        console.print("When all are: python training/evaluate.py merge FOLDER LEDGER LEDGER ...")
+        return 0
+    with console.status("making a few of the broken images again, to look at"):
+        examples = pick_examples(victim, split, tasks, report, dataset.class_names)
+    return _publish(report, folder, console, examples)
+
+
+def merge(argv: Sequence[str]) -> int:
+    """Join the ledgers of all shards, FOLDER LEDGER..., and write the report of the whole.
+
+    Returns:
+        as `evaluate`.
+
+    Raises:
+        UserError: if shards are missing, overlap, are not finished or belong to different evaluations.
+    """
+    if len(argv) < 2 or argv[0].startswith("-"):
+        raise UserError("merge", " ".join(argv), "give the folder to write to, then the ledger of every shard")
+    folder, *paths = argv
+    _check_folder(Path(folder))
+    from cifs_tf import evaluation
+
+    report = evaluation.build_report(evaluation.merge(paths, Path(folder) / "ledger.jsonl"))
+    return _publish(report, Path(folder), Console())
+
+
+def _publish(report: dict[str, Any], folder: Path, console: Console, examples: Any = None) -> int:
+    from cifs_tf.evaluation import write_report
+
+    written = write_report(report, folder, examples)
+    console.print(summary(report))
+    for check in report["audit"]:
+        if check["verdict"] in ("warn", "fail"):
+            console.print(f"audit: {check['verdict']}: {check['name']}: {check['sentence']}", soft_wrap=True)
+    for limit in report["about"]["limits"]:
+        console.print(f"note: {limit}", soft_wrap=True)
+    console.print("Written:", *(f"  {path}" for path in written), sep="\n", soft_wrap=True)
+    return 1 if report["believable"] is False else 0
+
+
+def summary(report: dict[str, Any]) -> Table:
+    """Lay out a report's main numbers."""
+    about = report["about"]
+    table = Table(
+        title=f"{about['network']}: {about['suite']}\n"
+        f"{report['num_examples']:,} images, epsilon {about['epsilon']:.4g}",
+        caption="audit: " + {None: "not done", True: "no check failed", False: "FAILED"}[report["believable"]],
+    )
+    for column, justify in (("after", "left"), ("runs", "right"), ("broke", "right"), ("standing", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table.add_column("%", justify="right")
+    natural = report["natural"]
+    table.add_row("natural", "", "", f"{natural['count']:,}", f"{100 * natural['accuracy']:.2f}")
+    for row in report["attacks"]:
+        share = row["standing"] / report["num_examples"]
+        name = f"{row['attack']} ({row['section']})"
+        table.add_row(name, f"{row['runs']}", f"{row['broke_first']:,}", f"{row['standing']:,}", f"{100 * share:.2f}")
+    worst = report["worst_case"]
+    interval = "" if not worst["interval"] else " ({:.2f} to {:.2f})".format(*(100 * b for b in worst["interval"]))
+    table.add_section()
+    table.add_row("worst case of each image", "", "", f"{worst['count']:,}", f"{100 * worst['accuracy']:.2f}{interval}")
+    if report["paper"]:
+        paper = report["paper"]
+        label = f"the paper's convention ({paper['attack']}, beta {paper['beta']})"
+        table.add_row(label, "", "", "", f"{100 * paper['robust_accuracy']:.2f}")
+        table.add_row("gap between the two", "", "", "", f"{100 * report['gap']:.2f}")
+    return table
+
+
+def _config_of(options: EvaluateOptions) -> tuple[RunConfig, Workdir | None]:
+    """The config of the run that the model belongs to, or of the dataset's recipe, with the options on top."""
+    path = Path(options.model)
+    if not path.exists():
+        raise UserError("--model", options.model, "there is no such run or file, give a workdir, .keras or SavedModel")
+    home = next((folder for folder in (path, *path.absolute().parents[:4]) if (folder / "config.yaml").is_file()), None)
+    run = Workdir(home) if home == path else None
+    if home is not None and options.dataset is None:
+        config = Workdir(home).read_config()
+    elif options.dataset is None:
+        raise UserError("--dataset", None, "the model lies in no run's workdir, say what to measure it on")
+    else:
+        config = parse_config("evaluate.py", "", [f"--dataset={options.dataset}"])
+    data: dict[str, Any] = {"data_dir": options.data_dir} if options.data_dir else {}
+    if options.examples is not None or options.suite in EXAMPLES:
+        data["test_examples"] = None
+        # Without this, a run on a part of the training images measures on a part of the test images.
+        data["train_examples"] = None
+    evaluation = {"attack_betas": options.attack_betas} if options.attack_betas else {}
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, **data),
+        attack=dataclasses.replace(config.attack, epsilon=options.epsilon or config.attack.epsilon),
+        evaluation=dataclasses.replace(config.evaluation, **evaluation),  # type: ignore[arg-type]
+    )
+    return config, run
+
+
+def _default_folder(options: EvaluateOptions, config: RunConfig, run: Workdir | None) -> Path:
+    if run is not None:
+        return run.evaluation(options.defense or config.model.defense, options.suite)
+    name = "-".join(part for part in Path(options.model).with_suffix("").parts if part not in ("/", "..", "."))
+    return Path("runs") / "evaluation" / name / options.suite
+
+
+def _check_folder(folder: Path) -> None:
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError("--workdir", folder, f"{existing} cannot be written to, give another folder")
+
+
+def _load(path: str, defense: str | None, run: Workdir | None) -> Victim:
+    from cifs_tf.evaluation import load_victim
+
+    folder = run or (Workdir(path) if (Path(path) / "config.yaml").is_file() else None)
+    if folder is None:
+        return load_victim(path)
+    file = folder.model_file(defense or folder.read_config().model.defense)
+    if not file.exists():
+        advice = f"it has no {file.relative_to(folder.path)}, finish its training or give another --defense"
+        raise UserError("--model", path, advice)
+    return load_victim(file, name=f"{path}, {file.parent.name}")
+
+
+def _images(options: EvaluateOptions, dataset: ImageDataset) -> Split:
+    number = options.examples
+    if number is None and options.suite in EXAMPLES:
+        number = min(EXAMPLES[options.suite], len(dataset.test))
+    return dataset.test if number is None else dataset.test.class_balanced(number, "--examples")
+
+
+def _mask_gradients(options: EvaluateOptions, config: RunConfig, victim: Victim) -> tuple[str, ...] | None:
+    """For the paper's protocol, the one of the config; otherwise all."""
+    mask = config.evaluation.eval_mask_gradient
+    return (mask,) if options.suite == "paper" and mask in victim.mask_gradients else None
+
+
+def _ledger_name(shard: str) -> str:
+    return "ledger.jsonl" if shard == "1/1" else f"ledger-{shard.replace('/', '-of-')}.jsonl"
+
+
+if __name__ == "__main__":
+    run_program(main)

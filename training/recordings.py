@@ -1,0 +1,142 @@
+"""Recordings of what the official AutoAttack left standing of a small network, and the same attacks run by us.
+
+A recording is an `.npz` with the network's weights, its images, the radius, and for every attack, run alone on all
+images, which of them survived and how many seconds it took.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cifs_tf.attacks import APGD, FABT, Square
+from cifs_tf.data import Split, to_float
+from cifs_tf.evaluation.engine import header_of, run_tasks, standing
+from cifs_tf.evaluation.ledger import Ledger
+from cifs_tf.evaluation.suites import MAX_TARGETS
+from cifs_tf.evaluation.tasks import Crafted, Natural, Task
+from cifs_tf.evaluation.victim import Victim, victim_of
+
+COLUMNS = ("apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square")
+STANDARD = ("apgd_ce", "apgd_t", "fab_t", "square")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recording:
+    """One recording.
+
+    Args:
+        name: of the file.
+        victim: its network.
+        split: its images.
+        epsilon: radius of the L-infinity ball.
+        robust: by attack, bool (examples,): who survived the official implementation; `standard` is the union.
+        seconds: by attack, how long that took.
+        clean_deviation: largest difference of our network's logits from the recorded ones, relative to the largest.
+    """
+
+    name: str
+    victim: Victim
+    split: Split
+    epsilon: float
+    robust: dict[str, np.ndarray]
+    seconds: dict[str, float]
+    clean_deviation: float
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recording:
+        """Rebuild the network of a recording: 3x3 convolutions of stride 2 with ReLU, flattened, one dense layer."""
+        with np.load(path) as archive:
+            arrays = dict(archive)
+        images = arrays["images"]
+        network = _network(arrays, images.shape[1:])
+        logits = network(to_float(images), training=False).numpy()
+        deviation = np.max(np.abs(logits - arrays["clean_logits"])) / np.max(np.abs(arrays["clean_logits"]))
+        return cls(
+            name=Path(path).name,
+            victim=victim_of(network, Path(path).stem),
+            split=Split(images, arrays["labels"].astype(np.int32)),
+            epsilon=float(arrays["epsilon"]),
+            robust={name.removeprefix("robust_"): arrays[name] for name in arrays if name.startswith("robust_")},
+            seconds={
+                name.removeprefix("seconds_"): float(arrays[name]) for name in arrays if name.startswith("seconds_")
+            },
+            clean_deviation=float(deviation),
+        )
+
+    def tasks(self, column: str) -> list[Task]:
+        """One attack alone on all images that are right without it; its targets, if it has any, one after the other."""
+        attack = {
+            "apgd_ce": APGD(epsilon=self.epsilon),
+            "apgd_dlr": APGD(epsilon=self.epsilon, loss="dlr"),
+            "apgd_t": APGD(epsilon=self.epsilon, loss="targeted_dlr"),
+            "fab_t": FABT(epsilon=self.epsilon),
+            "square": Square(epsilon=self.epsilon),
+        }[column]
+        targets = min(MAX_TARGETS, self.victim.num_classes - 1) if column.endswith("_t") else 1
+        return [
+            Crafted(name=f"{column}, {rank}", family=column, attack=attack, pool=column, target_rank=rank)
+            for rank in range(2, targets + 2)
+        ]
+
+    def run(
+        self, columns: Sequence[str] = COLUMNS, batch_size: int = 250, report: Callable[[str], None] = lambda line: None
+    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """Run attacks, each alone on all images.
+
+        Args:
+            columns: which.
+            batch_size: images per batch.
+            report: called with a line of text after each.
+
+        Returns:
+            by attack, who survived, bool (examples,), with `standard` for all of AutoAttack's standard version if it
+            is among the columns; and by attack its seconds, compiling included, which `ATTACK, compiling` shows apart.
+        """
+        all_tasks: list[Task] = [Natural(), *(task for column in columns for task in self.tasks(column))]
+        ledger = Ledger(header_of(self.victim, self.split, all_tasks, seed=0, about={}))
+        run_tasks(self.victim, self.split, [Natural()], ledger, batch_size=batch_size)
+        robust, seconds = {}, {}
+        for column in columns:
+            started, compiled = time.perf_counter(), ledger.compile_seconds
+            run_tasks(self.victim, self.split, self.tasks(column), ledger, batch_size=batch_size)
+            seconds[column] = time.perf_counter() - started
+            seconds[f"{column}, compiling"] = ledger.compile_seconds - compiled
+            robust[column] = np.isin(np.arange(len(self.split)), standing(ledger, column))
+            report(f"{column}: {int(robust[column].sum())} standing, {seconds[column]:.1f} s")
+        if set(STANDARD) <= set(columns):
+            robust["standard"] = np.logical_and.reduce([robust[column] for column in STANDARD])
+        return robust, seconds
+
+
+class _Convolution(keras.layers.Conv2D):
+    """Pads one pixel on each side, as PyTorch does; TensorFlow's "same" would pad less at even sizes.
+
+    Inside the convolution, which saves copies of the images, forwards and backwards.
+    """
+
+    def convolution_op(self, inputs, kernel):
+        is_odd = inputs.shape[1] % 2 == 1 and inputs.shape[2] % 2 == 1
+        return tf.nn.conv2d(inputs, kernel, self.strides, "SAME" if is_odd else [[0, 0], [1, 1], [1, 1], [0, 0]])
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, _ = input_shape
+        return batch, (height + 1) // 2, (width + 1) // 2, self.filters
+
+
+def _network(arrays: dict[str, np.ndarray], image_shape: tuple[int, ...]) -> keras.Model:
+    image = x = keras.Input(image_shape, name="image")
+    names = sorted(name.removesuffix("_kernel") for name in arrays if name.startswith("conv") and "_kernel" in name)
+    for name in names:
+        x = _Convolution(arrays[f"{name}_kernel"].shape[-1], 3, strides=2, activation="relu", name=name)(x)
+    logits = keras.layers.Dense(arrays["dense_kernel"].shape[-1], name="dense")(keras.layers.Flatten()(x))
+    network = keras.Model(image, logits)
+    for name in (*names, "dense"):
+        network.get_layer(name).set_weights([arrays[f"{name}_kernel"], arrays[f"{name}_bias"]])
+    return network
