@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from cifs_tf.adversarial import SGD, AdversarialTrainer, Method, PGDTraining, Standard, step_decay
 from cifs_tf.attacks import PGD
@@ -209,12 +209,11 @@ def attack_progress(title: str = "attacking") -> Iterator[Any]:
     """A progress bar with the images still standing and the time left; yields the function that moves it."""
     columns = [
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[standing]} standing, {task.fields[attack]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[standing]} standing"),
+        TextColumn("{task.fields[attack]}"),
     ]
     with Progress(*columns) as progress:
         bar = progress.add_task(title, total=1.0, attack="", standing="")

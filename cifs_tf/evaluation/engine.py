@@ -29,6 +29,7 @@ from cifs_tf.losses import head_weights
 
 ProgressFn = Callable[[str, float, int], None]
 """Called as (task, share of the work that is done, in [0, 1], images still standing in the pool `main`)."""
+DECIDES = ("attacks/*.py", "layers/*.py", "models/*.py", "losses.py", "evaluation/engine.py", "evaluation/tasks.py")
 VERSIONED = ("tensorflow", "keras", "numpy")
 
 
@@ -174,9 +175,10 @@ def in_pool(task: dict[str, Any], pool: str) -> bool:
 
 
 def code_version() -> str:
-    """Hash of the library's source: verdicts of different code are not mixed."""
+    """Hash of the source that decides a verdict: what different code has found is not mixed."""
     root = Path(cifs_tf.__file__).parent
-    return _hash("".join(f"{file.relative_to(root)}{file.read_text()}" for file in sorted(root.rglob("*.py"))))
+    files = sorted(file for part in DECIDES for file in root.glob(part))
+    return _hash("".join(f"{file.relative_to(root)}{file.read_text()}" for file in files))
 
 
 def _select(task: Task, ledger: Ledger, ours: np.ndarray) -> np.ndarray:

@@ -131,7 +131,7 @@ class Ledger:
 
     def values(self, task: str, name: str) -> np.ndarray:
         """What a task found, in the order of the ids; empty if it found nothing."""
-        parts = [values[name] for values in self._values.get(task, []) if len(values[name])]
+        parts = [values[name] for values in self._values.get(task, []) if len(values.get(name, []))]
         if not parts:
             return np.array([], int)
         return np.concatenate(parts)[np.argsort(np.concatenate([i for i in self._ids[task] if len(i)]), kind="stable")]

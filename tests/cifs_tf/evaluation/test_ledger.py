@@ -1,0 +1,153 @@
+"""The ledger: nothing lost, nothing mixed."""
+
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from cifs_tf.errors import UserError
+from cifs_tf.evaluation.ledger import Ledger, merge
+
+
+def fill(path, header, tasks=("natural", "a"), ids=(0, 1, 2), finish=True):
+    with Ledger.open(path, header) as ledger:
+        for task in tasks:
+            ledger.append(task, np.array(ids), {"ranks": np.array([[0, 1]] * len(ids))}, seconds=0.5)
+        if finish:
+            ledger.finish()
+
+
+def test_what_was_written_is_read(tmp_path, make_header):
+    path = tmp_path / "new" / "ledger.jsonl"
+    with Ledger.open(path, make_header()) as ledger:
+        ledger.append("a", np.array([3, 5]), {"ranks": np.array([[0, 2], [1, 0]])}, seconds=1.0)
+        ledger.append("a", np.array([0, 4]), {"ranks": np.array([[7, 0], [0, 0]])})
+        ledger.append("b", np.array([], int), {"ranks": np.zeros((0, 2))})
+    read = Ledger.read(path)
+    assert read.ids("a").tolist() == [0, 3, 4, 5]
+    assert read.values("a", "ranks").tolist() == [[7, 0], [0, 2], [0, 0], [1, 0]]
+    assert read.fooled("a").tolist() == [0, 5]
+    assert read.ids("b").tolist() == []
+    assert read.fooled("c").tolist() == []
+    assert read.seconds == 1.0
+    assert not read.finished
+
+
+@pytest.mark.parametrize("cut", [1, 7, 30])
+def test_a_torn_last_line_is_cut_off(cut, tmp_path, make_header):
+    path = tmp_path / "ledger.jsonl"
+    fill(path, make_header(), finish=False)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    with Ledger.open(path, make_header()) as ledger:
+        assert ledger.ids("natural").tolist() == [0, 1, 2]
+        assert ledger.ids("a").tolist() == []
+        ledger.append("a", np.array([0, 1, 2]), {"ranks": np.array([[0, 1]] * 3)}, seconds=0.5)
+    assert path.read_bytes() == whole
+
+
+def test_a_line_of_rubbish_at_the_end_is_cut_off(tmp_path, make_header):
+    """A crash of the machine may leave a line of zeros."""
+    path = tmp_path / "ledger.jsonl"
+    fill(path, make_header(), finish=False)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\0" * 40 + b"\n")
+    with Ledger.open(path, make_header()):
+        pass
+    assert path.read_bytes() == whole
+
+
+def test_a_torn_header_begins_anew(tmp_path, make_header):
+    path = tmp_path / "ledger.jsonl"
+    path.write_text('{"schema":1,"ke')
+    fill(path, make_header())
+    assert Ledger.read(path).finished
+
+
+def test_damage_before_the_end_is_refused(tmp_path, make_header):
+    path = tmp_path / "ledger.jsonl"
+    fill(path, make_header())
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], "rubbish\n", *lines[2:]]))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"ledger: received .*line 2"), Ledger.open(path, make_header()):
+        pass
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("key", ["weights", "data", "config", "code"])
+def test_a_ledger_of_something_else_is_refused(key, tmp_path, make_header):
+    path = tmp_path / "ledger.jsonl"
+    fill(path, make_header(config="c", code="1"))
+    other = make_header(**{"config": "c", "code": "1", key: "other"})
+    with pytest.raises(UserError, match=f"belongs to another evaluation.*{key}"), Ledger.open(path, other):
+        pass
+
+
+def _hold(path, header, held, release):
+    with Ledger.open(path, header):
+        held.set()
+        release.wait(30)
+
+
+def test_two_processes_do_not_share_a_ledger(tmp_path, make_header):
+    context = multiprocessing.get_context("fork")
+    held, release = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path / "l.jsonl", make_header(), held, release))
+    process.start()
+    assert held.wait(30)
+    with pytest.raises(UserError, match="another process"), Ledger.open(tmp_path / "l.jsonl", make_header()):
+        pass
+    release.set()
+    process.join(30)
+    assert process.exitcode == 0
+
+
+@pytest.fixture
+def shards(tmp_path, make_header):
+    paths = [tmp_path / f"{part}.jsonl" for part in (1, 2, 3)]
+    for part, path in enumerate(paths, start=1):
+        fill(path, make_header(shard=f"{part}/3"), ids=[part - 1, part + 2])
+    return paths
+
+
+def test_shards_are_joined(shards, tmp_path):
+    merged = merge(shards[::-1], tmp_path / "out" / "ledger.jsonl")
+    assert merged.header["shard"] == "1/1"
+    for ledger in (merged, Ledger.read(tmp_path / "out" / "ledger.jsonl")):
+        assert ledger.ids("a").tolist() == [0, 1, 2, 3, 4, 5]
+        assert ledger.finished
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"), [((0, 1), "shard 3/3 is missing"), ((0, 1, 1), "3/3 is missing"), ((0, 0, 1, 2), "twice")]
+)
+def test_gaps_and_overlaps_are_refused(chosen, words, shards, tmp_path):
+    with pytest.raises(UserError, match=words):
+        merge([shards[i] for i in chosen], tmp_path / "ledger.jsonl")
+    assert not (tmp_path / "ledger.jsonl").exists()
+
+
+def test_copies_unfinished_and_foreign_shards_are_refused(shards, tmp_path, make_header):
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(shards[1].read_bytes())
+    with pytest.raises(UserError, match=r"overlaps with .*both are shard 2/3"):
+        merge([*shards, copy], tmp_path / "ledger.jsonl")
+    open_end = tmp_path / "open.jsonl"
+    fill(open_end, make_header(shard="2/3"), finish=False)
+    with pytest.raises(UserError, match="shard 2/3 is not finished"):
+        merge([shards[0], open_end, shards[2]], tmp_path / "ledger.jsonl")
+    foreign = tmp_path / "foreign.jsonl"
+    fill(foreign, make_header(shard="2/3", weights="other"))
+    with pytest.raises(UserError, match="weights other there"):
+        merge([shards[0], foreign, shards[2]], tmp_path / "ledger.jsonl")
+    with pytest.raises(UserError, match="cannot be read"):
+        merge([tmp_path / "none.jsonl"], tmp_path / "ledger.jsonl")
+
+
+def test_every_line_is_json_and_numbers_are_plain(tmp_path, make_header):
+    fill(tmp_path / "l.jsonl", make_header())
+    lines = [json.loads(line) for line in (tmp_path / "l.jsonl").read_text().splitlines()]
+    assert lines[0]["schema"] == 1
+    assert lines[1] == {"task": "natural", "ids": [0, 1, 2], "values": {"ranks": [[0, 1]] * 3}, "seconds": 0.5}
