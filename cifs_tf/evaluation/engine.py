@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -52,7 +53,7 @@ def header_of(
     described = [task.describe() for task in tasks]
     surrogates = [task.surrogate.fingerprint for task in tasks if isinstance(task, Crafted) and task.surrogate]
     pixels = hashlib.sha256(np.ascontiguousarray(split.images).tobytes() + split.labels.tobytes())
-    return {
+    header = {
         "key": {
             "weights": victim.fingerprint,
             "data": pixels.hexdigest()[:16],
@@ -70,10 +71,13 @@ def header_of(
             "num_examples": len(split),
             "seed": seed,
             "precision": "float32",
+            **dict.fromkeys(("suite", "epsilon", "dataset", "subset_of", "class_names")),
             **about,
             "tasks": described,
         },
     }
+    # As it will be read from the file: a report must not tell whether it was.
+    return json.loads(json.dumps(header))  # type: ignore[no-any-return]
 
 
 def run_tasks(
@@ -151,7 +155,7 @@ def run_tasks(
 def _batch_sizes(batch_size: int, replicas: int) -> list[int]:
     """The few sizes that batches have: the whole one and its halves, so that little of the last batch is filling."""
     largest = math.ceil(batch_size / replicas)
-    return [replicas * math.ceil(largest / 2**halvings) for halvings in range(largest.bit_length())]
+    return [replicas * math.ceil(largest / 2**halvings) for halvings in range((largest - 1).bit_length() + 1)]
 
 
 def standing(ledger: Ledger, pool: str) -> np.ndarray:

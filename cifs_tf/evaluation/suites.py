@@ -199,12 +199,15 @@ def adaptive_tasks(
 def quick_tasks(
     victim: Victim, epsilon: float, betas: Sequence[float | str], mask_gradients: Sequence[str]
 ) -> list[Task]:
-    """PGD-20 at a few beta_atk, and APGD."""
+    """FGSM and PGD-20 at a few beta_atk, and APGD, towards the three nearest classes too."""
     few = [beta for beta in (0, 2, "infinity") if beta in betas] or list(betas)[:1]
     tasks = paper_tasks(victim, make_attacks(["fgsm", "pgd20"], epsilon), few, mask_gradients[0])
     tasks += [_autoattack("apgd_ce", APGD(epsilon=epsilon), mask) for mask in mask_gradients[:2]]
     if victim.num_classes >= DLR_CLASSES:
         tasks += [_autoattack("apgd_dlr", APGD(epsilon=epsilon, loss="dlr"), mask) for mask in mask_gradients[:2]]
+    if victim.num_classes >= TARGETED_DLR_CLASSES:
+        apgd_t = APGD(epsilon=epsilon, loss="targeted_dlr")
+        tasks += [_autoattack("apgd_t", apgd_t, mask_gradients[0], target_rank=rank) for rank in (2, 3, 4)]
     return tasks
 
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from cifs_tf.attacks import APGD, FABT, Ball, Square
 from cifs_tf.evaluation.victim import Victim
-from cifs_tf.losses import cross_entropy
+from cifs_tf.losses import cross_entropy, head_weights
 
 MAIN = "main"
 # float32 rounding of a point on the surface of the ball.
@@ -120,7 +120,8 @@ class Crafted(Task):
         return {**super().describe(), "attack": attack, "surrogate": self.surrogate and self.surrogate.name}
 
     def compile_key(self) -> Any:
-        return ("crafted", self.attack, self.mask_gradient, self.surrogate and self.surrogate.fingerprint)
+        transfer = self.surrogate and (self.surrogate.fingerprint, self.beta)
+        return ("crafted", self.attack, self.mask_gradient, transfer)
 
     def craft_fn(self, victim: Victim) -> Callable[..., tf.Tensor]:
         """Make (images, labels, weights, rank, seed) -> x_adv."""
@@ -130,6 +131,8 @@ class Crafted(Task):
 
         def craft(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
             target = {"target_rank": rank} if is_targeted else {}
+            if self.surrogate is not None:
+                weights = head_weights(self.beta, source.num_probes)
             return attack(heads_fn, images, labels, head_weights=weights, seed=seed, **target)
 
         return craft

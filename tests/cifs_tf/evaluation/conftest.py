@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cifs_tf.attacks import APGD, FABT, PGD, Square
 from cifs_tf.data import Split
 from cifs_tf.evaluation.ledger import Ledger
+from cifs_tf.evaluation.suites import make_attacks, paper_tasks
+from cifs_tf.evaluation.tasks import Crafted, Flips, Natural
 from cifs_tf.evaluation.victim import Victim
 
 
@@ -69,6 +72,9 @@ def header(tasks=(), shard="1/1", **key):
         "epsilon": 0.1,
         "seed": 0,
         "precision": "float32",
+        "dataset": None,
+        "subset_of": None,
+        "class_names": None,
         "tasks": [natural, *({**default, **task} for task in tasks)],
     }
     return {"key": {"weights": "w", "data": "d", **key}, "shard": shard, "about": about}
@@ -100,3 +106,27 @@ def plain_model():
     image = keras.Input((8, 8, 1), name="pixels")
     x = keras.layers.Conv2D(8, 3, activation="relu")(image)
     return keras.Model(image, keras.layers.Dense(10)(keras.layers.Flatten()(x)), name="plain")
+
+
+@pytest.fixture(scope="session")
+def small_suite():
+    """The tasks of a victim with two probes: every kind of attack, with small budgets."""
+
+    def make(victim):
+        def crafted(family, attack, mask="detached", beta=0):
+            name = f"{family}, beta {beta}, {mask}"
+            return Crafted(name=name, family=family, attack=attack, mask_gradient=mask, beta=beta, counts=True)
+
+        pgd = {"epsilon": 0.1, "step_size": 0.02, "num_steps": 5, "random_start": True}
+        return [
+            Natural(),
+            *paper_tasks(victim, make_attacks(["fgsm"], 0.1), (0, "infinity"), "detached"),
+            crafted("square", Square(epsilon=0.1, num_queries=60)),
+            crafted("pgd", PGD(**pgd, keep="fooling"), "full", 2),
+            crafted("apgd_dlr", APGD(epsilon=0.1, num_steps=8, loss="dlr"), "smoothed", 2),
+            crafted("apgd_t", APGD(epsilon=0.1, num_steps=8, loss="targeted_dlr")),
+            crafted("fab_t", FABT(epsilon=0.1, num_steps=10)),
+            Flips(name="flips", attack=PGD(**pgd), mask_gradient="detached"),
+        ]
+
+    return make

@@ -1,102 +1,208 @@
-"""The evaluation engine: the paper's numbers, whatever the batch size."""
+"""The engine: the numbers that can be told by hand, whatever the batches, the devices and the interruptions."""
 
-from __future__ import annotations
+import dataclasses
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from cifs_tf.config import ModelConfig
+from cifs_tf.attacks import APGD, PGD, fgsm
 from cifs_tf.data import Split
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation import Report, evaluate, make_attacks
-from cifs_tf.models import build_classifier
+from cifs_tf.evaluation import Ledger, evaluate, make_attacks, victim_of
+from cifs_tf.evaluation.engine import _batch_sizes, header_of, run_tasks, standing
+from cifs_tf.evaluation.suites import paper_tasks
+from cifs_tf.evaluation.tasks import Crafted, Natural, inside, label_ranks
+
+
+def tasks_of(victim, epsilon=0.02, betas=(0, 2), names=("fgsm",)):
+    return [Natural(), *paper_tasks(victim, make_attacks(names, epsilon), betas, victim.mask_gradients[0])]
+
+
+def test_accuracy_of_a_network_that_can_be_attacked_by_hand(split, make_victim):
+    """FGSM moves every pixel by epsilon away from the label's side, so the mean moves by what clipping leaves."""
+    epsilon, images = 0.02, split.images / np.float32(255)
+    direction = np.where(split.labels == 1, -1, 1)[:, None, None, None]
+    moved = np.clip(images + epsilon * direction, 0, 1).mean(axis=(1, 2, 3))
+    natural = (images.mean(axis=(1, 2, 3)) > 0.5) == split.labels
+    robust = (moved > 0.5) == split.labels
+    assert robust.mean() < natural.mean() < 1
+    report = evaluate(make_victim(), split, tasks_of(make_victim(), epsilon))
+    assert report["natural"]["accuracy"] == pytest.approx(natural.mean())
+    assert report["paper"]["attacks"]["fgsm"]["by_beta"] == dict.fromkeys(("0", "2"), pytest.approx(robust.mean()))
+    assert report["worst_case"]["accuracy"] == pytest.approx((natural & robust).mean())
+    expected = [None if r else "fgsm, beta 0, detached" for r in robust]
+    expected = ["natural" if not n else by for n, by in zip(natural, expected, strict=True)]
+    assert report["broken_by"] == expected
+
+
+def spend(ledger):
+    """Images attacked by each task."""
+    return {task["name"]: len(ledger.ids(task["name"])) for task in ledger.header["about"]["tasks"]}
+
+
+def test_survivors_alone_are_attacked(split, make_victim):
+    """`standing` tasks skip what is wrong without an attack and what an earlier task of their pool broke."""
+    victim = make_victim()
+    attack = {"attack": fgsm(0.02), "mask_gradient": "detached", "family": "fgsm"}
+    tasks = [
+        Natural(),
+        Crafted(name="all", on="all", counts=True, **attack),
+        Crafted(name="correct", on="correct", pool="other", **attack),
+        Crafted(name="main", **attack, counts=True),
+        Crafted(name="other", **attack, pool="other"),
+        Crafted(name="fresh", **attack, pool="fresh"),
+    ]
+    ledger = Ledger(header_of(victim, split, tasks, seed=0, about={}))
+    run_tasks(victim, split, tasks, ledger)
+    right = len(split) - len(ledger.fooled("natural"))
+    left = len(standing(ledger, "main"))
+    assert 0 < left < right < len(split)
+    assert spend(ledger) == {"natural": 23, "all": 23, "correct": right, "main": left, "other": left, "fresh": right}
+
+
+def counting(function):
+    """A heads_fn that knows the batch sizes it was run with."""
+    seen = []
+
+    def heads_fn(images):
+        tf.py_function(lambda size: seen.append(int(size)), [tf.shape(images)[0]], [])
+        return function(images)
+
+    return heads_fn, seen
+
+
+def test_batches_have_few_sizes(split, make_victim):
+    heads_fn, seen = counting(make_victim().heads_fns["full"])
+    evaluate(make_victim(heads_fn), split, [Natural()], batch_size=10)
+    assert seen == [10, 10, 3]
+    assert _batch_sizes(10, 1) == [10, 5, 3, 2, 1]
+    assert _batch_sizes(10, 4) == [12, 8, 4]
+    assert all(size % 3 == 0 for size in _batch_sizes(250, 3))
 
 
 @pytest.fixture(scope="module")
-def split():
-    rng = np.random.default_rng(0)
-    return Split(rng.integers(0, 256, (23, 8, 8, 1), dtype=np.uint8), rng.integers(0, 2, 23).astype(np.int32))
+def full_report(small_suite, trained, digits):
+    """A suite with every kind of attack, in batches of 64."""
+    return evaluate(trained.classifier, digits, small_suite(victim_of(trained.classifier)), batch_size=64)
 
 
-def brightness_heads(images):
-    """Two classes by the mean pixel m: the logits are (0.5 - m, m - 0.5) * 10, for two equal heads."""
-    mean = tf.reduce_mean(images, axis=[1, 2, 3])
-    logits = tf.stack([0.5 - mean, mean - 0.5], axis=1) * 10
-    return tf.stack([logits, logits], axis=1)
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["batches of 7", "2 devices"])
+def test_verdicts_do_not_depend_on_batches_or_devices(small_suite, setting, trained, digits, full_report, capsys):
+    if setting == "2 devices":
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        with strategy.scope():
+            copy = type(trained.classifier).from_config(trained.classifier.get_config())
+        copy.set_weights(trained.classifier.get_weights())
+        other = evaluate(copy, digits, small_suite(victim_of(copy)), batch_size=64, strategy=strategy)
+    else:
+        other = evaluate(trained.classifier, digits, small_suite(victim_of(trained.classifier)), batch_size=7)
+    pairs = zip(other["broken_by"], full_report["broken_by"], strict=True)
+    different = sum((ours is None) != (theirs is None) for ours, theirs in pairs)
+    with capsys.disabled():
+        print(f"\n{setting}: {different} of {len(digits)} images differ")
+    assert different <= len(digits) / 500
 
 
-def test_accuracy_of_a_model_that_can_be_attacked_by_hand(split):
-    """FGSM moves every pixel by epsilon away from the label's side, so the mean moves by what clipping leaves."""
-    epsilon = 0.02
-    images = split.images / np.float32(255)
-    direction = np.where(split.labels == 1, -1, 1)[:, None, None, None]
-    moved = np.clip(images + epsilon * direction, 0, 1).mean(axis=(1, 2, 3))
-    natural = np.mean((images.mean(axis=(1, 2, 3)) > 0.5) == split.labels)
-    robust = np.mean((moved > 0.5) == split.labels)
-    report = evaluate(brightness_heads, split, make_attacks(["fgsm"], epsilon), num_probes=1, betas=[0, 2])
-    assert report.natural == pytest.approx(natural)
-    assert report.robust["fgsm"] == {"0": pytest.approx(robust), "2": pytest.approx(robust)}
-    assert robust < natural
+def test_an_interrupted_evaluation_goes_on(small_suite, trained, digits, full_report, tmp_path):
+    """Stopped after any batch and started again, it attacks nothing twice and ends in the same report."""
+    victim = victim_of(trained.classifier)
+    tasks = small_suite(victim)[:5]
+    whole = evaluate(victim, digits, tasks, batch_size=32)
+
+    class Interrupt(Exception):
+        pass
+
+    starts, calls = 0, 0
+    for stop_after in (1, 3, 10**9):
+        calls = 0
+
+        def on_progress(task, share, standing, stop_after=stop_after):
+            nonlocal calls
+            calls += 1
+            if calls == stop_after:
+                raise Interrupt
+
+        starts += 1
+        try:
+            resumed = evaluate(
+                victim, digits, tasks, batch_size=32, ledger_file=tmp_path / "l.jsonl", on_progress=on_progress
+            )
+        except Interrupt:
+            continue
+    assert starts == 3
+    for report in (whole, resumed):
+        report.pop("wall_clock")
+    assert resumed == whole
 
 
-def test_batch_size_does_not_matter(split):
-    model = build_classifier(ModelConfig(arch="resnet10", width=4), (8, 8, 1), 2)
-    attacks = make_attacks(["pgd3", "cw3"], 0.1)
-    small, whole = (
-        evaluate(model.heads_fn(), split, attacks, num_probes=2, betas=[0, 2, "infinity-2"], batch_size=batch_size)
-        for batch_size in (7, 64)
-    )
-    assert small == whole
+def test_shards_add_up(small_suite, trained, digits, tmp_path):
+    from cifs_tf.evaluation import build_report, merge
+
+    victim = victim_of(trained.classifier)
+    tasks = small_suite(victim)[:4]
+    whole = evaluate(victim, digits, tasks)
+    paths = [tmp_path / f"{part}.jsonl" for part in (1, 2, 3)]
+    for part, path in enumerate(paths, start=1):
+        evaluate(victim, digits, tasks, ledger_file=path, shard=f"{part}/3")
+    joined = build_report(merge(paths, tmp_path / "ledger.jsonl"))
+    for report in (whole, joined):
+        report.pop("wall_clock")
+    assert joined == whole
 
 
-def test_progress_covers_every_batch(split):
-    calls = []
-    evaluate(
-        brightness_heads,
-        split,
-        make_attacks(["fgsm"], 0.1),
-        num_probes=1,
-        betas=[0, 1],
-        batch_size=10,
-        on_progress=lambda task, done, total: calls.append((done, total)),
-    )
-    assert calls == [(done, 9) for done in range(1, 10)]
+def test_random_starts_differ_between_tasks_and_seeds(trained, digits):
+    """The stream of a task is its name: two restarts are not the same attack twice."""
+    victim = victim_of(trained.classifier)
+    attack = PGD(epsilon=0.1, step_size=0.01, num_steps=1, random_start=True)
+    tasks = [
+        Natural(),
+        *(Crafted(name=name, on="all", attack=attack, mask_gradient="full", pool=name) for name in ("a", "b")),
+    ]
+    ranks = []
+    for seed in (0, 1):
+        ledger = Ledger(header_of(victim, digits, tasks, seed=seed, about={}))
+        run_tasks(victim, digits, tasks, ledger, seed=seed)
+        ranks += [ledger.values(name, "ranks") for name in ("a", "b")]
+    assert len({rank.tobytes() for rank in ranks}) == 4
 
 
-def test_worst_is_the_lowest_over_beta_and_survives_json():
-    report = Report(10, 0.9, {"pgd20": {"0": 0.5, "2": 0.4, "infinity": 0.6}})
-    assert report.worst("pgd20") == (0.4, "2")
-    assert Report.from_dict(report.to_dict()) == report
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TooFar(PGD):
+    """An attack with a fault."""
+
+    def __call__(self, heads_fn, images, labels, *, head_weights, seed=None):
+        return images + 0.2
 
 
-def test_no_images_are_refused(split):
+def test_an_attack_that_leaves_the_ball_is_not_believed(split, make_victim):
+    attack = TooFar(epsilon=0.1, step_size=0.1, num_steps=1)
+    task = Crafted(name="too far", attack=attack, mask_gradient="full", on="all")
+    with pytest.raises(RuntimeError, match="too far: 23 images left the ball"):
+        evaluate(make_victim(), split, [Natural(), task])
+
+
+def test_inside_by_hand():
+    ball = APGD(epsilon=0.1)
+    images = tf.fill([5, 1, 1, 1], 0.95)
+    x = tf.constant([0.95, 0.85, 0.849, 1.01, float("nan")])[:, None, None, None]
+    assert inside(ball, x, images).numpy().tolist() == [True, True, False, False, False]
+
+
+def test_label_ranks_by_hand():
+    """Ties go to the lower class, as in argmax; NaN is wrong."""
+    heads = tf.constant([[[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]], [[2.0, 2.0, 2.0], [0.0, float("nan"), 0.0]]])
+    assert label_ranks(heads, tf.constant([1, 1])).numpy().tolist() == [[1, 1], [1, 3]]
+    assert label_ranks(heads, tf.constant([0, 0])).numpy().tolist() == [[0, 2], [0, 3]]
+
+
+def test_input_that_does_not_fit(split, make_victim):
     with pytest.raises(UserError, match="no images"):
-        evaluate(brightness_heads, split.take(np.array([], int)), {}, num_probes=0, betas=[0])
-
-
-def test_attack_names():
-    attacks = make_attacks(["fgsm", "pgd100", "cw30"], epsilon=0.3, step_sizes={"pgd100": 0.02})
-    assert (attacks["fgsm"].num_steps, attacks["fgsm"].step_size) == (1, 0.3)
-    assert (attacks["pgd100"].num_steps, attacks["pgd100"].step_size) == (100, 0.02)
-    assert (attacks["cw30"].num_steps, attacks["cw30"].step_size, attacks["cw30"].loss) == (30, 0.03, "cw_margin")
-    assert not any(attack.random_start for attack in attacks.values())
-
-
-@pytest.mark.parametrize("name", ["pgd", "pgd0", "pgd-1", "apgd", "cw", ""])
-def test_unknown_attack_is_named(name):
-    with pytest.raises(UserError, match="attacks: received " + name):
-        make_attacks([name], 0.1)
-
-
-def test_step_size_of_no_attack_is_refused():
-    with pytest.raises(UserError, match="eval_step_sizes: received pdg7"):
-        make_attacks(["pgd20"], 0.1, step_sizes={"pdg7": 0.1})
-    assert set(make_attacks(["pgd20"], 0.1, step_sizes={"pgd7": 0.1})) == {"pgd20"}
-
-
-def test_no_attack_and_no_step_are_refused():
-    with pytest.raises(UserError, match="attacks: received"):
-        make_attacks([], 0.1)
-    with pytest.raises(UserError, match="eval_step_sizes: received pgd20: -1"):
-        make_attacks(["pgd20"], 0.1, step_sizes={"pgd20": -1})
+        evaluate(make_victim(), split.take(np.array([], int)), [Natural()])
+    with pytest.raises(UserError, match=r"model: received image shape \(9, 9, 1\)"):
+        evaluate(make_victim(image_shape=(9, 9, 1)), split, [Natural()])
+    with pytest.raises(UserError, match="model: received 1 classes"):
+        evaluate(make_victim(num_classes=1), Split(split.images, split.labels), [Natural()])
+    with pytest.raises(UserError, match="epsilon"):
+        evaluate(make_victim(), split, "quick")

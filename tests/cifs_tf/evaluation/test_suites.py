@@ -1,0 +1,123 @@
+"""What the suites are made of."""
+
+import pytest
+
+from cifs_tf.errors import UserError
+from cifs_tf.evaluation import make_attacks, make_suite
+from cifs_tf.evaluation.suites import SUITES, describe_missing
+from cifs_tf.losses import PAPER_ATTACK_BETAS
+
+
+def of(tasks, **fields):
+    """Tasks with these fields."""
+    return [task for task in tasks if all(getattr(task, name) == value for name, value in fields.items())]
+
+
+@pytest.fixture
+def cifs(make_victim):
+    return make_victim(num_classes=10, num_probes=2)
+
+
+def test_paper_is_every_attack_at_every_beta_on_all_images(cifs):
+    tasks = make_suite("paper", cifs, 0.1)
+    assert len(tasks) == 1 + 4 * 9
+    assert {task.on for task in tasks} == {"all"}
+    for name in ("fgsm", "pgd20", "cw30", "pgd100"):
+        found = of(tasks, family=name)
+        assert [task.beta for task in found] == list(PAPER_ATTACK_BETAS)
+        assert all(task.attack.keep == "last" and not task.attack.random_start for task in found)
+
+
+def test_standard_has_the_budgets_of_autoattack(cifs):
+    tasks = make_suite("standard", cifs, 0.1)
+    families = [task.family for task in tasks]
+    assert families == ["", "apgd_ce", *["apgd_t"] * 9, *["fab_t"] * 9, "square"]
+    assert [task.target_rank for task in of(tasks, family="apgd_t")] == list(range(2, 11))
+    assert {task.attack.num_steps for task in tasks[1:-1]} == {100}
+    assert tasks[-1].attack.num_queries == 5000
+    assert {task.on for task in tasks[1:]} == {"standing"}
+
+
+def test_strict_takes_in_every_mask_gradient_and_beta(cifs):
+    tasks = make_suite("strict", cifs, 0.1)
+    pairs = {(beta, mask) for beta in PAPER_ATTACK_BETAS for mask in cifs.mask_gradients}
+    for family in ("pgd50", "cw50", "apgd_ce", "apgd_dlr"):
+        assert {(t.beta, t.mask_gradient) for t in of(tasks, family=family, section="adaptive")} == pairs
+    assert {t.mask_gradient for t in of(tasks, family="fab_t")} == set(cifs.mask_gradients)
+    assert tasks[-1].family == "square"
+    assert tasks[-1].attack.num_queries == 5000
+    assert len({task.name for task in tasks}) == len(tasks)
+    assert [task.x for task in of(tasks, pool="restarts")] == list(range(1, 11))
+
+
+def test_a_network_without_probes_has_one_beta_and_one_gradient(make_victim):
+    for suite in SUITES:
+        tasks = make_suite(suite, make_victim(num_classes=10, num_probes=0), 0.1)
+        assert {(task.beta, task.mask_gradient) for task in tasks} == {(0, "exact")}
+
+
+@pytest.mark.parametrize(("classes", "has"), [(2, set()), (3, {"apgd_dlr"}), (4, {"apgd_t"}), (8, {"apgd_t"})])
+def test_few_classes(classes, has, make_victim):
+    victim = make_victim(num_classes=classes, num_probes=0)
+    tasks = make_suite("standard", victim, 0.1)
+    assert {task.family for task in tasks} & {"apgd_dlr", "apgd_t"} == has
+    assert len(of(tasks, family="fab_t")) == min(9, classes - 1)
+    assert bool(describe_missing(victim)) == (classes < 4)
+    for suite in ("quick", "strict"):
+        losses = {getattr(task.attack, "loss", "") for task in make_suite(suite, victim, 0.1) if task.family}
+        assert ("dlr" in losses) == (classes >= 3)
+        assert ("targeted_dlr" in losses) == (classes >= 4)
+
+
+def test_audit_by_option(cifs):
+    for suite in SUITES:
+        default, with_audit, without = (make_suite(suite, cifs, 0.1, audit=audit) for audit in (None, True, False))
+        assert of(with_audit, section="audit")
+        assert not of(without, section="audit")
+        assert bool(of(default, section="audit")) == (suite in ("quick", "strict"))
+
+
+def test_a_surrogate_makes_transfer_attacks(cifs, make_victim):
+    surrogate = make_victim(num_classes=10, num_probes=0)
+    assert len(of(make_suite("quick", cifs, 0.1, surrogate=surrogate), family="transfer")) == 2
+
+
+def test_mask_gradients_by_option(cifs):
+    tasks = make_suite("strict", cifs, 0.1, mask_gradients=["full"])
+    assert {task.mask_gradient for task in tasks if task.family} == {"full"}
+    with pytest.raises(UserError, match="mask_gradients: received smoothed; this network has detached, full"):
+        make_suite("strict", cifs, 0.1, mask_gradients=["smoothed"])
+
+
+def test_unknown_suite_and_beta(cifs):
+    with pytest.raises(UserError, match="suite: received best"):
+        make_suite("best", cifs, 0.1)
+    with pytest.raises(UserError, match="attack_betas: received foo"):
+        make_suite("paper", cifs, 0.1, betas=["foo"])
+
+
+def test_attack_names():
+    attacks = make_attacks(["fgsm", "pgd100", "cw30"], epsilon=0.3, step_sizes={"pgd100": 0.02})
+    assert (attacks["fgsm"].num_steps, attacks["fgsm"].step_size) == (1, 0.3)
+    assert (attacks["pgd100"].num_steps, attacks["pgd100"].step_size) == (100, 0.02)
+    assert (attacks["cw30"].num_steps, attacks["cw30"].step_size, attacks["cw30"].loss) == (30, 0.03, "cw_margin")
+    assert not any(attack.random_start for attack in attacks.values())
+
+
+@pytest.mark.parametrize("name", ["pgd", "pgd0", "pgd-1", "apgd", "cw", ""])
+def test_unknown_attack_is_named(name):
+    with pytest.raises(UserError, match="attacks: received " + name):
+        make_attacks([name], 0.1)
+
+
+def test_step_size_of_no_attack_is_refused():
+    with pytest.raises(UserError, match="eval_step_sizes: received pdg7"):
+        make_attacks(["pgd20"], 0.1, step_sizes={"pdg7": 0.1})
+    assert set(make_attacks(["pgd20"], 0.1, step_sizes={"pgd7": 0.1})) == {"pgd20"}
+
+
+def test_no_attack_and_no_step_are_refused():
+    with pytest.raises(UserError, match="attacks: received"):
+        make_attacks([], 0.1)
+    with pytest.raises(UserError, match="eval_step_sizes: received pgd20: -1"):
+        make_attacks(["pgd20"], 0.1, step_sizes={"pgd20": -1})

@@ -1,0 +1,109 @@
+"""Whatever answers images with logits can be attacked, live or from a file."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cifs_tf.errors import UserError
+from cifs_tf.evaluation import evaluate, load_victim, victim_of
+from cifs_tf.export import export
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    return export(trained.classifier, tmp_path_factory.mktemp("export"), formats=["savedmodel"])
+
+
+def heads_agree(first, second, images):
+    for mask in first.mask_gradients:
+        np.testing.assert_allclose(second.heads_fns[mask](images), first.heads_fns[mask](images), atol=1e-4)
+
+
+def test_a_classifier(trained):
+    victim = victim_of(trained.classifier)
+    assert victim.mask_gradients == ("detached", "full", "smoothed")
+    assert (victim.num_probes, victim.num_classes, victim.image_shape) == (2, 10, (8, 8, 1))
+    assert victim.top_k == (2, 2)
+    assert victim.limits == ()
+    heads_agree(victim, victim, trained.images)
+
+
+def test_a_keras_file_has_the_fingerprint_of_the_live_model(trained, tmp_path):
+    trained.classifier.save(tmp_path / "model.keras")
+    loaded = load_victim(tmp_path / "model.keras")
+    assert loaded.fingerprint == victim_of(trained.classifier).fingerprint
+    heads_agree(victim_of(trained.classifier), loaded, trained.images)
+
+
+def test_other_weights_have_another_fingerprint(make_classifier):
+    first, second = make_classifier(seed=0), make_classifier(seed=1)
+    assert victim_of(first).fingerprint != victim_of(second).fingerprint
+
+
+def test_an_exported_model_gives_the_same_verdicts(trained, digits, exported, small_suite):
+    """Through every mask gradient, by gradients taken through the loaded SavedModel."""
+    live, loaded = victim_of(trained.classifier), load_victim(exported)
+    assert loaded.mask_gradients == live.mask_gradients
+    assert load_victim(exported.parent).fingerprint == loaded.fingerprint, "the folder of versions means the newest"
+    heads_agree(live, loaded, trained.images)
+    broken = [evaluate(victim, digits, small_suite(victim))["broken_by"] for victim in (live, loaded)]
+    different = sum((a is None) != (b is None) for a, b in zip(*broken, strict=True))
+    assert different <= len(digits) / 500
+
+
+def test_a_vanilla_network_is_exported_with_one_gradient(make_classifier, tmp_path):
+    classifier = make_classifier(defense="vanilla")
+    victim = load_victim(export(classifier, tmp_path, formats=["savedmodel"]))
+    assert victim.mask_gradients == victim_of(classifier).mask_gradients == ("exact",)
+    assert victim.num_probes == 0
+
+
+def test_any_keras_model(plain_model, make_images):
+    victim, images = victim_of(plain_model), make_images((3, 8, 8, 1))
+    assert (victim.num_probes, victim.num_classes, victim.image_shape) == (0, 10, (8, 8, 1))
+    np.testing.assert_array_equal(victim.heads_fns["exact"](images)[:, 0], plain_model(images))
+
+
+def test_probabilities_are_taken_for_logits_by_their_logarithm(plain_model, make_images):
+    softmax = keras.Model(plain_model.input, keras.layers.Softmax()(plain_model.output))
+    victim, images = victim_of(softmax), make_images((3, 8, 8, 1))
+    expected = tf.nn.log_softmax(plain_model(images))
+    np.testing.assert_allclose(victim.heads_fns["exact"](images)[:, 0], expected, atol=1e-4)
+    assert "probabilities" in victim.limits[0]
+
+
+def test_a_foreign_saved_model(plain_model, tmp_path, digits):
+    """No signature of ours: what it has is attacked, and the report says what was not available."""
+    plain_model.export(str(tmp_path / "foreign"), verbose=False)
+    victim = load_victim(tmp_path / "foreign")
+    assert victim.mask_gradients == ("exact",)
+    report = evaluate(victim, digits, "paper_aa", epsilon=0.1)
+    assert "foreign SavedModel" in report["about"]["limits"][0]
+    images = tf.constant(digits.images[:4] / np.float32(255))
+    np.testing.assert_allclose(victim.heads_fns["exact"](images)[:, 0], plain_model(images), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path / "none", "there is no such file"),
+        (lambda path: path, "it holds no saved_model.pb"),
+        (lambda path: (path / "broken.keras").write_bytes(b"zip?") and path / "broken.keras", "Keras cannot load it"),
+    ],
+)
+def test_what_is_no_model_is_refused(make, words, tmp_path):
+    with pytest.raises(UserError, match=rf"model: received .*{words}"):
+        load_victim(make(tmp_path))
+
+
+def test_a_broken_saved_model_is_refused(tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="TensorFlow cannot load it"):
+        load_victim(tmp_path)
+
+
+def test_a_model_of_something_else_is_refused():
+    words = keras.Input((5,))
+    with pytest.raises(UserError, match=r"its input has shape \(None, 5\)"):
+        victim_of(keras.Model(words, keras.layers.Dense(2)(words)))
