@@ -108,14 +108,19 @@ def recipe_for(dataset: str) -> Path:
     return recipe if re.fullmatch(r"\w+", dataset) and recipe.is_file() else RECIPES / "default.yaml"
 
 
-def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Run a program's `main(argv)` and exit: a user's error is one sentence and code 2, Ctrl-C is code 130."""
+def run_program(main: Callable[[Sequence[str]], int | None], options: Sequence[str] = ()) -> NoReturn:
+    """Run a program's `main(argv)` and exit: a user's error is one sentence and code 2, Ctrl-C is code 130.
+
+    Args:
+        main: the program.
+        options: names of its options beside those of a run.
+    """
     program = Path(sys.argv[0]).name
     try:
         code = main(sys.argv[1:])
     except UserError as error:
         # The library names an argument, a person typed an option.
-        option = "--" if error.argument in RunConfig().flat() else ""
+        option = "--" if error.argument in (*RunConfig().flat(), *options) else ""
         print(f"{program}: error: {option}{error}", file=sys.stderr)
         code = EXIT_USER_ERROR
     except KeyboardInterrupt:
@@ -156,8 +161,9 @@ def explain(message: str, groups: Sequence[type] = tuple(GROUPS.values()), argum
         return _unknown_option(unknown[1], hints)
     if unknown := re.search(r"Option '(\w+)' is not accepted", flat):
         return _unknown_option(f"--{unknown[1]}", hints)
-    if missing := re.search(r"argument --(\w+)\S*: expected", flat):
-        return UserError(f"--{missing[1]}", "no value", f"give {_describe(hints.get(missing[1], str))}")
+    if missing := re.search(r"argument --(\w+)\S*: expected|arguments are required: (\w+)", flat):
+        name = missing[1] or missing[2]
+        return UserError(f"--{name}", "no value", f"give {_describe(hints.get(name, str))}")
     key = re.search(r'[Kk]ey "(\w+)"', flat)
     if key and key[1] in hints:
         reported = re.search(r"(?:Got value|Given value): (.*)", flat)

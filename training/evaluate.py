@@ -118,7 +118,7 @@ def evaluate(options: EvaluateOptions) -> int:
 
     import_plugins(config.model)
     victim = _load(options.model, options.defense, run)
-    surrogate = _load(options.surrogate, None, None) if options.surrogate else None
+    surrogate = _load_surrogate(options.surrogate) if options.surrogate else None
     dataset = load_dataset(config.data)
     split = _images(options, dataset)
     tasks = evaluation.make_suite(
@@ -272,6 +272,13 @@ def _load(path: str, defense: str | None, run: Workdir | None) -> Victim:
     return load_victim(file, name=f"{path}, {file.parent.name}")
 
 
+def _load_surrogate(path: str) -> Victim:
+    try:
+        return _load(path, None, None)
+    except UserError as error:
+        raise UserError("--surrogate", error.received, error.advice) from error
+
+
 def _images(options: EvaluateOptions, dataset: ImageDataset) -> Split:
     number = options.examples
     if number is None and options.suite in EXAMPLES:
@@ -290,4 +297,4 @@ def _ledger_name(shard: str) -> str:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, [field.name for field in dataclasses.fields(EvaluateOptions)])

@@ -25,7 +25,7 @@ import yaml
 
 from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
-from training.cli import dump_yaml
+from training.cli import dump_yaml, parse_config
 
 # Fields that may change between a run and its continuation: they say where, not what.
 PLACES = ("workdir", "data_dir")
@@ -110,8 +110,8 @@ class Workdir:
             UserError: if there is none, or it is damaged.
         """
         try:
-            return RunConfig.from_flat(yaml.safe_load(self.config_file.read_text()))
-        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+            return parse_config("", "", [f"--recipe={self.config_file}"])
+        except UserError as error:
             raise UserError("--model", self.path, "it holds no whole config.yaml, give the workdir of a run") from error
 
     @property

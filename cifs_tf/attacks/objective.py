@@ -28,6 +28,7 @@ def value_and_gradient(
         tape.watch(x)
         values, heads = objective(x)
     gradient = tape.gradient(values, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    gradient.set_shape(x.shape)  # a loaded SavedModel forgets the size of the batch, which loops hold on to
     return values, heads, tf.where(tf.math.is_nan(gradient), tf.zeros_like(gradient), gradient)
 
 

@@ -37,7 +37,6 @@ class Victim:
         top_k: k of each selection layer, for counting how often an attack changes its choice.
         labelled_heads_fn: (images, labels) -> heads, to see whether labels leak; None where it takes no labels.
         limits: sentences on what could not be had of this network, for the report.
-        keep_alive: whatever must live as long as the functions.
     """
 
     name: str
@@ -49,7 +48,6 @@ class Victim:
     top_k: tuple[int, ...] = ()
     labelled_heads_fn: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
     limits: tuple[str, ...] = ()
-    keep_alive: Any = None
 
     @property
     def mask_gradients(self) -> tuple[str, ...]:
@@ -97,7 +95,6 @@ def victim_of(model: keras.Model, name: str | None = None) -> Victim:
         image_shape=shape[1:],
         fingerprint=fingerprint_of(model),
         limits=limits,
-        keep_alive=model,
     )
 
 
@@ -164,7 +161,6 @@ def _victim_of_classifier(model: Classifier, name: str) -> Victim:
         fingerprint=fingerprint_of(model),
         top_k=tuple(getattr(cut, "top_k", PAPER_TOP_K) for cut in model.cuts.values()),
         labelled_heads_fn=lambda images, labels: model(images, labels=labels, training=False),
-        keep_alive=model,
     )
 
 
@@ -184,7 +180,8 @@ def _victim_of_heads(loaded: Any, signatures: Mapping[str, Any], name: str, fing
         signatures = {"exact": first}
 
     def heads_fn(signature: Any) -> HeadsFn:
-        return lambda images: signature(image=images)["heads"]
+        # A signature alone does not keep its variables alive.
+        return lambda images, loaded=loaded: _as_many(signature(image=images)["heads"], images)  # type: ignore[misc]
 
     return Victim(
         name,
@@ -195,7 +192,6 @@ def _victim_of_heads(loaded: Any, signatures: Mapping[str, Any], name: str, fing
         fingerprint=fingerprint,
         top_k=(PAPER_TOP_K,) * (num_heads - 1),
         limits=tuple(limits),
-        keep_alive=loaded,
     )
 
 
@@ -218,8 +214,8 @@ def _foreign(loaded: Any, name: str, fingerprint: str) -> Victim:
     if None in image_shape or num_classes is None:
         raise UserError("model", name, f"its image has shape {image_shape}, export it with a fixed shape")
 
-    def logits_fn(images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(signature(**{key: tf.cast(images, spec.dtype)})[chosen], tf.float32)
+    def logits_fn(images: tf.Tensor, loaded: Any = loaded) -> tf.Tensor:
+        return _as_many(tf.cast(signature(**{key: tf.cast(images, spec.dtype)})[chosen], tf.float32), images)
 
     heads_fn, limits = _single_head(logits_fn, image_shape)
     limits = (
@@ -235,8 +231,13 @@ def _foreign(loaded: Any, name: str, fingerprint: str) -> Victim:
         image_shape=image_shape,
         fingerprint=fingerprint,
         limits=limits,
-        keep_alive=loaded,
     )
+
+
+def _as_many(outputs: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    """Give outputs the size of the batch, which a loaded SavedModel forgets and loops hold on to."""
+    outputs.set_shape([images.shape[0], *outputs.shape[1:]])
+    return outputs
 
 
 def _single_head(logits_fn: HeadsFn, image_shape: tuple[int, ...]) -> tuple[HeadsFn, tuple[str, ...]]:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cifs_tf.attacks import APGD, FABT, PGD, example_seeds
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import evaluate, load_victim, victim_of
 from cifs_tf.export import export
@@ -50,6 +51,17 @@ def test_an_exported_model_gives_the_same_verdicts(trained, digits, exported, sm
     broken = [evaluate(victim, digits, small_suite(victim))["broken_by"] for victim in (live, loaded)]
     different = sum((a is None) != (b is None) for a, b in zip(*broken, strict=True))
     assert different <= len(digits) / 500
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [APGD(epsilon=0.1, num_steps=2), FABT(epsilon=0.1, num_steps=2), PGD(epsilon=0.1, step_size=0.1, num_steps=2)],
+)
+def test_an_exported_model_can_be_attacked_in_a_batch_of_known_size(attack, exported, trained):
+    heads_fn, images, labels = load_victim(exported).heads_fns["full"], trained.images[:2], trained.labels[:2]
+    seed = example_seeds(0, 0, tf.range(2))
+    compiled = tf.function(lambda x: attack(heads_fn, x, labels, head_weights=[1.0, 1.0, 1.0], seed=seed))
+    assert compiled(images).shape == images.shape
 
 
 def test_a_vanilla_network_is_exported_with_one_gradient(make_classifier, tmp_path):
