@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from training.cli import parse_config
+from training.cli import parse_config, parse_options
+from training.evaluate import EvaluateOptions
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -44,6 +45,16 @@ def test_run_commands_parse(monkeypatch, tmp_path):
                 parse_config("run.py", "", arguments)
         else:
             parse_config("run.py", "", arguments)
+
+
+def test_evaluate_commands_parse():
+    """Every `evaluate.py` line is understood; what it does is tested in tests/training."""
+    lines = [line for line in COMMANDS if "training/evaluate.py" in line]
+    assert len(lines) >= 5
+    for line in lines:
+        arguments = shlex.split(line)[2:]
+        if arguments[0] != "merge":
+            parse_options(EvaluateOptions, "evaluate.py", arguments, "")
 
 
 def test_make_targets_exist():

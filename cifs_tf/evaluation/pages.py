@@ -108,8 +108,8 @@ def _draw_classes(axes: Any, classes: list[dict[str, Any]]) -> None:
     axes.bar(places, [100 * row["worst_case"] for row in classes], color=BLUE, width=0.5, label="worst case")
     axes.set_xticks(places, [row["class"] for row in classes], rotation=45, ha="right", fontsize=8)
     axes.set_ylabel("accuracy (%)")
-    axes.set_ylim(0, 100)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.set_ylim(0, 102)
+    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
 
 
 def _draw_curve(axes: Any, label: str, points: list[tuple[float, float]], report: dict[str, Any]) -> None:
@@ -118,7 +118,7 @@ def _draw_curve(axes: Any, label: str, points: list[tuple[float, float]], report
         axes.axvline(report["about"]["epsilon"], color=ORANGE, linewidth=1, linestyle="--")
     axes.set_xlabel(label)
     axes.set_ylabel("images standing (%)")
-    axes.set_ylim(0, 100)
+    axes.set_ylim(0, 102)
 
 
 def _example_pictures(examples: Examples) -> list[dict[str, str]]:

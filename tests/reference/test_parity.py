@@ -39,6 +39,30 @@ def test_recording_is_reproduced(path, precision):
     assert [deviation for deviation in deviations if not deviation.passed] == []
 
 
+@pytest.mark.slow
+def test_autoattack_is_as_strong_as_the_official_one():
+    """The four attacks of the standard version and APGD-DLR, each alone on all 500 images."""
+    deviations = check.check_autoattack(HERE / "golden" / "autoattack_fashion_mnist.npz")
+    columns = {deviation.array.split(",")[0] for deviation in deviations}
+    assert columns == {"clean_logits", "apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square", "standard"}
+    assert [deviation for deviation in deviations if not deviation.passed] == []
+
+
+def test_weaker_attacks_fail_and_stronger_ones_do_not(monkeypatch, tmp_path):
+    """500 images: 3 more standing in a column are allowed, 4 are not; any number less is."""
+    arrays = dict(np.load(HERE / "golden" / "autoattack_fashion_mnist.npz"))
+    kept = {name: value for name, value in arrays.items() if not name.startswith(("robust", "seconds"))}
+    expected = arrays["robust_apgd_ce"]
+    np.savez(tmp_path / "autoattack_few.npz", **kept, robust_apgd_ce=expected)
+    for more, passes in ((-50, True), (0, True), (3, True), (4, False)):
+        found = expected.copy()
+        where = np.flatnonzero(expected if more < 0 else ~expected)[: abs(more)]
+        found[where] = more > 0
+        monkeypatch.setattr(check.Recording, "run", lambda self, columns, found=found: ({"apgd_ce": found}, {}))
+        deviations = check.check_autoattack(tmp_path / "autoattack_few.npz")
+        assert all(deviation.passed for deviation in deviations) == passes, more
+
+
 def test_a_deviation_is_found():
     recorded = {"eval_logits": np.array([[1.0, 2.0]])}
     assert check.compare(recorded, {"eval_logits": np.array([[1.0, 2.0 + 1e-8]])}, "float64")[0].passed
