@@ -16,7 +16,10 @@ from cifs_tf.losses import (
     contract,
     cross_entropy,
     cw_margin,
+    dlr,
     head_weights,
+    margin,
+    targeted_dlr,
     training_loss_factor,
 )
 
@@ -237,3 +240,28 @@ def test_eq_3_in_one_line():
     expected = losses[:, 0] / 1.5 + 0.5 / (1.5 * 2) * (losses[:, 1] + losses[:, 2])
     found = contract(cross_entropy(tf.constant(heads), tf.constant(labels)), head_weights(0.5, 2))
     np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("label", "target", "expected_margin", "expected_dlr", "expected_targeted"),
+    [
+        # Logits 4, 2, 1, -1, -3; DLR divides by 4 - 1, targeted DLR by 4 - (1 - 1) / 2.
+        (0, 1, 2.0, -2 / 3, -(4 - 2) / 4),
+        (0, 4, 2.0, -2 / 3, -(4 + 3) / 4),
+        (1, 0, -2.0, 2 / 3, -(2 - 4) / 4),
+        (4, 2, -7.0, 7 / 3, -(-3 - 1) / 4),
+    ],
+)
+def test_margin_and_dlr_by_hand(label, target, expected_margin, expected_dlr, expected_targeted):
+    """Two heads, the second ten times the first: the margin scales with the logits, the DLR losses do not."""
+    logits = np.array([4.0, 2.0, 1.0, -1.0, -3.0])
+    heads, labels, targets = tf.constant([[logits, 10 * logits]]), tf.constant([label]), tf.constant([target])
+    np.testing.assert_allclose(margin(heads, labels), [[expected_margin, 10 * expected_margin]])
+    np.testing.assert_allclose(dlr(heads, labels), [[expected_dlr] * 2], rtol=1e-9)
+    np.testing.assert_allclose(targeted_dlr(heads, labels, targets), [[expected_targeted] * 2], rtol=1e-9)
+
+
+def test_dlr_of_equal_logits_is_finite():
+    heads = tf.zeros((1, 1, 4))
+    for loss in (dlr(heads, tf.constant([0])), targeted_dlr(heads, tf.constant([0]), tf.constant([1]))):
+        np.testing.assert_array_equal(loss, [[0.0]])

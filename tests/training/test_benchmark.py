@@ -1,9 +1,11 @@
 import json
 
+import numpy as np
 import pytest
 
+from cifs_tf.attacks import Square
 from cifs_tf.errors import UserError
-from training import benchmark, measuring
+from training import benchmark, measuring, recordings
 
 TINY = ["--width", "4", "--batch-size=4", "--pairs", "2", "--image_size", "8", "--num-steps", "2"]
 
@@ -116,10 +118,41 @@ def test_errors_name_the_option_and_the_value(arguments, words):
 
 
 def test_an_unknown_command_is_refused():
-    with pytest.raises(UserError, match=r"command: received stride; give one of step\."):
+    with pytest.raises(UserError, match=r"command: received stride; give one of step, attack\."):
         benchmark.main(["stride"])
 
 
 def test_help_names_the_commands(capsys):
     benchmark.main([])
     assert "Commands: step" in capsys.readouterr().out
+
+
+@pytest.fixture
+def small_recording(tmp_path):
+    """Eight images of the official recording."""
+    with np.load(benchmark.GOLDEN / "autoattack_fashion_mnist.npz") as archive:
+        arrays = dict(archive)
+    per_image = ("images", "labels", "clean_logits", "robust_")
+    few = {name: value[:8] if name.startswith(per_image) else value for name, value in arrays.items()}
+    np.savez(tmp_path / "autoattack_few.npz", **few)
+    return tmp_path / "autoattack_few.npz"
+
+
+@pytest.mark.slow
+def test_attacks_are_timed_beside_the_official_ones(small_recording, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(recordings, "Square", lambda epsilon: Square(epsilon=epsilon, num_queries=100))
+    file = tmp_path / "attack.json"
+    benchmark.main(["attack", "--recording", str(small_recording), "--threads=null", "--json", str(file)])
+    result = json.loads(file.read_text())
+    columns = {"apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square"}
+    assert set(result["standing"]) == {*columns, "standard"}
+    assert set(result["official_seconds"]) == columns
+    for column in columns:
+        assert 0 < result["seconds"][f"{column}, compiling"] < result["seconds"][column]
+        assert 0 <= result["standing"]["standard"] <= result["standing"][column] <= 8
+    assert "the four of standard" in capsys.readouterr().out
+
+
+def test_a_recording_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match="--recording: received none"):
+        benchmark.main(["attack", "--recording", "none"])

@@ -141,3 +141,25 @@ def test_errors_name_the_option_and_the_value():
         make_split().subset(24, "--test_examples")
     with pytest.raises(UserError, match=r"^--batch_size: received 24; give at most 23"):
         make_split().training_batches(24, seed=0)
+
+
+@given(st.integers(1, 60), st.integers(0, 100))
+def test_class_balanced_parts(num_examples, seed):
+    """Of every class the same number, but for one; where a class has too few, the others make up for it."""
+    labels = np.random.default_rng(seed).integers(0, 4, 60).astype(np.int32)
+    images = np.arange(60, dtype=np.uint8)[:, None, None, None]
+    part = Split(images, labels).class_balanced(num_examples, "--examples")
+    taken, available = np.bincount(part.labels, minlength=4), np.bincount(labels, minlength=4)
+    assert len(part) == num_examples
+    assert np.all(np.diff(part.images.ravel().astype(int)) > 0), "in order, none twice"
+    assert np.all(labels[part.images.ravel()] == part.labels)
+    unfilled = taken[taken < available]
+    assert len(unfilled) == 0 or taken.max() - unfilled.min() <= 1
+
+
+def test_class_balanced_parts_are_nested_and_bounded():
+    split = Split(np.arange(40, dtype=np.uint8)[:, None, None, None], np.arange(40, dtype=np.int32) % 3)
+    small, large = (set(split.class_balanced(n, "--examples").images.ravel().tolist()) for n in (10, 20))
+    assert small < large
+    with pytest.raises(UserError, match="--examples: received 41; give at most 40"):
+        split.class_balanced(41, "--examples")

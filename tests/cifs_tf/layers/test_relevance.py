@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifs_tf.layers import LinearProbe, MLPProbe, relevance, top_k_class_weights
+from cifs_tf.layers.relevance import with_smooth_gradient
 
 CHANNELS, CLASSES = 6, 5
 
@@ -145,3 +146,19 @@ def test_examples_do_not_mix():
     weights = top_k_class_weights(probe(pooled), 2)
     alone = [relevance(probe, pooled[i : i + 1], weights[i : i + 1])[0] for i in range(4)]
     np.testing.assert_allclose(relevance(probe, pooled, weights), alone, rtol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_smooth_gradient_by_hand(k):
+    """The value stays; the gradient is that of k softmax(z): of sum_i c_i w_i it is k p * (c - p . c)."""
+    rng = np.random.default_rng(k)
+    logits, coefficients = tf.constant(rng.normal(size=(4, 5))), rng.normal(size=(4, 5))
+    weights = top_k_class_weights(logits, k)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        smooth = with_smooth_gradient(weights, logits)
+        total = tf.reduce_sum(smooth * coefficients)
+    np.testing.assert_array_equal(smooth, weights)
+    p = tf.nn.softmax(logits).numpy()
+    expected = k * p * (coefficients - np.sum(p * coefficients, axis=1, keepdims=True))
+    np.testing.assert_allclose(tape.gradient(total, logits), expected, rtol=1e-9)
