@@ -6,12 +6,7 @@ The parts, in the order in which data flows: `data`, `layers`, `models`, `losses
 """
 
 import importlib
-import os
 from typing import Any
-
-# TensorFlow uses oneDNN by itself only on CPUs with AVX512; on others too it makes convolutions up to twice as fast.
-# Read when TensorFlow is first imported; set it to 0 to go without.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 # Loaded when first asked for, so that a command line can refuse bad input before TensorFlow is imported.
 _HOME = {

@@ -2,9 +2,7 @@
 
 import os
 
-# Before TensorFlow is imported, as `training` and `cifs_tf` do it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import types
 

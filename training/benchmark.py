@@ -12,6 +12,7 @@ backward to inputs and kernels) without the first layer's gradient to the image 
 from __future__ import annotations
 
 import dataclasses
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -206,6 +207,8 @@ def attack(options: AttackOptions) -> dict:
     """
     if options.json is not None:
         _check_writable(Path(options.json))
+    # As PyTorch does on every CPU. TensorFlow leaves it off where there is no AVX512; see CONTRIBUTING.md.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     import tensorflow as tf
 
     if options.threads is not None:

@@ -111,12 +111,16 @@ def evaluate(options: EvaluateOptions) -> int:
     folder = Path(options.workdir) if options.workdir else _default_folder(options, config, run)
     _check_folder(folder)
     # After the check: importing TensorFlow takes seconds, an error should not.
+    import tensorflow as tf
+
     from cifs_tf import evaluation
     from cifs_tf.data import load_dataset
     from cifs_tf.evaluation.examples import pick_examples
     from training.experiment import about_images, attack_progress, attacks_of, import_plugins
 
     import_plugins(config.model)
+    # Where a GPU would round factors to ten bits.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     victim = _load(options.model, options.defense, run)
     surrogate = _load_surrogate(options.surrogate) if options.surrogate else None
     dataset = load_dataset(config.data)
@@ -172,7 +176,10 @@ def merge(argv: Sequence[str]) -> int:
     from cifs_tf import evaluation
 
     report = evaluation.build_report(evaluation.merge(paths, Path(folder) / "ledger.jsonl"))
-    return _publish(report, Path(folder), Console())
+    console = Console()
+    code = _publish(report, Path(folder), console)
+    console.print(f"The evaluation's command with --workdir {folder}, without --shard, adds pictures of broken images.")
+    return code
 
 
 def _publish(report: dict[str, Any], folder: Path, console: Console, examples: Any = None) -> int:
@@ -249,7 +256,9 @@ def _config_of(options: EvaluateOptions) -> tuple[RunConfig, Workdir | None]:
 def _default_folder(options: EvaluateOptions, config: RunConfig, run: Workdir | None) -> Path:
     if run is not None:
         return run.evaluation(options.defense or config.model.defense, options.suite)
-    name = "-".join(part for part in Path(options.model).with_suffix("").parts if part not in ("/", "..", "."))
+    name = "-".join(
+        part for part in Path(options.model).resolve().with_suffix("").parts[-4:] if part not in ("/", "..", ".")
+    )
     return Path("runs") / "evaluation" / name / options.suite
 
 
@@ -287,9 +296,11 @@ def _images(options: EvaluateOptions, dataset: ImageDataset) -> Split:
 
 
 def _mask_gradients(options: EvaluateOptions, config: RunConfig, victim: Victim) -> tuple[str, ...] | None:
-    """For the paper's protocol, the one of the config; otherwise all."""
-    mask = config.evaluation.eval_mask_gradient
-    return (mask,) if options.suite == "paper" and mask in victim.mask_gradients else None
+    """That of the config first, for the paper's protocol; then the others the network has."""
+    first = config.evaluation.eval_mask_gradient
+    if first not in victim.mask_gradients:
+        return None
+    return first, *(mask for mask in victim.mask_gradients if mask != first)
 
 
 def _ledger_name(shard: str) -> str:

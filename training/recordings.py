@@ -50,10 +50,18 @@ class Recording:
     clean_deviation: float
 
     @classmethod
-    def load(cls, path: str | Path) -> Recording:
-        """Rebuild the network of a recording: 3x3 convolutions of stride 2 with ReLU, flattened, one dense layer."""
+    def load(cls, path: str | Path, limit: int | None = None) -> Recording:
+        """Rebuild the network of a recording: 3x3 convolutions of stride 2 with ReLU, flattened, one dense layer.
+
+        Args:
+            path: the file.
+            limit: take the first so many images; None (default) takes all.
+        """
         with np.load(path) as archive:
             arrays = dict(archive)
+        for name in arrays:
+            if name in ("images", "labels", "clean_logits") or name.startswith("robust_"):
+                arrays[name] = arrays[name][:limit]
         images = arrays["images"]
         network = _network(arrays, images.shape[1:])
         logits = network(to_float(images), training=False).numpy()

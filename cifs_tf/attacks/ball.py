@@ -9,11 +9,13 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from cifs_tf.attacks.objective import per_example
-from cifs_tf.attacks.random import normal, uniform
+from cifs_tf.attacks.random import fold_in, normal, uniform
 from cifs_tf.errors import UserError
 
 NORMS = ("linf", "l2")
 TINY = 1e-12
+# Of `fold_in`, beyond any number of restarts: a radius must not be drawn from the seed of its direction.
+RADIUS_STREAM = 2**15
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,11 @@ class Ball:
 
     def steepest(self, gradient: tf.Tensor) -> tf.Tensor:
         """The direction of length 1 in this norm in which a linear function rises fastest."""
-        return tf.sign(gradient) if self.norm == "linf" else gradient / (_length(gradient) + TINY)
+        if self.norm == "linf":
+            return tf.sign(gradient)
+        # The largest entry first: squares of small gradients would vanish.
+        gradient = tf.math.divide_no_nan(gradient, tf.reduce_max(tf.abs(gradient), axis=[1, 2, 3], keepdims=True))
+        return gradient / (_length(gradient) + TINY)
 
     def distance(self, x: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """Distance of points from the images, (batch,)."""
@@ -82,7 +88,7 @@ class Ball:
             noise = uniform(seed, shape, -self.epsilon, self.epsilon, dtype)
             return tf.clip_by_value(images + noise, *self.bounds)
         # A direction, and a radius whose volume is uniform.
-        radius = uniform(seed, tf.TensorShape([]), 0.0, 1.0, dtype) ** (1 / math.prod(shape))
+        radius = uniform(fold_in(seed, RADIUS_STREAM), tf.TensorShape([]), 0.0, 1.0, dtype) ** (1 / math.prod(shape))
         return self.around(images)(self.random_surface_point(images, seed, per_example(radius, images)))
 
     def random_surface_point(self, images: tf.Tensor, seed: tf.Tensor, share: tf.Tensor | float = 1.0) -> tf.Tensor:

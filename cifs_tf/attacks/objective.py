@@ -15,7 +15,7 @@ def value_and_gradient(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Evaluate an objective per example and its gradient to the images.
 
-    A network that hides its gradient must not stop an attack: where there is none, or it is NaN, it is 0.
+    A network that hides its gradient must not stop an attack: where there is none, or it is not finite, it is 0.
 
     Args:
         objective: images -> (values (batch,), heads).
@@ -29,11 +29,11 @@ def value_and_gradient(
         values, heads = objective(x)
     gradient = tape.gradient(values, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     gradient.set_shape(x.shape)  # a loaded SavedModel forgets the size of the batch, which loops hold on to
-    return values, heads, tf.where(tf.math.is_nan(gradient), tf.zeros_like(gradient), gradient)
+    return values, heads, tf.where(tf.math.is_finite(gradient), gradient, tf.zeros_like(gradient))
 
 
 def fooled(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Whether the final prediction is not the label.
+    """Whether the final prediction is not the label, or not a number.
 
     Args:
         heads: float (batch, 1 + P, classes).
@@ -42,7 +42,9 @@ def fooled(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     Returns:
         bool (batch,).
     """
-    return tf.argmax(heads[:, 0], axis=-1, output_type=labels.dtype) != labels
+    logits = heads[:, 0]
+    is_nan = tf.reduce_any(tf.math.is_nan(logits), axis=-1)
+    return (tf.argmax(logits, axis=-1, output_type=labels.dtype) != labels) | is_nan
 
 
 def per_example(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:

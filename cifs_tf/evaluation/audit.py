@@ -73,8 +73,11 @@ def _share(images: int, ledger: Ledger) -> float:
 
 def _gradients(ledger: Ledger, task: dict[str, Any]) -> list[Check]:
     zero, not_finite = (ledger.values(task["name"], name) for name in ("zero", "not_finite"))
+    if len(zero) == 0:
+        name = f"gradient of every head, {task['mask_gradient']}"
+        return [Check(name, SKIP, None, "No image is right without an attack: there is nothing to defend.")]
     checks = []
-    for head in range(zero.shape[1] if zero.ndim == 2 else 0):
+    for head in range(zero.shape[1]):
         which = "the final head" if head == 0 else f"raw prediction {head}"
         share, broken = float(zero[:, head].mean()), int(not_finite[:, head].sum())
         failed = share > MAX_ZERO_GRADIENTS or broken > 0
@@ -93,7 +96,9 @@ def _stability(ledger: Ledger) -> list[Check]:
     share = float(varies.mean()) if len(varies) else 0.0
     sentence = "Two calls give the same answers."
     if share > 0:
-        sentence = f"For {share:.1%} of the images two calls differ: a random defence needs other attacks than these."
+        sentence = (
+            f"For {share:.1%} of the images two calls differ, or are not finite: random defences need other attacks."
+        )
     checks = [Check("same answer twice", FAIL if share > 0 else PASS, share, sentence)]
     if len(leaks) == 0:
         return [*checks, Check("no label leaks", SKIP, None, "The network takes no labels, so none can leak into it.")]
@@ -114,7 +119,7 @@ def _single_step(ledger: Ledger) -> Check:
 
 
 def _square(ledger: Ledger) -> Check:
-    beyond = _broken_beyond(ledger, "square")
+    beyond = _broken_beyond(ledger, "square", but=("transfer",))
     if beyond is None:
         return Check("Square adds nothing", SKIP, None, "Square was not run.")
     failed, share = _too_many(beyond, MAX_SURPRISE, ledger), _share(beyond, ledger)
@@ -182,6 +187,8 @@ def _transfer(ledger: Ledger) -> Check:
 
 def _flips(ledger: Ledger) -> Check:
     flips = ledger.values("flips", "flips")
+    if len(flips) == 0 and "flips" in {task["name"] for task in ledger.header["about"]["tasks"]}:
+        return Check("top-k set under attack", SKIP, None, "No image is right without an attack.")
     if len(flips) == 0:
         return Check("top-k set under attack", SKIP, None, "The network has no selection layer.")
     shares = ", ".join(f"{share:.1%}" for share in flips.mean(axis=0))
@@ -211,13 +218,13 @@ def curve_of(ledger: Ledger, pool: str) -> list[tuple[float, float]]:
     return sorted(points.items())
 
 
-def _broken_beyond(ledger: Ledger, family: str) -> int | None:
-    """How many images the tasks of a family broke beyond every other task of the pool `main`."""
+def _broken_beyond(ledger: Ledger, family: str, but: tuple[str, ...] = ()) -> int | None:
+    """How many images the tasks of a family broke beyond all others of the pool `main`, but for some families."""
     tasks = [task for task in ledger.header["about"]["tasks"] if in_pool(task, "main")]
     own = [ledger.fooled(task["name"]) for task in tasks if task["family"] == family]
     if not own:
         return None
-    others = [ledger.fooled(task["name"]) for task in tasks if task["family"] != family]
+    others = [ledger.fooled(task["name"]) for task in tasks if task["family"] not in (family, *but)]
     natural = np.setdiff1d(ledger.ids("natural"), ledger.fooled("natural"))
     beyond = np.setdiff1d(np.intersect1d(natural, np.concatenate(own)), np.concatenate([np.array([], int), *others]))
     return len(beyond)

@@ -8,7 +8,6 @@ on devices or interruptions.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import math
 import time
@@ -16,10 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-import cifs_tf
 from cifs_tf.attacks import example_seeds
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
@@ -30,8 +29,10 @@ from cifs_tf.losses import head_weights
 
 ProgressFn = Callable[[str, float, int], None]
 """Called as (task, share of the work that is done, in [0, 1], images still standing in the pool `main`)."""
-DECIDES = ("attacks/*.py", "layers/*.py", "models/*.py", "losses.py", "evaluation/engine.py", "evaluation/tasks.py")
-VERSIONED = ("tensorflow", "keras", "numpy")
+DECIDES = (
+    *("attacks/*.py", "layers/*.py", "models/*.py", "losses.py", "data/split.py"),
+    *(f"evaluation/{name}.py" for name in ("engine", "tasks", "victim")),
+)
 
 
 def header_of(
@@ -59,7 +60,7 @@ def header_of(
             "data": pixels.hexdigest()[:16],
             "config": _hash(repr((described, surrogates, seed))),
             "code": code_version(),
-            "versions": {package: importlib.metadata.version(package) for package in VERSIONED},
+            "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__},
         },
         "shard": shard,
         "about": {
@@ -71,6 +72,7 @@ def header_of(
             "num_examples": len(split),
             "seed": seed,
             "precision": "float32",
+            "tensor_float_32": tf.config.experimental.tensor_float_32_execution_enabled(),
             **dict.fromkeys(("suite", "epsilon", "dataset", "subset_of", "class_names")),
             **about,
             "tasks": described,
@@ -115,14 +117,7 @@ def run_tasks(
         >>> len(standing(ledger, "main")) / len(test)
         0.554
     """
-    if len(split) == 0:
-        raise UserError("split", "no images", "give at least one")
-    if tuple(split.images.shape[1:]) != tuple(victim.image_shape):
-        advice = f"the images have shape {split.images.shape[1:]}, give a network made for them"
-        raise UserError("model", f"image shape {victim.image_shape}", advice)
-    if split.labels.max() >= victim.num_classes:
-        advice = f"the labels go up to {split.labels.max()}, give a network with as many classes"
-        raise UserError("model", f"{victim.num_classes} classes", advice)
+    check_input(victim, split, tasks)
     part, parts = (int(number) for number in ledger.header["shard"].split("/"))
     ours = np.arange(part - 1, len(split), parts)
     replicas = strategy.num_replicas_in_sync if strategy else 1
@@ -150,6 +145,29 @@ def run_tasks(
         on_progress(task.name, done / total, len(standing(ledger, MAIN)))
     ledger.finish()
     return ledger
+
+
+def check_input(victim: Victim, split: Split, tasks: Sequence[Task]) -> None:
+    """Refuse images, networks and tasks that do not fit each other.
+
+    Raises:
+        UserError: naming what does not fit.
+    """
+    if len(split) == 0:
+        raise UserError("split", "no images", "give at least one")
+    if split.images.dtype != np.uint8:
+        raise UserError("split", split.images.dtype, "give pixels as uint8, 0 to 255")
+    surrogates = [task.surrogate for task in tasks if isinstance(task, Crafted) and task.surrogate]
+    for argument, network in [("model", victim), *(("surrogate", surrogate) for surrogate in surrogates)]:
+        if tuple(split.images.shape[1:]) != tuple(network.image_shape):
+            advice = f"the images have the shape {split.images.shape[1:]}, give a network made for them"
+            raise UserError(argument, f"image shape {network.image_shape}", advice)
+        if split.labels.max() >= network.num_classes:
+            advice = f"the labels go up to {split.labels.max()}, give a network with as many classes"
+            raise UserError(argument, f"{network.num_classes} classes", advice)
+    names = [task.name for task in tasks]
+    if len(set(names)) < len(names):
+        raise UserError("suite", names, "give tasks with different names")
 
 
 def _batch_sizes(batch_size: int, replicas: int) -> list[int]:
@@ -180,7 +198,7 @@ def in_pool(task: dict[str, Any], pool: str) -> bool:
 
 def code_version() -> str:
     """Hash of the source that decides a verdict: what different code has found is not mixed."""
-    root = Path(cifs_tf.__file__).parent
+    root = Path(__file__).parents[1]
     files = sorted(file for part in DECIDES for file in root.glob(part))
     return _hash("".join(f"{file.relative_to(root)}{file.read_text()}" for file in files))
 

@@ -11,11 +11,12 @@ import keras
 import tensorflow as tf
 
 from cifs_tf.data import Split
-from cifs_tf.evaluation.engine import ProgressFn, header_of, run_tasks
+from cifs_tf.errors import UserError
+from cifs_tf.evaluation.engine import ProgressFn, check_input, header_of, run_tasks
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.report import build_report
 from cifs_tf.evaluation.suites import describe_missing, make_suite
-from cifs_tf.evaluation.tasks import Task
+from cifs_tf.evaluation.tasks import Natural, Task
 from cifs_tf.evaluation.victim import Victim, victim_of
 
 
@@ -63,9 +64,14 @@ def evaluate(
     about = {"epsilon": None if epsilon is None else float(epsilon), **(about or {})}
     if isinstance(suite, str):
         about = {"suite": suite, **about}
-        tasks = make_suite(suite, victim, epsilon if epsilon is not None else float("nan"))
+        if epsilon is None:
+            raise UserError("epsilon", None, "give the radius with the name of a suite, such as 8 / 255")
+        tasks = make_suite(suite, victim, epsilon)
     else:
         tasks = list(suite)
+        if not any(isinstance(task, Natural) for task in tasks):
+            raise UserError("suite", [task.name for task in tasks], "put Natural() first: a report needs it")
+    check_input(victim, split, tasks)
     header = header_of(victim, split, tasks, seed=seed, shard=shard, about=about)
     header["about"]["limits"] += describe_missing(victim)
     opened = contextlib.nullcontext(Ledger(header)) if ledger_file is None else Ledger.open(ledger_file, header)

@@ -42,12 +42,15 @@ def pick_examples(
     for i, name in enumerate(report["broken_by"]):
         if name in crafted:
             first.setdefault(crafted[name].family, (i, crafted[name]))
-    return [
+    made = [
         _make(victim, split, i, task, class_names, report["about"]["seed"]) for i, task in list(first.values())[:limit]
     ]
+    return [example for example in made if example is not None]
 
 
-def _make(victim: Victim, split: Split, i: int, task: Crafted, class_names: Sequence[str], seed: int) -> dict[str, Any]:
+def _make(
+    victim: Victim, split: Split, i: int, task: Crafted, class_names: Sequence[str], seed: int
+) -> dict[str, Any] | None:
     ids = np.array([i])
     image, label = to_float(split.images[ids]), tf.constant(split.labels[ids], tf.int32)
     weights = tf.constant(head_weights(task.beta, victim.num_probes), tf.float32)
@@ -56,5 +59,8 @@ def _make(victim: Victim, split: Split, i: int, task: Crafted, class_names: Sequ
     x_adv = craft(image, label, weights, tf.constant(task.target_rank), seeds)
     heads_fn = victim.heads_fns[task.victim_gradient(victim)]
     predicted = int(tf.argmax(heads_fn(x_adv)[0, 0]))
-    title = f"image {i}, {class_names[int(label[0])]} taken for {class_names[predicted]}, {task.name}"
+    if predicted == int(label[0]):  # alone in its batch an image may round to the other side
+        return None
+    names = dict(enumerate(class_names))
+    title = f"image {i}, {names[int(label[0])]} taken for {names.get(predicted, predicted)}, {task.name}"
     return {"title": title, "image": image[0].numpy(), "x_adv": x_adv[0].numpy()}

@@ -20,6 +20,8 @@ import numpy as np
 from cifs_tf.errors import UserError
 
 SCHEMA = 1
+# Of a header, what tells a person how two evaluations differ.
+TOLD = ("suite", "epsilon", "seed", "num_examples", "mask_gradients")
 
 
 class Ledger:
@@ -83,21 +85,20 @@ class Ledger:
         Raises:
             UserError: if it is no ledger, or damaged before its last line.
         """
-        path = Path(path)
+        path, number = Path(path), 1
         try:
             lines = path.read_text(encoding="utf-8").split("\n")
             header = json.loads(lines[0])
             if header.pop("schema") != SCHEMA:
                 raise ValueError("it was written by another version")
             ledger = cls(header)
-            for number, line in enumerate(lines[1:], start=2):
-                if line or number < len(lines):
-                    ledger._take(json.loads(line))
+            # What follows the last newline is a torn line, or nothing.
+            for number, line in enumerate(lines[1:-1], start=2):  # noqa: B007 -- told if it fails
+                ledger._take(json.loads(line))
         except OSError as error:
             raise UserError("ledger", path, f"it cannot be read ({error.strerror}), give a ledger.jsonl") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = f"line {number}" if "number" in locals() else "its first line"
-            advice = f"it is no ledger, or damaged ({reason}), move it away to begin anew"
+            advice = f"it is no ledger, or damaged (line {number}), move it away to begin anew"
             raise UserError("ledger", path, advice) from error
         return ledger
 
@@ -197,12 +198,20 @@ def merge(paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str
         if not ledger.finished:
             raise UserError("ledgers", path, f"shard {shard} is not finished, run its command again first")
         seen[shard] = path
-    missing = [f"{i}/{number}" for i in range(1, number + 1) if f"{i}/{number}" not in seen]
-    if missing or len(paths) != len(ledgers):
+    wanted = [f"{i}/{number}" for i in range(1, number + 1)]
+    missing, foreign = ([shard for shard in a if shard not in b] for a, b in ((wanted, seen), (seen, wanted)))
+    if missing or foreign or len(paths) != len(ledgers):
         what = f"shard {', '.join(missing)} is missing" if missing else "a ledger is given twice"
+        if foreign:
+            what = f"shard {', '.join(foreign)} divides the images in another way than {first.header['shard']}"
         raise UserError("ledgers", [str(path) for path in paths], f"{what}, give each of the {number} shards once")
 
     target = Path(target)
+    if target.exists():
+        there = Ledger.read(target)
+        _check_same(target, {**there.header, "shard": ""}, {**first.header, "shard": ""}, f"{first_path}")
+        if not there.finished:
+            raise UserError("merge", target, "an evaluation that is not finished lies there, give another folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".writing-{os.getpid()}-{target.name}")
     header = {**first.header, "shard": "1/1"}
@@ -228,6 +237,13 @@ def _check_same(path: Path, found: dict[str, Any], wanted: dict[str, Any], other
     keys = {**found["key"], "shard": found["shard"]}, {**wanted["key"], "shard": wanted["shard"]}
     different = [f"{name} {keys[0].get(name)} there, {keys[1].get(name)} in {other}" for name in keys[1]]
     different = [text for text, name in zip(different, keys[1], strict=True) if keys[0].get(name) != keys[1][name]]
+    if keys[0].get("config") != keys[1].get("config"):
+        about = found["about"], wanted["about"]
+        different += [
+            f"{name} {about[0].get(name)} there, {about[1].get(name)} in {other}"
+            for name in TOLD
+            if about[0].get(name) != about[1].get(name)
+        ]
     if different:
         advice = f"it belongs to another evaluation ({'; '.join(different)}), give another folder or move it away"
         raise UserError("ledger", path, advice)

@@ -43,8 +43,11 @@ def write_report(
         _render("report.html.j2", report, figures=_figures(report), examples=_example_pictures(examples or [])),
     )
     for name, text in zip(FILES, texts, strict=True):
-        temporary = folder / f".writing-{os.getpid()}-{name}"
-        temporary.write_text(text, encoding="utf-8")
+        temporary = folder / f".writing-{name}"
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(folder / name)
     return [folder / name for name in FILES]
 

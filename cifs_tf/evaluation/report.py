@@ -45,7 +45,7 @@ def build_report(ledger: Ledger) -> dict[str, Any]:
     broken_by = _broken_by(ledger, tasks)
     num_standing = sum(by is None for by in broken_by.values())
     worst_case = _accuracy(num_standing, len(ids), is_subset)
-    paper = _paper(ledger, tasks)
+    paper = _paper(ledger, tasks, is_subset)
     checks = audit(ledger)
     lowest = min((attack["accuracy"] for attack in paper["attacks"].values()), default=None) if paper else None
     return {
@@ -106,7 +106,7 @@ def _broken_by(ledger: Ledger, tasks: list[dict[str, Any]]) -> dict[int, str | N
     return found
 
 
-def _paper(ledger: Ledger, tasks: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _paper(ledger: Ledger, tasks: list[dict[str, Any]], is_subset: bool) -> dict[str, Any] | None:
     """Accuracy on all images under each attack at each beta_atk: Table B.3, with the worst values."""
     attacks: dict[str, dict[str, Any]] = {}
     for task in tasks:
@@ -118,6 +118,9 @@ def _paper(ledger: Ledger, tasks: list[dict[str, Any]]) -> dict[str, Any] | None
         found["accuracy"], found["beta"] = min((accuracy, beta) for beta, accuracy in found["by_beta"].items())
     if not attacks:
         return None
+    count = len(ledger.ids("natural"))
+    for found in attacks.values():
+        found["interval"] = list(wilson_interval(round(found["accuracy"] * count), count)) if is_subset else None
     accuracy, strongest = min((found["accuracy"], name) for name, found in attacks.items())
     return {"robust_accuracy": accuracy, "attack": strongest, "beta": attacks[strongest]["beta"], "attacks": attacks}
 
@@ -180,6 +183,7 @@ def _per_class(ledger: Ledger, broken_by: dict[int, str | None], about: dict[str
             "num_examples": int(np.sum(labels == label)),
             "natural": float(right[labels == label].mean()),
             "worst_case": float(stands[labels == label].mean()),
+            "interval": list(wilson_interval(int(stands[labels == label].sum()), int(np.sum(labels == label)))),
         }
         for label in np.unique(labels).tolist()
     ]

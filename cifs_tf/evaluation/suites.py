@@ -15,6 +15,7 @@ ATTACK_NAME = re.compile(r"(?P<kind>pgd|cw)(?P<num_steps>[1-9]\d*)")
 PAPER_ATTACKS = ("fgsm", "pgd20", "cw30", "pgd100")
 SUITES = ("quick", "paper", "paper_aa", "standard", "strict")
 MAX_TARGETS = 9
+RESTARTS = 3
 DLR_CLASSES, TARGETED_DLR_CLASSES = 3, 4
 
 
@@ -57,7 +58,7 @@ def make_attacks(
             if kind == "fgsm"
             else PGD(
                 epsilon=epsilon,
-                step_size=step_sizes.get(name, step_size or epsilon / 10),
+                step_size=step_sizes.get(name, epsilon / 10 if step_size is None else step_size),
                 num_steps=num_steps,
                 loss="cw_margin" if kind == "cw" else "cross_entropy",
             )
@@ -111,7 +112,10 @@ def make_suite(
     if name in ("paper", "strict"):
         tasks += paper_tasks(victim, attacks or make_attacks(PAPER_ATTACKS, epsilon), fitting, masks[0])
     if name == "strict":
-        tasks += adaptive_tasks(victim, epsilon, fitting, masks)
+        # Every raw prediction by itself, beyond the paper's two.
+        single = [f"infinity-{i}" for i in range(1, victim.num_probes + 1)]
+        every = [*fitting, *(beta for beta in single if beta not in fitting)]
+        tasks += adaptive_tasks(victim, epsilon, every, masks)
     if name == "quick":
         tasks += quick_tasks(victim, epsilon, fitting, masks)
     if name == "paper_aa":
@@ -171,10 +175,10 @@ def standard_tasks(victim: Victim, epsilon: float, mask_gradient: str, on: str =
 def adaptive_tasks(
     victim: Victim, epsilon: float, betas: Sequence[float | str], mask_gradients: Sequence[str]
 ) -> list[Task]:
-    """Every head weighting through every mask gradient, on what still stands: PGD, C&W and APGD with random starts."""
+    """Every head weighting through every mask gradient, on what still stands: PGD with restarts, C&W and APGD."""
     steps = {"epsilon": epsilon, "step_size": epsilon / 10, "num_steps": 50, "random_start": True, "keep": "fooling"}
     attacks: dict[str, PGD | APGD] = {
-        "pgd50": PGD(**steps),  # type: ignore[arg-type]
+        "pgd50": PGD(**steps, num_restarts=RESTARTS),  # type: ignore[arg-type]
         "cw50": PGD(**steps, loss="cw_margin"),  # type: ignore[arg-type]
         "apgd_ce": APGD(epsilon=epsilon),
     }

@@ -264,4 +264,4 @@ def inside(ball: Ball, x_adv: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
 def differs(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Whether two answers of a network to the same images differ by more than rounding: bool (batch,)."""
     scale = tf.maximum(1.0, tf.reduce_max(tf.abs(first), axis=[1, 2]))
-    return ~(tf.reduce_max(tf.abs(first - second), axis=[1, 2]) <= SAME * scale)
+    return ~tf.reduce_all(tf.abs(first - second) <= SAME * scale[:, None, None], axis=[1, 2])

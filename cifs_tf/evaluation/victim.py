@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from cifs_tf.models import Classifier, with_precision
 
 PAPER_TOP_K = 2
 SMALLEST_PROBABILITY = 1e-30
+# Of a configuration, what says nothing about what a model computes.
+NAMES = ("name", "build_config", "registered_name", "compile_config", "shared_object_id", "keras_history")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +67,7 @@ def victim_of(model: keras.Model, name: str | None = None) -> Victim:
         name: what the report calls it; None (default) is the model's own name.
 
     Returns:
-        the victim, in float32 (float64 if the model computes in it).
+        the victim; a `Classifier` of another precision is attacked in float32.
 
     Raises:
         UserError: if the model is no image classifier.
@@ -82,6 +85,7 @@ def victim_of(model: keras.Model, name: str | None = None) -> Victim:
             f"its input has shape {shape} and its output {outputs}, give a model of one image and one row of logits"
         )
         raise UserError("model", name, advice)
+    _check_input(name, shape, model.inputs[0].dtype)
 
     def logits_fn(images: tf.Tensor) -> tf.Tensor:
         return tf.cast(model(images, training=False), tf.float32)
@@ -139,8 +143,8 @@ def load_victim(path: str | os.PathLike[str], name: str | None = None) -> Victim
 
 
 def fingerprint_of(model: keras.Model) -> str:
-    """Hash a live model: its configuration and the values of its weights."""
-    digest = hashlib.sha256()
+    """Hash a live model: its layers and their options, and the values of its weights."""
+    digest = hashlib.sha256(json.dumps(_structure(model), sort_keys=True, default=str).encode())
     for weight in model.weights:
         value = np.ascontiguousarray(weight.numpy())
         digest.update(f"{value.shape}{value.dtype}".encode())
@@ -148,8 +152,22 @@ def fingerprint_of(model: keras.Model) -> str:
     return digest.hexdigest()[:16]
 
 
+def _structure(model: keras.Model) -> Any:
+    """The configuration of a model without names, which Keras numbers anew in every process."""
+
+    def without_names(node: Any) -> Any:
+        if isinstance(node, dict):
+            return [[key, without_names(value)] for key, value in node.items() if key not in NAMES]
+        if isinstance(node, list | tuple):
+            return [without_names(item) for item in node]
+        return "" if isinstance(node, str) and node in names else node
+
+    names = {model.name, *(layer.name for layer in model._flatten_layers())}
+    return without_names(keras.saving.serialize_keras_object(model))
+
+
 def _victim_of_classifier(model: Classifier, name: str) -> Victim:
-    if model.compute_dtype not in ("float32", "float64"):
+    if model.compute_dtype != "float32":
         model = with_precision(model, "float32")
     masks = MASK_GRADIENTS if model.num_probes else ()
     return Victim(
@@ -202,17 +220,17 @@ def _foreign(loaded: Any, name: str, fingerprint: str) -> Victim:
         raise UserError("model", name, f"it has no signature serving_default (it has: {known}), export it with one")
     signature = loaded.signatures["serving_default"]
     inputs, outputs = signature.structured_input_signature[1], signature.structured_outputs
-    rows = {key: spec for key, spec in outputs.items() if len(spec.shape) == 2 and spec.dtype.is_floating}
+    rows = {key: spec for key, spec in outputs.items() if spec.shape.rank == 2 and spec.dtype.is_floating}
     chosen = next((key for key in ("logits", "probabilities", "predictions") if key in rows), None)
     if chosen is None and len(rows) == 1:
         chosen = next(iter(rows))
-    if len(inputs) != 1 or len(next(iter(inputs.values())).shape or ()) != 4 or chosen is None:
+    is_image = len(inputs) == 1 and next(iter(inputs.values())).shape.rank == 4
+    if not is_image or chosen is None or rows[chosen].shape[-1] is None:
         found = f"inputs {sorted(inputs)}, outputs {sorted(outputs)}"
         raise UserError("model", name, f"serving_default has {found}; give one with one image input and one output")
     (key, spec), num_classes = next(iter(inputs.items())), rows[chosen].shape[-1]
+    _check_input(name, tuple(spec.shape), spec.dtype.name)
     image_shape = tuple(spec.shape[1:])
-    if None in image_shape or num_classes is None:
-        raise UserError("model", name, f"its image has shape {image_shape}, export it with a fixed shape")
 
     def logits_fn(images: tf.Tensor, loaded: Any = loaded) -> tf.Tensor:
         return _as_many(tf.cast(signature(**{key: tf.cast(images, spec.dtype)})[chosen], tf.float32), images)
@@ -234,6 +252,17 @@ def _foreign(loaded: Any, name: str, fingerprint: str) -> Victim:
     )
 
 
+def _check_input(name: str, shape: tuple[int | None, ...], dtype: str) -> None:
+    """Refuse a foreign network that cannot be fed with batches of floating-point images."""
+    if shape[0] is not None:
+        raise UserError("model", name, f"it takes exactly {shape[0]} images, export it with a free batch size")
+    if None in shape[1:]:
+        raise UserError("model", name, f"its images have the shape {shape[1:]}, give it a fixed one")
+    if not tf.as_dtype(dtype).is_floating:
+        advice = f"it takes {dtype}, which no gradient reaches, give one that takes floats in [0, 1] and scales them"
+        raise UserError("model", name, advice)
+
+
 def _as_many(outputs: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
     """Give outputs the size of the batch, which a loaded SavedModel forgets and loops hold on to."""
     outputs.set_shape([images.shape[0], *outputs.shape[1:]])
@@ -241,8 +270,18 @@ def _as_many(outputs: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
 
 
 def _single_head(logits_fn: HeadsFn, image_shape: tuple[int, ...]) -> tuple[HeadsFn, tuple[str, ...]]:
-    """Heads of a network with one output; of probabilities, the logarithms."""
-    outputs = logits_fn(tf.random.stateless_uniform((8, *image_shape), seed=(0, 0))).numpy()
+    """Heads of a network with one output; of probabilities, the logarithms; without a gradient, one of zeros."""
+    images = tf.random.stateless_uniform((8, *image_shape), seed=(0, 0))
+    try:
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            logits = logits_fn(images)
+        tape.gradient(logits, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    except LookupError:
+        limit = "An operation of the network has no gradient: attacks that need one were blind, only Square speaks."
+        heads_fn, limits = _single_head(lambda images: tf.stop_gradient(logits_fn(images)), image_shape)
+        return heads_fn, (limit, *limits)
+    outputs = logits.numpy()
     if np.all(outputs >= 0) and np.allclose(outputs.sum(axis=1), 1, atol=1e-3):
         limit = "The network answers with probabilities: their logarithms were attacked, which hides small gradients."
         return lambda images: tf.math.log(tf.maximum(logits_fn(images), SMALLEST_PROBABILITY))[:, None], (limit,)

@@ -21,9 +21,7 @@ from __future__ import annotations
 
 import os
 
-# Before TensorFlow is imported, as `training` and `cifs_tf` do it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import dataclasses
 import json
@@ -246,16 +244,17 @@ def check_recording(path: Path, precision: str) -> list[Deviation]:
     return compare(recorded, ours, precision)
 
 
-def check_autoattack(path: Path) -> list[Deviation]:
+def check_autoattack(path: Path, limit: int | None = None) -> list[Deviation]:
     """Run our attacks on the network of an AutoAttack recording.
 
     Args:
         path: the `.npz`.
+        limit: take the first so many images; None (default) takes all.
 
     Returns:
         of every recorded column how many images more are standing than officially, and on which share we disagree.
     """
-    recording = Recording.load(path)
+    recording = Recording.load(path, limit)
     columns = [column for column in COLUMNS if column in recording.robust]
     robust, _ = recording.run(columns)
     deviations = [Deviation("clean_logits", recording.clean_deviation, TOLERANCE["float32"])]

@@ -56,7 +56,8 @@ def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
     for defense, betas in (("vanilla", {"0"}), ("cifs", {"0", "2"})):
         network = result["networks"][defense]
         assert network["evaluation"]["num_examples"] == 20
-        assert set(network["evaluation"]["robust"]["pgd3"]) == betas
+        assert set(network["evaluation"]["paper"]["attacks"]["pgd3"]["by_beta"]) == betas
+        assert (workdir / defense / "evaluation" / "paper" / "report.html").exists()
         assert len(network["history"]) == 2
         assert {"loss", "robust_accuracy", "val_clean_accuracy", "val_robust_accuracy"} <= set(network["history"][0])
     for words in ("vanilla", "cifs", "natural", "fgsm", "pgd3", "exported SavedModel", "export/cifs/1"):

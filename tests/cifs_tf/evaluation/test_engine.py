@@ -9,7 +9,7 @@ import tensorflow as tf
 from cifs_tf.attacks import APGD, PGD, fgsm
 from cifs_tf.data import Split
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation import Ledger, evaluate, make_attacks, victim_of
+from cifs_tf.evaluation import Ledger, evaluate, make_attacks, make_suite, victim_of
 from cifs_tf.evaluation.engine import _batch_sizes, header_of, run_tasks, standing
 from cifs_tf.evaluation.suites import paper_tasks
 from cifs_tf.evaluation.tasks import Crafted, Natural, inside, label_ranks
@@ -204,5 +204,29 @@ def test_input_that_does_not_fit(split, make_victim):
         evaluate(make_victim(image_shape=(9, 9, 1)), split, [Natural()])
     with pytest.raises(UserError, match="model: received 1 classes"):
         evaluate(make_victim(num_classes=1), Split(split.images, split.labels), [Natural()])
-    with pytest.raises(UserError, match="epsilon"):
+    with pytest.raises(UserError, match="epsilon: received None"):
         evaluate(make_victim(), split, "quick")
+    with pytest.raises(UserError, match="split: received float32; give pixels as uint8"):
+        evaluate(make_victim(), Split(split.images / np.float32(255), split.labels), [Natural()])
+    with pytest.raises(UserError, match=r"suite: received .*different names"):
+        evaluate(make_victim(), split, [Natural(), Natural()])
+    with pytest.raises(UserError, match=r"suite: received .*put Natural"):
+        evaluate(make_victim(), split, tasks_of(make_victim())[1:])
+
+
+def test_input_that_does_not_fit_leaves_no_ledger(split, make_victim, tmp_path):
+    with pytest.raises(UserError, match="model: received"):
+        evaluate(make_victim(image_shape=(9, 9, 1)), split, [Natural()], ledger_file=tmp_path / "new" / "ledger.jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_is_never_right_or_never_a_number(split, make_victim):
+    """Nothing stands, nothing is attacked, and the audit says that there is nothing to defend."""
+    flipped = make_victim(lambda x: -make_victim().heads_fns["full"](x))
+    always_wrong = Split(split.images, (split.images.mean(axis=(1, 2, 3)) > 127.5).astype(np.int32))
+    broken = make_victim(lambda x: make_victim().heads_fns["full"](x) * float("nan"))
+    for victim in (flipped, broken):
+        report = evaluate(victim, always_wrong, make_suite("quick", victim, 0.1))
+        assert report["natural"]["accuracy"] == report["worst_case"]["accuracy"] == 0
+        assert "skip" in {check["verdict"] for check in report["audit"] if check["name"].startswith("gradient")}
+    assert report["believable"] is False

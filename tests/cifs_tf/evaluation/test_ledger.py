@@ -146,6 +146,35 @@ def test_copies_unfinished_and_foreign_shards_are_refused(shards, tmp_path, make
         merge([tmp_path / "none.jsonl"], tmp_path / "ledger.jsonl")
 
 
+def test_other_divisions_of_the_images_are_refused(shards, tmp_path, make_header):
+    half = tmp_path / "half.jsonl"
+    fill(half, make_header(shard="1/2"))
+    with pytest.raises(UserError, match="shard 1/2 divides the images in another way"):
+        merge([*shards, half], tmp_path / "ledger.jsonl")
+
+
+def test_merging_does_not_overwrite_what_is_not_finished(shards, tmp_path, make_header):
+    fill(tmp_path / "ledger.jsonl", make_header(), finish=False)
+    before = (tmp_path / "ledger.jsonl").read_bytes()
+    with pytest.raises(UserError, match="not finished lies there"):
+        merge(shards, tmp_path / "ledger.jsonl")
+    assert (tmp_path / "ledger.jsonl").read_bytes() == before
+
+
+def test_a_torn_shard_is_not_finished(shards, tmp_path):
+    shards[1].write_bytes(shards[1].read_bytes()[:-5])
+    with pytest.raises(UserError, match="shard 2/3 is not finished, run its command again"):
+        merge(shards, tmp_path / "ledger.jsonl")
+
+
+def test_what_differs_is_told_in_words(tmp_path, make_header):
+    fill(tmp_path / "l.jsonl", make_header(config="a"))
+    other = make_header(config="b")
+    other["about"]["epsilon"] = 0.2
+    with pytest.raises(UserError, match=r"epsilon 0\.1 there, 0\.2 in"), Ledger.open(tmp_path / "l.jsonl", other):
+        pass
+
+
 def test_every_line_is_json_and_numbers_are_plain(tmp_path, make_header):
     fill(tmp_path / "l.jsonl", make_header())
     lines = [json.loads(line) for line in (tmp_path / "l.jsonl").read_text().splitlines()]

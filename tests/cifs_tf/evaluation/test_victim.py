@@ -42,6 +42,33 @@ def test_other_weights_have_another_fingerprint(make_classifier):
     assert victim_of(first).fingerprint != victim_of(second).fingerprint
 
 
+def test_what_weights_do_not_tell_has_another_fingerprint(trained, plain_model):
+    """The same weights with another k, or behind a layer without weights, are another network."""
+    copies = [type(trained.classifier).from_config(trained.classifier.get_config()) for _ in range(2)]
+    for copy in copies:
+        copy.set_weights(trained.classifier.get_weights())
+    assert victim_of(copies[0]).fingerprint == victim_of(trained.classifier).fingerprint
+    for cut in copies[1].cuts.values():
+        cut.top_k = 1
+    assert victim_of(copies[1]).fingerprint != victim_of(trained.classifier).fingerprint
+    scaled = keras.Model(plain_model.input, keras.layers.Rescaling(1e4)(plain_model.output))
+    assert victim_of(scaled).fingerprint != victim_of(plain_model).fingerprint
+
+
+def test_networks_that_cannot_be_fed_are_refused():
+    def model(shape, batch_size=None, dtype="float32"):
+        image = keras.Input(shape, batch_size=batch_size, dtype=dtype)
+        pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1.0)(image))
+        return keras.Model(image, keras.layers.Dense(3)(pooled))
+
+    with pytest.raises(UserError, match="takes exactly 4 images"):
+        victim_of(model((8, 8, 1), batch_size=4))
+    with pytest.raises(UserError, match="give it a fixed one"):
+        victim_of(model((None, None, 1)))
+    with pytest.raises(UserError, match="takes uint8"):
+        victim_of(model((8, 8, 1), dtype="uint8"))
+
+
 def test_an_exported_model_gives_the_same_verdicts(trained, digits, exported, small_suite):
     """Through every mask gradient, by gradients taken through the loaded SavedModel."""
     live, loaded = victim_of(trained.classifier), load_victim(exported)
