@@ -222,7 +222,7 @@ def attack(options: AttackOptions) -> dict:
     robust, seconds = recording.run(batch_size=options.batch_size, report=console.print)
     result = {
         "command": "attack",
-        "options": dataclasses.asdict(options),
+        "options": {**dataclasses.asdict(options), "recording": recording.name, "json": None},
         "machine": machine.describe_machine(),
         "standing": {column: int(found.sum()) for column, found in robust.items()},
         "official_standing": {column: int(found.sum()) for column, found in recording.robust.items()},
