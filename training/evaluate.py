@@ -131,7 +131,7 @@ def evaluate(options: EvaluateOptions) -> int:
         config.attack.epsilon,
         attacks=attacks_of(config),
         betas=config.evaluation.attack_betas,
-        mask_gradients=options.mask_gradients or _mask_gradients(options, config, victim),
+        mask_gradients=options.mask_gradients or _mask_gradients(config, victim),
         audit=options.audit,
         surrogate=surrogate,
     )
@@ -155,6 +155,7 @@ def evaluate(options: EvaluateOptions) -> int:
         console.print(f"shard {options.shard} is finished: {folder / _ledger_name(options.shard)}", soft_wrap=True)
         console.print("When all are: python training/evaluate.py merge FOLDER LEDGER LEDGER ...")
         return 0
+    evaluation.write_report(report, folder)  # whatever the pictures come to
     with console.status("making a few of the broken images again, to look at"):
         examples = pick_examples(victim, split, tasks, report, dataset.class_names)
     return _publish(report, folder, console, examples)
@@ -295,7 +296,7 @@ def _images(options: EvaluateOptions, dataset: ImageDataset) -> Split:
     return dataset.test if number is None else dataset.test.class_balanced(number, "--examples")
 
 
-def _mask_gradients(options: EvaluateOptions, config: RunConfig, victim: Victim) -> tuple[str, ...] | None:
+def _mask_gradients(config: RunConfig, victim: Victim) -> tuple[str, ...] | None:
     """That of the config first, for the paper's protocol; then the others the network has."""
     first = config.evaluation.eval_mask_gradient
     if first not in victim.mask_gradients:

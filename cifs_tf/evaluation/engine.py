@@ -28,7 +28,7 @@ from cifs_tf.evaluation.victim import Victim
 from cifs_tf.losses import head_weights
 
 ProgressFn = Callable[[str, float, int], None]
-"""Called as (task, share of the work that is done, in [0, 1], images still standing in the pool `main`)."""
+"""Called as (task, share of the work done, in [0, 1], images that stood in the pool `main` when the task began)."""
 DECIDES = (
     *("attacks/*.py", "layers/*.py", "models/*.py", "losses.py", "data/split.py"),
     *(f"evaluation/{name}.py" for name in ("engine", "tasks", "victim")),
@@ -71,7 +71,7 @@ def header_of(
             "limits": list(victim.limits),
             "num_examples": len(split),
             "seed": seed,
-            "precision": "float32",
+            "precision": victim.precision,
             "tensor_float_32": tf.config.experimental.tensor_float_32_execution_enabled(),
             **dict.fromkeys(("suite", "epsilon", "dataset", "subset_of", "class_names")),
             **about,
@@ -117,8 +117,8 @@ def run_tasks(
         >>> len(standing(ledger, "main")) / len(test)
         0.554
     """
-    check_input(victim, split, tasks)
-    part, parts = (int(number) for number in ledger.header["shard"].split("/"))
+    check_input(victim, split, tasks, ledger.header["shard"])
+    part, parts = _shard(ledger.header["shard"])
     ours = np.arange(part - 1, len(split), parts)
     replicas = strategy.num_replicas_in_sync if strategy else 1
     sizes = _batch_sizes(batch_size, replicas)
@@ -127,6 +127,7 @@ def run_tasks(
     done = 0.0
     for task in tasks:
         ids = np.setdiff1d(_select(task, ledger, ours), ledger.ids(task.name))
+        left = len(standing(ledger, MAIN))  # a walk through the whole ledger: for each task, not for each batch
         for start in range(0, len(ids), sizes[0]):
             chunk, started = ids[start : start + sizes[0]], time.perf_counter()
             size = min(size for size in sizes if size >= len(chunk))
@@ -140,15 +141,15 @@ def run_tasks(
             _verify(task, values.pop("outside", None))
             ledger.append(task.name, chunk, values, time.perf_counter() - started)
             share = (done + task.cost * (start + len(chunk)) / len(ids)) / total
-            on_progress(task.name, share, len(standing(ledger, MAIN)))
+            on_progress(task.name, share, left)
         done += task.cost
-        on_progress(task.name, done / total, len(standing(ledger, MAIN)))
+    on_progress("finished", 1.0, len(standing(ledger, MAIN)))
     ledger.finish()
     return ledger
 
 
-def check_input(victim: Victim, split: Split, tasks: Sequence[Task]) -> None:
-    """Refuse images, networks and tasks that do not fit each other.
+def check_input(victim: Victim, split: Split, tasks: Sequence[Task], shard: str = "1/1") -> None:
+    """Refuse images, networks, tasks and shards that do not fit each other.
 
     Raises:
         UserError: naming what does not fit.
@@ -165,9 +166,16 @@ def check_input(victim: Victim, split: Split, tasks: Sequence[Task]) -> None:
         if split.labels.max() >= network.num_classes:
             advice = f"the labels go up to {split.labels.max()}, give a network with as many classes"
             raise UserError(argument, f"{network.num_classes} classes", advice)
+    if _shard(shard)[1] > len(split):
+        raise UserError("shard", shard, f"there are {len(split)} images, give at most as many parts")
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise UserError("suite", names, "give tasks with different names")
+
+
+def _shard(shard: str) -> tuple[int, int]:
+    part, _, parts = shard.partition("/")
+    return int(part), int(parts)
 
 
 def _batch_sizes(batch_size: int, replicas: int) -> list[int]:

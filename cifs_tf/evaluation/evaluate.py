@@ -71,7 +71,7 @@ def evaluate(
         tasks = list(suite)
         if not any(isinstance(task, Natural) for task in tasks):
             raise UserError("suite", [task.name for task in tasks], "put Natural() first: a report needs it")
-    check_input(victim, split, tasks)
+    check_input(victim, split, tasks, shard)
     header = header_of(victim, split, tasks, seed=seed, shard=shard, about=about)
     header["about"]["limits"] += describe_missing(victim)
     opened = contextlib.nullcontext(Ledger(header)) if ledger_file is None else Ledger.open(ledger_file, header)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from cifs_tf.attacks import APGD, FABT, PGD, Square, fgsm
 from cifs_tf.errors import UserError
@@ -110,7 +111,7 @@ def make_suite(
     masks = _mask_gradients(victim, mask_gradients)
     tasks: list[Task] = [Natural()]
     if name in ("paper", "strict"):
-        tasks += paper_tasks(victim, attacks or make_attacks(PAPER_ATTACKS, epsilon), fitting, masks[0])
+        tasks += paper_tasks(attacks or make_attacks(PAPER_ATTACKS, epsilon), fitting, masks[0])
     if name == "strict":
         # Every raw prediction by itself, beyond the paper's two.
         single = [f"infinity-{i}" for i in range(1, victim.num_probes + 1)]
@@ -134,42 +135,27 @@ def make_suite(
     return _first_of_each_name(tasks)
 
 
-def paper_tasks(
-    victim: Victim, attacks: Mapping[str, PGD], betas: Sequence[float | str], mask_gradient: str
-) -> list[Task]:
+def paper_tasks(attacks: Mapping[str, PGD], betas: Sequence[float | str], mask_gradient: str) -> list[Task]:
     """The protocol of Section 4.1: every attack at every beta_atk on all images, last iterate (Table B.3)."""
-    return [
-        Crafted(
-            name=f"{name}, beta {beta}, {mask_gradient}",
-            on="all",
-            counts=True,
-            section="paper",
-            family=name,
-            attack=attack,
-            beta=beta,
-            mask_gradient=mask_gradient,
-        )
-        for name, attack in attacks.items()
-        for beta in betas
-    ]
+    return _grid(attacks, [mask_gradient], betas, section="paper", on="all")
 
 
-def standard_tasks(victim: Victim, epsilon: float, mask_gradient: str, on: str = "standing") -> list[Task]:
+def standard_tasks(victim: Victim, epsilon: float, mask_gradient: str) -> list[Task]:
     """AutoAttack's standard version: APGD-CE, APGD-T, FAB-T and Square, with its budgets.
 
     Each target is a task of its own, so that what one target broke is not attacked towards the next. With fewer than
     four classes there is no targeted DLR loss: the untargeted one takes its place, with two neither.
     """
-    tasks: list[Task] = [_autoattack("apgd_ce", APGD(epsilon=epsilon), mask_gradient, on=on)]
+    tasks: list[Task] = [_autoattack("apgd_ce", APGD(epsilon=epsilon), mask_gradient)]
     ranks = range(2, min(MAX_TARGETS, victim.num_classes - 1) + 2)
     if victim.num_classes >= TARGETED_DLR_CLASSES:
         attack = APGD(epsilon=epsilon, loss="targeted_dlr")
-        tasks += [_autoattack("apgd_t", attack, mask_gradient, target_rank=rank, on=on) for rank in ranks]
+        tasks += [_autoattack("apgd_t", attack, mask_gradient, target_rank=rank) for rank in ranks]
     elif victim.num_classes >= DLR_CLASSES:
-        tasks += [_autoattack("apgd_dlr", APGD(epsilon=epsilon, loss="dlr"), mask_gradient, on=on)]
+        tasks += [_autoattack("apgd_dlr", APGD(epsilon=epsilon, loss="dlr"), mask_gradient)]
     fab = FABT(epsilon=epsilon)
-    tasks += [_autoattack("fab_t", fab, mask_gradient, target_rank=rank, on=on) for rank in ranks]
-    return [*tasks, _autoattack("square", Square(epsilon=epsilon), mask_gradient, on=on)]
+    tasks += [_autoattack("fab_t", fab, mask_gradient, target_rank=rank) for rank in ranks]
+    return [*tasks, _autoattack("square", Square(epsilon=epsilon), mask_gradient)]
 
 
 def adaptive_tasks(
@@ -184,20 +170,7 @@ def adaptive_tasks(
     }
     if victim.num_classes >= DLR_CLASSES:
         attacks["apgd_dlr"] = APGD(epsilon=epsilon, loss="dlr")
-    return [
-        Crafted(
-            name=f"{name}, beta {beta}, {mask}, random start",
-            counts=True,
-            section="adaptive",
-            family=name,
-            attack=attack,
-            beta=beta,
-            mask_gradient=mask,
-        )
-        for name, attack in attacks.items()
-        for mask in mask_gradients
-        for beta in betas
-    ]
+    return _grid(attacks, mask_gradients, betas, section="adaptive", on="standing", suffix=", random start")
 
 
 def quick_tasks(
@@ -205,7 +178,7 @@ def quick_tasks(
 ) -> list[Task]:
     """FGSM and PGD-20 at a few beta_atk, and APGD, towards the three nearest classes too."""
     few = [beta for beta in (0, 2, "infinity") if beta in betas] or list(betas)[:1]
-    tasks = paper_tasks(victim, make_attacks(["fgsm", "pgd20"], epsilon), few, mask_gradients[0])
+    tasks = paper_tasks(make_attacks(["fgsm", "pgd20"], epsilon), few, mask_gradients[0])
     tasks += [_autoattack("apgd_ce", APGD(epsilon=epsilon), mask) for mask in mask_gradients[:2]]
     if victim.num_classes >= DLR_CLASSES:
         tasks += [_autoattack("apgd_dlr", APGD(epsilon=epsilon, loss="dlr"), mask) for mask in mask_gradients[:2]]
@@ -227,7 +200,7 @@ def audit_tasks(
 
     The curves are cumulative: a larger budget is spent on what the smaller ones left standing.
     """
-    first, (low, high) = mask_gradients[0], (0.0, 1.0)
+    first = mask_gradients[0]
 
     def crafted(name: str, attack: PGD | APGD | Square, **fields: object) -> Task:
         fields = {"family": name.partition(",")[0], "section": "audit", "mask_gradient": first, **fields}
@@ -249,8 +222,8 @@ def audit_tasks(
         attack = pgd(20, random_start=True)
         tasks.append(crafted(f"restarts, {restart}", attack, pool="restarts", x=restart, counts=True, section="curves"))
     shares = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0) if thorough else (0.5, 1.0, 2.0)
-    radii = [epsilon * share for share in shares if epsilon * share < high - low]
-    for radius in [*radii, high - low]:
+    radii = [epsilon * share for share in shares if epsilon * share < 1]
+    for radius in [*radii, 1.0]:
         for loss in ("cross_entropy", "dlr") if victim.num_classes >= DLR_CLASSES else ("cross_entropy",):
             apgd = APGD(epsilon=radius, loss=loss, num_steps=50)
             counts = radius <= epsilon
@@ -281,9 +254,9 @@ def audit_tasks(
                     surrogate=surrogate,
                 )
             )
-    queries = Square(epsilon=epsilon, num_queries=5000 if thorough else 1000)
+    square = Square(epsilon=epsilon, num_queries=5000 if thorough else 1000)
     # Last, on what all white-box attacks left standing; in a suite with AutoAttack it is there already.
-    return [*tasks, _autoattack("square", queries, first)]
+    return [*tasks, _autoattack("square", square, first)]
 
 
 def describe_missing(victim: Victim) -> list[str]:
@@ -296,13 +269,37 @@ def describe_missing(victim: Victim) -> list[str]:
     return [f"{what} The network has {victim.num_classes}."]
 
 
-def _autoattack(
-    family: str, attack: APGD | FABT | Square, mask: str, target_rank: int = 0, on: str = "standing"
-) -> Task:
+def _grid(
+    attacks: Mapping[str, Any],
+    mask_gradients: Sequence[str],
+    betas: Sequence[float | str],
+    *,
+    section: str,
+    on: str,
+    suffix: str = "",
+) -> list[Task]:
+    """Every attack through every mask gradient at every beta_atk."""
+    return [
+        Crafted(
+            name=f"{name}, beta {beta}, {mask}{suffix}",
+            on=on,
+            counts=True,
+            section=section,
+            family=name,
+            attack=attack,
+            beta=beta,
+            mask_gradient=mask,
+        )
+        for name, attack in attacks.items()
+        for mask in mask_gradients
+        for beta in betas
+    ]
+
+
+def _autoattack(family: str, attack: APGD | FABT | Square, mask: str, target_rank: int = 0) -> Task:
     target = f", target {target_rank}" if target_rank else ""
     return Crafted(
         name=f"{family}{target}, beta 0, {mask}",
-        on=on,
         counts=True,
         section="autoattack",
         family=family,

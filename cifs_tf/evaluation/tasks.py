@@ -6,6 +6,7 @@ pool `main` takes in every attack inside the threat model, so its survivors are 
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import zlib
 from collections.abc import Callable
@@ -25,7 +26,7 @@ SAME = 1e-4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(abc.ABC):
     """One measurement.
 
     Args:
@@ -63,13 +64,20 @@ class Task:
         """Forward and backward passes for each image, at most."""
         return 1.0
 
+    @abc.abstractmethod
     def compile_key(self) -> Any:
         """Tasks of the same key share one trace."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def measure_fn(self, victim: Victim) -> Callable[..., dict[str, tf.Tensor]]:
-        """Make (images, labels, weights, rank, seed) -> arrays (batch, ...) of integers or booleans, by name."""
-        raise NotImplementedError
+        """Make the function that the engine compiles.
+
+        Call arguments of the function: images float32 (batch, height, width, channels), labels int32 (batch,), weights
+        float32 (1 + P,), rank int32 (), seed int64 (batch, 2).
+
+        Returns:
+            arrays (batch, ...) of integers or booleans, by name.
+        """
 
     def describe(self) -> dict[str, Any]:
         """Return everything about the task in plain types."""

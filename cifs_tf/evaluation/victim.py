@@ -40,6 +40,7 @@ class Victim:
         top_k: k of each selection layer, for counting how often an attack changes its choice.
         labelled_heads_fn: (images, labels) -> heads, to see whether labels leak; None where it takes no labels.
         limits: sentences on what could not be had of this network, for the report.
+        precision: type that the network computes in; of a SavedModel, the type of its images. Default float32.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Victim:
     top_k: tuple[int, ...] = ()
     labelled_heads_fn: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
     limits: tuple[str, ...] = ()
+    precision: str = "float32"
 
     @property
     def mask_gradients(self) -> tuple[str, ...]:
@@ -99,6 +101,7 @@ def victim_of(model: keras.Model, name: str | None = None) -> Victim:
         image_shape=shape[1:],
         fingerprint=fingerprint_of(model),
         limits=limits,
+        precision=model.compute_dtype,
     )
 
 
@@ -249,6 +252,7 @@ def _foreign(loaded: Any, name: str, fingerprint: str) -> Victim:
         image_shape=image_shape,
         fingerprint=fingerprint,
         limits=limits,
+        precision=spec.dtype.name,
     )
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from cifs_tf.config import DataConfig, ModelConfig, OutputConfig, RunConfig
 from cifs_tf.export import export
@@ -165,7 +164,3 @@ def test_refusals_are_one_sentence_and_leave_nothing(argv, words, workdir, tmp_p
         assert word in said[0]
     assert list(tmp_path.iterdir()) == []
     assert sorted(workdir.rglob("*")) == before
-
-
-def test_the_config_of_a_run_is_readable(workdir):
-    assert yaml.safe_load((workdir / "config.yaml").read_text())["dataset"] == "digits"

@@ -120,7 +120,7 @@ def small_suite():
         pgd = {"epsilon": 0.1, "step_size": 0.02, "num_steps": 5, "random_start": True}
         return [
             Natural(),
-            *paper_tasks(victim, make_attacks(["fgsm"], 0.1), (0, "infinity"), "detached"),
+            *paper_tasks(make_attacks(["fgsm"], 0.1), (0, "infinity"), "detached"),
             crafted("square", Square(epsilon=0.1, num_queries=60)),
             crafted("pgd", PGD(**pgd, keep="fooling"), "full", 2),
             crafted("apgd_dlr", APGD(epsilon=0.1, num_steps=8, loss="dlr"), "smoothed", 2),

@@ -16,7 +16,7 @@ from cifs_tf.evaluation.tasks import Crafted, Natural, inside, label_ranks
 
 
 def tasks_of(victim, epsilon=0.02, betas=(0, 2), names=("fgsm",)):
-    return [Natural(), *paper_tasks(victim, make_attacks(names, epsilon), betas, victim.mask_gradients[0])]
+    return [Natural(), *paper_tasks(make_attacks(names, epsilon), betas, victim.mask_gradients[0])]
 
 
 def test_accuracy_of_a_network_that_can_be_attacked_by_hand(split, make_victim):
@@ -212,6 +212,11 @@ def test_input_that_does_not_fit(split, make_victim):
         evaluate(make_victim(), split, [Natural(), Natural()])
     with pytest.raises(UserError, match=r"suite: received .*put Natural"):
         evaluate(make_victim(), split, tasks_of(make_victim())[1:])
+
+
+def test_more_shards_than_images_are_refused(split, make_victim):
+    with pytest.raises(UserError, match="shard: received 2/24; there are 23 images"):
+        evaluate(make_victim(), split, [Natural()], shard="2/24")
 
 
 def test_input_that_does_not_fit_leaves_no_ledger(split, make_victim, tmp_path):
