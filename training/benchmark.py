@@ -81,20 +81,21 @@ def main(argv: Sequence[str]) -> None:
     if command not in COMMANDS:
         raise UserError("command", command, f"give one of {', '.join(COMMANDS)}")
     options_class, run = COMMANDS[command]
-    run(parse_options(options_class, f"benchmark.py {command}", arguments, options_class.__doc__ or ""))
+    options = parse_options(options_class, f"benchmark.py {command}", arguments, options_class.__doc__ or "")
+    if options.json is not None:
+        _check_writable(Path(options.json))
+    result = run(options)
+    if options.json is not None:
+        write_json(Path(options.json), result)
+        Console().print(f"Written: {options.json}", soft_wrap=True)
 
 
 def step(options: StepOptions) -> dict:
-    """Measure training steps and evaluations in interleaved pairs, print a table and write the JSON file.
+    """Measure training steps and evaluations in interleaved pairs and print a table.
 
     Returns:
         what the JSON file holds.
-
-    Raises:
-        UserError: if the JSON file cannot be written; nothing has been measured then.
     """
-    if options.json is not None:
-        _check_writable(Path(options.json))
     # After the options are checked: importing TensorFlow takes seconds, an error should not.
     from training import machine, measuring
 
@@ -121,9 +122,6 @@ def step(options: StepOptions) -> dict:
         for clock, ratio in {"time": found["ratio"], "processor time": found["cpu_ratio"]}.items():
             interval = "{:.3f} to {:.3f}".format(*ratio["interval"])
             console.print(f"CIFS/vanilla, {clock} of {task}: {ratio['median']:.3f}, 95% interval {interval}")
-    if options.json is not None:
-        write_json(Path(options.json), result)
-        console.print(f"Written: {options.json}", soft_wrap=True)
     return result
 
 
@@ -201,12 +199,7 @@ def attack(options: AttackOptions) -> dict:
 
     Returns:
         what the JSON file holds.
-
-    Raises:
-        UserError: if the JSON file cannot be written; nothing has been measured then.
     """
-    if options.json is not None:
-        _check_writable(Path(options.json))
     # As PyTorch does on every CPU. TensorFlow leaves it off where there is no AVX512; see CONTRIBUTING.md.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     import tensorflow as tf
@@ -244,9 +237,6 @@ def attack(options: AttackOptions) -> dict:
     compiling = sum(seconds[f"{column}, compiling"] for column in STANDARD)
     table.add_row("the four of standard", "", "", f"{sums[0]:.1f}", f"{compiling:.1f}", f"{sums[1]:.1f}")
     console.print(table)
-    if options.json is not None:
-        write_json(Path(options.json), result)
-        console.print(f"Written: {options.json}", soft_wrap=True)
     return result
 
 

@@ -11,7 +11,8 @@ from rich import print as rich_print
 
 from cifs_tf.adversarial import AdversarialTrainer
 from cifs_tf.errors import UserError
-from training.workdir import read_json, write_atomically, write_json
+from cifs_tf.files import write_atomically
+from training.workdir import read_json, write_json
 
 KEPT = 2
 FILE_NAME = re.compile(r"epoch-(\d+)\.weights\.h5")

@@ -13,7 +13,6 @@ to --workdir; the same command again continues there.
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from rich.table import Table
 from cifs_tf.config import MaskGradient, Ratio, RunConfig
 from cifs_tf.errors import UserError
 from training.cli import parse_config, parse_options, run_program
-from training.workdir import Workdir
+from training.workdir import Workdir, check_folder
 
 if TYPE_CHECKING:
     from cifs_tf.data import ImageDataset, Split
@@ -109,7 +108,7 @@ def evaluate(options: EvaluateOptions) -> int:
     """
     config, run = _config_of(options)
     folder = Path(options.workdir) if options.workdir else _default_folder(options, config, run)
-    _check_folder(folder)
+    check_folder(folder)
     # After the check: importing TensorFlow takes seconds, an error should not.
     import tensorflow as tf
 
@@ -173,7 +172,7 @@ def merge(argv: Sequence[str]) -> int:
     if len(argv) < 2 or argv[0].startswith("-"):
         raise UserError("merge", " ".join(argv), "give the folder to write to, then the ledger of every shard")
     folder, *paths = argv
-    _check_folder(Path(folder))
+    check_folder(Path(folder))
     from cifs_tf import evaluation
 
     report = evaluation.build_report(evaluation.merge(paths, Path(folder) / "ledger.jsonl"))
@@ -261,12 +260,6 @@ def _default_folder(options: EvaluateOptions, config: RunConfig, run: Workdir | 
         part for part in Path(options.model).resolve().with_suffix("").parts[-4:] if part not in ("/", "..", ".")
     )
     return Path("runs") / "evaluation" / name / options.suite
-
-
-def _check_folder(folder: Path) -> None:
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError("--workdir", folder, f"{existing} cannot be written to, give another folder")
 
 
 def _load(path: str, defense: str | None, run: Workdir | None) -> Victim:

@@ -20,10 +20,11 @@ from cifs_tf.config import ModelConfig, RunConfig
 from cifs_tf.data import ImageDataset, Split
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import evaluate, make_attacks, make_suite, victim_of, write_report
+from cifs_tf.files import write_atomically
 from cifs_tf.losses import attack_betas_for, head_weights, training_loss_factor
 from cifs_tf.models import Classifier, build_classifier, with_precision
 from training.checkpoints import Checkpoints
-from training.workdir import Workdir, read_json, write_atomically
+from training.workdir import Workdir, read_json
 
 VALIDATION_STEPS = 10
 

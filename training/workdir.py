@@ -17,7 +17,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ import yaml
 
 from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
+from cifs_tf.files import WRITING, write_atomically
 from training.cli import dump_yaml, parse_config
 
 # Fields that may change between a run and its continuation: they say where, not what.
 PLACES = ("workdir", "data_dir")
 LOCK_FILE = ".lock"
-WRITING = ".writing-"
 
 
 class Workdir:
@@ -57,9 +57,7 @@ class Workdir:
             UserError: if it cannot be written to, or holds a run with another config.
         """
         try:
-            existing = next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
-            if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-                raise UserError("--workdir", self.path, f"{existing} cannot be written to, give another folder")
+            check_folder(self.path)
             stored = yaml.safe_load(self.config_file.read_text()) if self.config_file.exists() else config.flat()
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"{self.config_file} is damaged"
@@ -149,22 +147,15 @@ class Workdir:
         return self.path / "export" / defense
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under a temporary name beside it, then rename: it is whole or it is not there.
+def check_folder(folder: Path) -> None:
+    """Refuse, before anything is written, a folder that cannot be made or written to.
 
-    Args:
-        path: the file; its folder is made.
-        write: writes to the path that it is given, which ends like `path`.
+    Raises:
+        UserError: naming what stands in the way.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{WRITING}{os.getpid()}-{path.name}")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError("--workdir", folder, f"{existing} cannot be written to, give another folder")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -118,15 +118,37 @@ def _single_step(ledger: Ledger) -> Check:
     return Check("FGSM no stronger than PGD-20", FAIL if failed else PASS, _share(pgd - fgsm, ledger), sentence)
 
 
-def _square(ledger: Ledger) -> Check:
-    beyond = _broken_beyond(ledger, "square", but=("transfer",))
+def _adds_nothing(
+    ledger: Ledger, family: str, *, who: str, blame: str, skipped: str, but: tuple[str, ...] = ()
+) -> Check:
+    """Whether attacks that do not use the network's gradients break what the others leave standing."""
+    name, beyond = f"{family} adds nothing", _broken_beyond(ledger, family, but)
     if beyond is None:
-        return Check("Square adds nothing", SKIP, None, "Square was not run.")
+        return Check(name, SKIP, None, skipped)
     failed, share = _too_many(beyond, MAX_SURPRISE, ledger), _share(beyond, ledger)
-    sentence = f"Square, which sees logits only, breaks {share:.1%} of the images beyond all attacks with gradients" + (
-        ": the gradients mislead." if failed else "."
+    sentence = f"{who} {share:.1%} of the images beyond the other attacks" + (f": {blame}." if failed else ".")
+    return Check(name, FAIL if failed else PASS, share, sentence)
+
+
+def _square(ledger: Ledger) -> Check:
+    return _adds_nothing(
+        ledger,
+        "square",
+        who="Square, which sees logits only, breaks",
+        blame="the gradients mislead",
+        skipped="Square was not run.",
+        but=("transfer",),
     )
-    return Check("Square adds nothing", FAIL if failed else PASS, share, sentence)
+
+
+def _transfer(ledger: Ledger) -> Check:
+    return _adds_nothing(
+        ledger,
+        "transfer",
+        who="Images made on the surrogate break",
+        blame="the network's own gradients mislead",
+        skipped="No surrogate was given (--surrogate FILE).",
+    )
 
 
 def _unlimited(ledger: Ledger) -> Check:
@@ -172,17 +194,6 @@ def _mask_gradients(ledger: Ledger) -> Check:
         ". The gradient through the mask matters: go by `full`." if warned else "."
     )
     return Check(name, WARN if warned else PASS, _share(gained, ledger), sentence)
-
-
-def _transfer(ledger: Ledger) -> Check:
-    beyond = _broken_beyond(ledger, "transfer")
-    if beyond is None:
-        return Check("transfer adds nothing", SKIP, None, "No surrogate was given (--surrogate FILE).")
-    failed, share = _too_many(beyond, MAX_SURPRISE, ledger), _share(beyond, ledger)
-    sentence = f"Images made on the surrogate break {share:.1%} beyond the attacks on the network itself" + (
-        ": its own gradients mislead." if failed else "."
-    )
-    return Check("transfer adds nothing", FAIL if failed else PASS, share, sentence)
 
 
 def _flips(ledger: Ledger) -> Check:

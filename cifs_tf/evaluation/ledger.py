@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from cifs_tf.errors import UserError
+from cifs_tf.files import write_atomically
 
 SCHEMA = 1
 # Of a header, what tells a person how two evaluations differ.
@@ -212,13 +213,11 @@ def merge(paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str
         _check_same(target, {**there.header, "shard": ""}, {**first.header, "shard": ""}, f"{first_path}")
         if not there.finished:
             raise UserError("merge", target, "an evaluation that is not finished lies there, give another folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".writing-{os.getpid()}-{target.name}")
-    header = {**first.header, "shard": "1/1"}
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            merged = Ledger(header, file)
-            merged._write({"schema": SCHEMA, **header})
+    merged = Ledger({**first.header, "shard": "1/1"})
+
+    def write(path: Path) -> None:
+        with open(path, "w", encoding="utf-8") as merged._file:
+            merged._write({"schema": SCHEMA, **merged.header})
             for ledger in ledgers.values():
                 for task in ledger._ids:
                     for ids, values in zip(ledger._ids[task], ledger._values[task], strict=True):
@@ -226,10 +225,9 @@ def merge(paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str
                             merged.append(task, ids, values)
                 merged.seconds += ledger.seconds
             merged.finish()
-            merged._file = None
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        merged._file = None
+
+    write_atomically(target, write)
     return merged
 
 

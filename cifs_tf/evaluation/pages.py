@@ -13,6 +13,8 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from cifs_tf.files import write_atomically
+
 FILES = ("report.json", "report.md", "report.html")
 TEMPLATES = Path(__file__).parent / "templates"
 MAGNIFIED_TO = 0.5
@@ -36,19 +38,13 @@ def write_report(
         the paths of `report.json`, `report.md` and `report.html`.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     texts = (
         json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         _render("report.md.j2", report),
         _render("report.html.j2", report, figures=_figures(report), examples=_example_pictures(examples or [])),
     )
     for name, text in zip(FILES, texts, strict=True):
-        temporary = folder / f".writing-{name}"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / name)
+        write_atomically(folder / name, functools.partial(Path.write_text, data=text, encoding="utf-8"))
     return [folder / name for name in FILES]
 
 

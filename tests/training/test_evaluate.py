@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from cifs_tf.config import DataConfig, ModelConfig, OutputConfig, RunConfig
@@ -88,24 +86,14 @@ def test_a_run_and_its_export_are_evaluated_alike(workdir, tmp_path):
         pytest.param("paper", 20, marks=pytest.mark.soak),
     ],
 )
-def test_a_killed_evaluation_ends_in_the_same_report(suite, num_kills, workdir, tmp_path):
+def test_a_killed_evaluation_ends_in_the_same_report(suite, num_kills, workdir, tmp_path, kill_at_random_moments):
     """Killed at random moments and started again, it ends in a report that is the same to the byte."""
     argv = ["--model", workdir, f"--suite={suite}", "--attack_betas=[0, infinity]", "--batch_size=10", "--epsilon=0.1"]
     started = time.monotonic()
     code, _, err = run(*argv, "--workdir=whole", cwd=tmp_path)
     assert code in (0, 1), err
     duration = time.monotonic() - started
-    rng = np.random.default_rng(num_kills)
-    kills = 0
-    for _ in range(num_kills):
-        process = start(*argv, "--workdir=killed", cwd=tmp_path)
-        try:
-            process.communicate(timeout=rng.uniform(0.3, 0.95) * duration)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += 1
-    assert kills > 0
+    assert kill_at_random_moments(lambda: start(*argv, "--workdir=killed", cwd=tmp_path), num_kills, duration) > 0
     again, _, err = run(*argv, "--workdir=killed", cwd=tmp_path)
     assert again == code, err
     clock = re.compile(r'"wall_clock": \{[^}]*\}')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -77,21 +76,14 @@ def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
 @pytest.mark.parametrize(
     "num_kills", [pytest.param(3, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.soak)]
 )
-def test_a_killed_run_ends_as_if_it_had_not_been(num_kills, tmp_path):
+def test_a_killed_run_ends_as_if_it_had_not_been(num_kills, tmp_path, kill_at_random_moments):
     """Killed at random moments of training, evaluation and export, a run ends with the same weights and accuracies."""
     argv = [*SMALL, "--twin=null", "--epochs=8"]
     started = time.monotonic()
     code, _, err = run(*argv, "--workdir=whole", cwd=tmp_path)
     assert code == 0, err
     duration = time.monotonic() - started
-    rng = np.random.default_rng(num_kills)
-    for _ in range(num_kills):
-        process = start(*argv, "--workdir=killed", cwd=tmp_path)
-        try:
-            process.communicate(timeout=rng.uniform(0.3, 1.0) * duration)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+    assert kill_at_random_moments(lambda: start(*argv, "--workdir=killed", cwd=tmp_path), num_kills, duration) > 0
     code, _, err = run(*argv, "--workdir=killed", cwd=tmp_path)
     assert code == 0, err
 

@@ -6,7 +6,8 @@ import pytest
 
 from cifs_tf.config import DataConfig, OutputConfig, RunConfig, TrainConfig
 from cifs_tf.errors import UserError
-from training.workdir import Workdir, read_json, write_atomically, write_json
+from cifs_tf.files import write_atomically
+from training.workdir import Workdir, read_json, write_json
 
 
 def test_same_config_continues_and_another_is_refused(tmp_path):

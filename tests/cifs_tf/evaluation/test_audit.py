@@ -74,7 +74,7 @@ def test_a_quantising_layer_is_caught(trained, digits):
     report = audited(plain(trained, change=lambda images: tf.round(images * 8) / 8), digits)
     found = verdicts(report)
     assert found["gradient of the final head, exact"] == "fail"
-    assert found["Square adds nothing"] == "fail"
+    assert found["square adds nothing"] == "fail"
     assert report["believable"] is False
 
 
@@ -132,7 +132,7 @@ def test_fgsm_against_pgd(fgsm, pgd, verdict, make_ledger):
 
 
 @pytest.mark.parametrize(("beyond", "verdict"), [(2, "pass"), (3, "fail")])
-@pytest.mark.parametrize(("family", "name"), [("square", "Square adds nothing"), ("transfer", "transfer adds nothing")])
+@pytest.mark.parametrize(("family", "name"), [("square", "square adds nothing"), ("transfer", "transfer adds nothing")])
 def test_what_sees_no_gradients_adds_nothing(family, name, beyond, verdict, make_ledger):
     ledger = ledger_of(make_ledger, {("apgd", ()): range(50), (family, ()): range(20, 50 + beyond)})
     check = verdict_of(ledger, name)
