@@ -12,7 +12,6 @@ backward to inputs and kernels) without the first layer's gradient to the image 
 from __future__ import annotations
 
 import dataclasses
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -200,8 +199,6 @@ def attack(options: AttackOptions) -> dict:
     Returns:
         what the JSON file holds.
     """
-    # As PyTorch does on every CPU. TensorFlow leaves it off where there is no AVX512; see CONTRIBUTING.md.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     import tensorflow as tf
 
     if options.threads is not None:

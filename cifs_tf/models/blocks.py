@@ -11,12 +11,18 @@ def apply_conv(x, filters: int, kernel_size: int, strides: int = 1, *, name: str
     """Convolution without bias, padded as PyTorch pads it: (kernel_size - 1) / 2 pixels on each side.
 
     TensorFlow's "same" puts the odd pixel of a strided convolution on the far side only, which shifts the features.
+
+    A strided 1x1 convolution drops the pixels first (a mean over one pixel, exact): oneDNN's own gives wrong weight
+    gradients, another each time, when it has fewer input channels than a vector register holds
+    (github.com/uxlfoundation/oneDNN/issues/6035).
     """
     padding = "same"
-    if strides > 1:
+    if strides > 1 and kernel_size == 1:
+        x = keras.layers.AveragePooling2D(1, strides, name=f"{name}_subsample")(x)
+        strides = 1
+    elif strides > 1:
+        x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
         padding = "valid"
-        if kernel_size > 1:
-            x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
     return keras.layers.Conv2D(
         filters,
         kernel_size,

@@ -1,5 +1,9 @@
 """Residual networks: sizes, counts, padding, shortcuts."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -90,3 +94,36 @@ def test_cut_places_end_in_a_relu():
     model = resnet("resnet10", (8, 8, 3), 5, width=4)
     for stage in (1, 2, 3, 4):
         assert isinstance(model.get_layer(f"stage{stage}_block1_out"), keras.layers.ReLU)
+
+
+GRADIENTS = """
+import sys, keras, numpy as np, tensorflow as tf
+from cifs_tf.models import resnet
+keras.utils.set_random_seed(0)
+model = resnet("resnet10", (8, 8, 1), 10, width=4)
+images, labels = np.random.default_rng(0).random((16, 8, 8, 1), "float32"), np.arange(16) % 10
+
+@tf.function
+def gradients():
+    with tf.GradientTape() as tape:
+        logits = model(images, training=True)
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+    return tape.gradient(loss, model.trainable_variables)
+
+np.save(sys.argv[1], [np.concatenate([g.numpy().ravel() for g in gradients()]) for _ in range(30)])
+"""
+
+
+@pytest.mark.slow
+def test_gradients_are_right_and_repeat_with_and_without_onednn(tmp_path):
+    """oneDNN's strided 1x1 convolution of few channels has wrong weight gradients, others each time (oneDNN #6035)."""
+    gradients = []
+    for onednn in "01":
+        file = tmp_path / f"{onednn}.npy"
+        environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": onednn}
+        subprocess.run([sys.executable, "-c", GRADIENTS, str(file)], env=environment, check=True)
+        gradients.append(np.load(file))
+    for repeated in gradients:
+        np.testing.assert_array_equal(repeated, np.broadcast_to(repeated[0], repeated.shape))
+    without, with_onednn = gradients[0][0], gradients[1][0]
+    np.testing.assert_allclose(with_onednn, without, atol=1e-4 * np.abs(without).max())
