@@ -81,8 +81,11 @@ class DataConfig(_Group):
         train_examples: use only the first so many training images of a fixed shuffle; null uses all.
         test_examples: likewise for the test images; null uses all of them, or, if train_examples is given, one for
             every 20 of those, but 16 at least: the attacks are the longer part of a short run.
-        val_examples: training images set aside for validation, never test images.
+        val_examples: training images set aside to watch robust overfitting and to choose the best epoch, never test
+            images; null is a tenth of the training images, at most 1,000.
         augmentation: crop_flip (pad 4, random crop, random flip), crop (without the flip) or none.
+        on_corrupt: what to do with image files of a folder: that cannot be read: refuse, or skip (they are named and
+            counted).
     """
 
     dataset: str = "digits"
@@ -91,8 +94,9 @@ class DataConfig(_Group):
     num_classes: int | None = _field(None, low=2)
     train_examples: int | None = _field(None, low=1)
     test_examples: int | None = _field(None, low=1)
-    val_examples: int = _field(0, low=0)
+    val_examples: int | None = _field(None, low=0)
     augmentation: Literal["crop_flip", "crop", "none"] = "none"
+    on_corrupt: Literal["refuse", "skip"] = "refuse"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +116,7 @@ class ModelConfig(_Group):
         alpha: sharpness of the softplus or sigmoid importance; null is the paper's 5 or 10.
         mask_gradient: in training, detached (the official code), full (through the mask to the features) or smoothed
             (and through the choice of the top-k classes).
-        plugins: Python modules to import first, which register importance functions.
+        plugins: Python modules to import first, which register importance functions or training methods.
     """
 
     arch: Arch = "auto"
@@ -134,8 +138,10 @@ class TrainConfig(_Group):
     """The training loop.
 
     Args:
-        method: pgd (adversarial training, Eq. 4) or standard (natural images).
+        method: standard (natural images), pgd (adversarial training, Eq. 4), fat, trades, mart, or one that a plugin
+            registered.
         beta: beta of Eq. (3) in the training loss and its attack.
+        beta_warmup: epochs in which beta rises linearly from 0; 0 for none.
         loss_scale: paper (Eq. 3) or official (times 3 for cifs, times 1 + beta for cas, as the official code).
         epochs: passes over the training images.
         batch_size: images per optimizer step, over all devices; at most all the training images.
@@ -146,12 +152,25 @@ class TrainConfig(_Group):
         weight_decay: coupled, as PyTorch's: added to the gradient of every parameter.
         warm_start: workdir of a run whose final weights to start from, such as one with --method standard; null starts
             from scratch.
+        label_smoothing: share of the cross-entropy's target that is spread over all classes; not with mart.
+        fat_tau_milestones: fat only: after each of these epochs a wrong image goes one step further; default FAT's own.
+        fat_omega: fat only: standard deviation of the noise in each step of the attack; FAT's own.
+        trades_lambda: trades only: weight of the divergence.
+        trades_bn_updates: trades only: 3 (x, x', x, as the original) or 2 (x, x') updates of batch statistics a step.
+        mart_lambda: mart only: weight of the divergence.
+        awp_gamma: adversarial weight perturbation on top of the method, its length against the weights' (0.01 for pgd,
+            0.005 for trades in its paper); null for none.
+        awp_start: epochs before it begins.
+        ema_decay: exponential moving average of the weights, which then is what is validated, measured and exported;
+            its decay per step, such as 0.995; null for none.
         precision: float32, mixed_bfloat16, or float64.
+        deterministic: make every operation repeatable, at the price of speed on a GPU; on a CPU they are anyway.
         seed: of everything random.
     """
 
-    method: Literal["pgd", "standard"] = "pgd"
+    method: str = "pgd"
     beta: float = _field(2.0, low=0, high=1e9)
+    beta_warmup: float = _field(0.0, low=0)
     loss_scale: Literal["paper", "official"] = "paper"
     epochs: int = _field(120, low=1)
     batch_size: int = _field(128, low=1)
@@ -161,7 +180,17 @@ class TrainConfig(_Group):
     momentum: float = _field(0.9, low=0, high=1)
     weight_decay: float = _field(2e-4, low=0)
     warm_start: str | None = None
+    label_smoothing: float = _field(0.0, low=0, high=1)
+    fat_tau_milestones: tuple[int, ...] = _field((50, 90), low=1)
+    fat_omega: float = _field(1e-3, low=0)
+    trades_lambda: float = _field(6.0, low=0)
+    trades_bn_updates: Literal[2, 3] = 3
+    mart_lambda: float = _field(5.0, low=0)
+    awp_gamma: float | None = _field(None, low=0)
+    awp_start: float = _field(0.0, low=0)
+    ema_decay: float | None = _field(None, low=0, high=0.999999)
     precision: Literal["float32", "mixed_bfloat16", "float64"] = "float32"
+    deterministic: bool = False
     seed: int = _field(0, low=0, high=2**31 - 1)
 
 
@@ -173,7 +202,9 @@ class AttackConfig(_Group):
         epsilon: radius of the L-infinity ball, images being in [0, 1]; 8/255 may be written so.
         step_size: of the training attack; null is epsilon/4.
         num_steps: of the training attack.
-        random_start: whether the training attack starts at a random point of the ball.
+        random_start: whether the training attack starts at a random point: of the ball, or very near the image (trades,
+            mart).
+        epsilon_warmup: epochs in which the radius of the training attack rises linearly from 0; 0 for none.
         train_mask_gradient: what the training attack sees of the mask, as for mask_gradient.
     """
 
@@ -181,6 +212,7 @@ class AttackConfig(_Group):
     step_size: Ratio | None = _field(None, above=0, high=1)
     num_steps: int = _field(10, low=0)
     random_start: bool = True
+    epsilon_warmup: float = _field(0.0, low=0)
     train_mask_gradient: MaskGradient = "detached"
 
 
@@ -196,6 +228,9 @@ class EvaluationConfig(_Group):
         eval_mask_gradient: what the attacker sees of the mask, as for mask_gradient; detached is the official
             evaluation.
         eval_batch_size: images per batch.
+        checkpoints: which weights are measured at the end: last (Table 1), best (Table B.2; the best epoch on the
+            validation images), or both.
+        val_every: epochs from one look at the validation images to the next.
     """
 
     attacks: tuple[str, ...] = ("fgsm", "pgd20", "cw30", "pgd100")
@@ -214,6 +249,8 @@ class EvaluationConfig(_Group):
     )
     eval_mask_gradient: MaskGradient = "detached"
     eval_batch_size: int = _field(250, low=1)
+    checkpoints: tuple[Literal["last", "best"], ...] = ("last", "best")
+    val_every: int = _field(1, low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,11 +261,17 @@ class OutputConfig(_Group):
         workdir: the only folder that a run writes to; null is runs/DATASET. The same command again continues it.
         twin: another defense to train and measure beside, for comparison; null for none.
         export: write SavedModel and ONNX when done.
+        export_checkpoint: which weights are exported, last or best.
+        checkpoint_minutes: time between checkpoints within an epoch; there is one at its end anyway.
+        on_nan: what to do when a loss or gradient is not finite: stop there, or skip that step and count.
     """
 
     workdir: str | None = None
     twin: Literal["vanilla", "cas"] | None = None
     export: bool = True
+    export_checkpoint: Literal["last", "best"] = "last"
+    checkpoint_minutes: float = _field(10.0, above=0)
+    on_nan: Literal["stop", "skip"] = "stop"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,12 +96,35 @@ def training_loss_factor(loss_scale: str, defense: str, beta: float) -> float:
     return 1.0
 
 
-def cross_entropy(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+def head_weights_in_warm_up(beta: float, num_probes: int, epoch: tf.Tensor, epochs: float) -> tf.Tensor:
+    """Head weights while beta rises linearly from 0, in `epochs` epochs, to its value.
+
+    Args:
+        beta: of Eq. (3) after the warm-up, a number >= 0.
+        num_probes: P.
+        epoch: finished epochs, with fractions, a scalar tensor.
+        epochs: length of the warm-up, > 0.
+
+    Returns:
+        float (1 + P,) of the epoch's dtype.
+
+    Example:
+        >>> head_weights_in_warm_up(2, 1, tf.constant(5.0), 10).numpy()
+        array([0.5, 0.5], dtype=float32)
+    """
+    now = beta * tf.minimum(epoch / epochs, 1)
+    only_final = head_weights(0, num_probes)
+    only_probes = head_weights("infinity", num_probes)
+    return (only_final + now * only_probes) / (1 + now)
+
+
+def cross_entropy(heads: tf.Tensor, labels: tf.Tensor, label_smoothing: float = 0.0) -> tf.Tensor:
     """Cross-entropy of every head.
 
     Args:
         heads: float (batch, 1 + P, classes), logits.
         labels: int (batch,).
+        label_smoothing: share of the target that is spread evenly over all classes, in [0, 1]. Default 0.
 
     Returns:
         float (batch, 1 + P).
@@ -111,7 +134,68 @@ def cross_entropy(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         array([[2.3026, 2.3026]], dtype=float32)
     """
     repeated = tf.repeat(labels[:, None], tf.shape(heads)[1], axis=1)
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=repeated, logits=heads)
+    hard = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=repeated, logits=heads)
+    if not label_smoothing:
+        return hard
+    even = -tf.reduce_mean(tf.nn.log_softmax(heads), axis=-1)
+    return (1 - label_smoothing) * hard + label_smoothing * even
+
+
+def kl_divergence(heads: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+    """Kullback-Leibler divergence KL(p || q) of every head's prediction p from another's q (TRADES' regulariser).
+
+    Args:
+        heads: float (batch, 1 + P, classes), logits of p.
+        other: float (batch, 1 + P, classes), logits of q.
+
+    Returns:
+        float (batch, 1 + P), >= 0.
+
+    Example:
+        >>> kl_divergence(tf.zeros((1, 1, 2)), tf.math.log([[[1., 3.]]])).numpy().round(4)
+        array([[0.1438]], dtype=float32)
+    """
+    log_p, log_q = tf.nn.log_softmax(heads), tf.nn.log_softmax(other)
+    return tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def boosted_cross_entropy(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy, and a term that pushes the best other class down (MART, Wang et al. 2020, Eq. 8), of every head.
+
+    -log p_y - log(1 - max_{j != y} p_j), the second with the 1.0001 of the official code.
+
+    Args:
+        heads: float (batch, 1 + P, classes), logits.
+        labels: int (batch,).
+
+    Returns:
+        float (batch, 1 + P).
+
+    Example:
+        >>> boosted_cross_entropy(tf.math.log([[[3., 1.]]]), tf.constant([0])).numpy().round(3)
+        array([[0.575]], dtype=float32)
+    """
+    probabilities = tf.nn.softmax(heads)
+    runner_up = _pick(probabilities, labels) - margin(probabilities, labels)
+    return cross_entropy(heads, labels) - tf.math.log(1.0001 - runner_up + 1e-12)
+
+
+def mart_regulariser(natural: tf.Tensor, adversarial: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """KL divergence of the adversarial from the natural prediction, weighted by how wrong the natural one is (MART).
+
+    KL(p || q) (1 - p_y), with the 1.0000001 and the log(q + 1e-12) of the official code.
+
+    Args:
+        natural: float (batch, 1 + P, classes), logits of p.
+        adversarial: float (batch, 1 + P, classes), logits of q.
+        labels: int (batch,).
+
+    Returns:
+        float (batch, 1 + P).
+    """
+    p, q = tf.nn.softmax(natural), tf.nn.softmax(adversarial)
+    divergence = tf.reduce_sum(p * (tf.nn.log_softmax(natural) - tf.math.log(q + 1e-12)), axis=-1)
+    return divergence * (1.0000001 - _pick(p, labels))
 
 
 def cw_margin(heads: tf.Tensor, labels: tf.Tensor, kappa: float = CW_KAPPA) -> tf.Tensor:

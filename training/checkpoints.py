@@ -1,35 +1,64 @@
-"""Checkpoints of a training run: one file per epoch, written whole, the newest two kept."""
+"""Checkpoints of a training run: at every epoch's end and within long epochs, written whole, the newest two kept."""
 
 from __future__ import annotations
 
 import math
 import re
+import time
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 from rich import print as rich_print
 
 from cifs_tf.adversarial import AdversarialTrainer
 from cifs_tf.errors import UserError
 from cifs_tf.files import write_atomically
+from training.preemption import Preempted
 from training.workdir import read_json, write_json
 
 KEPT = 2
-FILE_NAME = re.compile(r"epoch-(\d+)\.weights\.h5")
+FILE_NAME = re.compile(r"step-(\d+)\.npz")
+BEST = "best.npz"
+WATCHED = "val_robust_accuracy"
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Save weights, optimizer and history after every epoch; restore the newest that can be read.
+    """Save weights, optimizer, metrics and history; restore the newest that can be read.
+
+    Also keeps the weights of the best epoch on the validation images, and watches for SIGTERM and for steps in which
+    something was not finite, because both end with a checkpoint.
 
     Args:
         folder: where the checkpoints lie.
         history_file: what each epoch logged, a JSON list.
+        steps_per_epoch: optimizer steps per epoch.
+        minutes: time between checkpoints within an epoch, > 0.
+        on_nan: `"stop"` at a step that is not finite, or `"skip"` it.
+        batch_at: step -> (images, labels) of it, for the dump of such a step.
+        requested: tells whether the process was asked to end.
     """
 
-    def __init__(self, folder: Path, history_file: Path):
+    def __init__(
+        self,
+        folder: Path,
+        history_file: Path,
+        *,
+        steps_per_epoch: int,
+        minutes: float,
+        on_nan: str,
+        batch_at: Callable[[int], tuple[np.ndarray, np.ndarray]],
+        requested: Callable[[], bool],
+    ):
         super().__init__()
         self.folder, self.history_file = folder, history_file
-        self.history: list[dict[str, float]] = []
+        self.steps_per_epoch, self.minutes = steps_per_epoch, minutes
+        self.on_nan, self.batch_at, self.requested = on_nan, batch_at, requested
+        self.history: list[dict[str, Any]] = []
+        self.skipped, self.saved_at = 0, time.monotonic()
 
     def restore(self, trainer: AdversarialTrainer) -> int:
         """Load the newest whole checkpoint into a compiled trainer.
@@ -40,48 +69,151 @@ class Checkpoints(keras.callbacks.Callback):
             trainer: compiled, with freshly built weights.
 
         Returns:
-            the number of finished epochs, 0 without a checkpoint.
+            the number of finished steps, 0 without a checkpoint.
         """
         trainer.optimizer.build(trainer.trainable_variables)
-        variables = [*trainer.variables, *trainer.optimizer.variables]
-        fresh = [variable.numpy() for variable in variables]
+        state = _state(trainer)
         for file in reversed(self._files()):
+            step = _step(file)
             try:
-                trainer.load_weights(file)
-            except (OSError, ValueError, KeyError) as error:
+                values = read_arrays(file, [variable.shape for variable in state])
+                found = next(
+                    int(value)
+                    for variable, value in zip(state, values, strict=True)
+                    if variable is trainer.optimizer.iterations
+                )
+                if found != step:
+                    raise ValueError(f"it is of step {found}")
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 rich_print(f"[yellow]{file} cannot be loaded ({error}); trying the one before it.")
-                # It may have been loaded in part.
-                for variable, value in zip(variables, fresh, strict=True):
-                    variable.assign(value)
                 continue
-            epoch = _epoch(file)
-            self.history = read_json(self.history_file)[:epoch]
-            return epoch
+            for variable, value in zip(state, values, strict=True):
+                variable.assign(value)
+            if step >= self.steps_per_epoch:
+                self.history = read_json(self.history_file)[: step // self.steps_per_epoch]
+            self.skipped = trainer.skipped_steps
+            return step
         return 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Look after one step (Keras' hook).
+
+        Raises:
+            UserError: if something was not finite, and steps like that are not skipped.
+            Preempted: after a checkpoint, if the process was asked to end.
+        """
+        step = int(self.model.optimizer.iterations)
+        if self.on_nan == "stop" and self.model.skipped_steps > self.skipped:
+            self._stop_before(step - 1)
+        if step % self.steps_per_epoch == 0:
+            return  # the epoch's end saves
+        if self.requested() or time.monotonic() - self.saved_at > 60 * self.minutes:
+            self._save(step)
+        if self.requested():
+            raise Preempted
 
     def on_epoch_end(self, epoch, logs=None):
         """Save after an epoch (Keras' hook).
 
         Raises:
-            UserError: if the loss is not finite; the checkpoint before it is kept.
+            UserError: if a validation result is not finite, and steps like that are not skipped.
+            Preempted: if the process was asked to end.
         """
-        if not math.isfinite((logs or {}).get("loss", 0.0)):
-            advice = f"the loss became {logs['loss']} in epoch {epoch + 1}; give a smaller one, and another --workdir"
-            raise UserError("--learning_rate", f"{float(self.model.optimizer.learning_rate):g}", advice)
-        self.history.append({name: float(value) for name, value in (logs or {}).items()})
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        broken = [name for name, value in logs.items() if not math.isfinite(value)]
+        if broken and self.on_nan == "stop":
+            raise UserError("--on_nan", "stop", f"{broken[0]} is {logs[broken[0]]} after epoch {epoch + 1}; {WAY_OUT}")
+        entry = {name: value if math.isfinite(value) else None for name, value in logs.items()}
+        if self.on_nan == "skip":
+            entry["skipped_steps"] = self.model.skipped_steps
+        self.history.append(entry)
+        if best_epoch(self.history) == len(self.history):
+            write_arrays(self.folder / BEST, self.model.measured.get_weights())
         # The history first: a checkpoint never misses the epochs before it.
         write_json(self.history_file, self.history)
-        file = self.folder / f"epoch-{epoch + 1:04d}.weights.h5"
-        write_atomically(file, self.model.save_weights)
+        self._save(int(self.model.optimizer.iterations))
+        if self.requested():
+            raise Preempted
+
+    def _save(self, step: int) -> None:
+        write_arrays(self.folder / f"step-{step:08d}.npz", [variable.numpy() for variable in _state(self.model)])
         for old in self._files()[:-KEPT]:
             old.unlink()
+        self.saved_at = time.monotonic()
+
+    def _stop_before(self, step: int) -> None:
+        """Keep the state before the step whose update was not finite, and its batch; say what it was."""
+        model, epoch = self.model, step // self.steps_per_epoch
+        quantities = list(model.not_finite)
+        images, labels = self.batch_at(step)
+        stem = self.folder.parent / "not_finite" / f"step-{step:08d}"
+        write_atomically(stem.with_suffix(".npz"), lambda file: np.savez(file, images=images, labels=labels))
+        write_json(stem.with_suffix(".json"), {"epoch": epoch + 1, "step": step, "not_finite": quantities})
+        model.optimizer.iterations.assign(step)
+        for counter in (model.skipped, model.not_finite_counts):
+            counter.assign(np.zeros(counter.shape, counter.dtype))
+        self._save(step)
+        named = quantities[0] + (f" and {len(quantities) - 1} more" if len(quantities) > 1 else "")
+        advice = f"{named} was not finite in step {step} (epoch {epoch + 1}), see {stem}.json; {WAY_OUT}"
+        raise UserError("--on_nan", "stop", advice)
 
     def _files(self) -> list[Path]:
-        files = self.folder.glob("epoch-*.weights.h5") if self.folder.is_dir() else []
-        return sorted((file for file in files if FILE_NAME.fullmatch(file.name)), key=_epoch)
+        files = self.folder.glob("step-*.npz") if self.folder.is_dir() else []
+        return sorted((file for file in files if FILE_NAME.fullmatch(file.name)), key=_step)
 
 
-def _epoch(file: Path) -> int:
+WAY_OUT = (
+    "the same command repeats the step, --on_nan skip goes on without it, "
+    "a smaller --learning_rate with another --workdir may avoid it"
+)
+
+
+def best_epoch(history: list[dict[str, Any]]) -> int | None:
+    """The epoch, counted from 1, of the highest validation accuracy under attack, the first of several.
+
+    Args:
+        history: what each epoch logged.
+
+    Returns:
+        the epoch; None if none was validated.
+
+    Example:
+        >>> best_epoch([{"val_robust_accuracy": 0.5}, {}, {"val_robust_accuracy": 0.4}])
+        1
+    """
+    watched = {epoch: entry[WATCHED] for epoch, entry in enumerate(history, 1) if entry.get(WATCHED) is not None}
+    return max(watched, key=lambda epoch: (watched[epoch], -epoch)) if watched else None
+
+
+def write_arrays(file: Path, arrays: Sequence[np.ndarray]) -> None:
+    """Write arrays in order, atomically.
+
+    NumPy's format, not Keras' HDF5: that crashes the process when the disk is full, and has no checksums.
+    """
+    write_atomically(file, lambda path: np.savez(path, *arrays))
+
+
+def read_arrays(file: Path, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """Read what `write_arrays` wrote.
+
+    Raises:
+        ValueError: if it holds other shapes.
+        OSError, EOFError, zipfile.BadZipFile: if it is damaged.
+    """
+    with np.load(file) as content:
+        arrays = [content[f"arr_{index}"] for index in range(len(content))]
+    if [array.shape for array in arrays] != [tuple(shape) for shape in shapes]:
+        raise ValueError("it is of another network")
+    return arrays
+
+
+def _state(trainer: AdversarialTrainer) -> list[Any]:
+    """Everything that a step changes. In order, not by name: Keras numbers names by what was built before."""
+    variables = (*trainer.variables, *trainer.metrics_variables, *trainer.optimizer.variables)
+    return list({id(variable): variable for variable in variables}.values())
+
+
+def _step(file: Path) -> int:
     match = FILE_NAME.fullmatch(file.name)
     assert match, file
     return int(match[1])

@@ -18,6 +18,7 @@ from jsonargparse.typing import register_type
 
 from cifs_tf.config import GROUPS, DataConfig, Ratio, RunConfig
 from cifs_tf.errors import UserError
+from training import preemption
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 EXIT_USER_ERROR = 2
@@ -109,13 +110,14 @@ def recipe_for(dataset: str) -> Path:
 
 
 def run_program(main: Callable[[Sequence[str]], int | None], options: Sequence[str] = ()) -> NoReturn:
-    """Run a program's `main(argv)` and exit: a user's error is one sentence and code 2, Ctrl-C is code 130.
+    """Run a program's `main(argv)` and exit: a user's error is one sentence and code 2, Ctrl-C is 130, SIGTERM is 0.
 
     Args:
         main: the program.
         options: names of its options beside those of a run.
     """
     program = Path(sys.argv[0]).name
+    preemption.install()
     try:
         code = main(sys.argv[1:])
     except UserError as error:
@@ -123,6 +125,9 @@ def run_program(main: Callable[[Sequence[str]], int | None], options: Sequence[s
         option = "--" if error.argument in (*RunConfig().flat(), *options) else ""
         print(f"{program}: error: {option}{error}", file=sys.stderr)
         code = EXIT_USER_ERROR
+    except preemption.Preempted:
+        print(f"{program}: ended by SIGTERM, everything so far is saved; the same command continues.", file=sys.stderr)
+        code = 0
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted; the same command continues.", file=sys.stderr)
         code = EXIT_INTERRUPTED

@@ -43,6 +43,7 @@ class EvaluateOptions:
         model: workdir of a run, .keras file, or SavedModel folder.
         suite: quick (a first look, with an audit), paper (Section 4.1, every beta_atk), paper_aa (Appendix B.1, APGD
             and Square), standard (AutoAttack), or strict (per image, the worst case over all of it).
+        checkpoint: of a run: the network after its last epoch, or after its best on the validation images.
         defense: which network of a run; null is its own, not the twin.
         dataset: as for run.py; null is that of the run in whose workdir the model lies.
         data_dir: where TFDS data lies; null is the run's, or TFDS' own default.
@@ -62,6 +63,7 @@ class EvaluateOptions:
 
     model: str
     suite: Suite = "quick"
+    checkpoint: Literal["last", "best"] = "last"
     defense: Literal["cifs", "cas", "vanilla"] | None = None
     dataset: str | None = None
     data_dir: str | None = None
@@ -120,7 +122,7 @@ def evaluate(options: EvaluateOptions) -> int:
     import_plugins(config.model)
     # Where a GPU would round factors to ten bits.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    victim = _load(options.model, options.defense, run)
+    victim = _load(options.model, options.defense, options.checkpoint, run)
     surrogate = _load_surrogate(options.surrogate) if options.surrogate else None
     dataset = load_dataset(config.data)
     split = _images(options, dataset)
@@ -255,29 +257,31 @@ def _config_of(options: EvaluateOptions) -> tuple[RunConfig, Workdir | None]:
 
 def _default_folder(options: EvaluateOptions, config: RunConfig, run: Workdir | None) -> Path:
     if run is not None:
-        return run.evaluation(options.defense or config.model.defense, options.suite)
+        return run.evaluation(options.defense or config.model.defense, options.checkpoint, options.suite)
     name = "-".join(
         part for part in Path(options.model).resolve().with_suffix("").parts[-4:] if part not in ("/", "..", ".")
     )
     return Path("runs") / "evaluation" / name / options.suite
 
 
-def _load(path: str, defense: str | None, run: Workdir | None) -> Victim:
+def _load(path: str, defense: str | None, checkpoint: str, run: Workdir | None) -> Victim:
     from cifs_tf.evaluation import load_victim
 
     folder = run or (Workdir(path) if (Path(path) / "config.yaml").is_file() else None)
     if folder is None:
         return load_victim(path)
-    file = folder.model_file(defense or folder.read_config().model.defense)
+    file = folder.model_file(defense or folder.read_config().model.defense, checkpoint)
     if not file.exists():
-        advice = f"it has no {file.relative_to(folder.path)}, finish its training or give another --defense"
+        advice = (
+            f"it has no {file.relative_to(folder.path)}, finish its training, or give another --defense, --checkpoint"
+        )
         raise UserError("--model", path, advice)
-    return load_victim(file, name=f"{path}, {file.parent.name}")
+    return load_victim(file, name=f"{path}, {file.parent.name}, {checkpoint} epoch")
 
 
 def _load_surrogate(path: str) -> Victim:
     try:
-        return _load(path, None, None)
+        return _load(path, None, "last", None)
     except UserError as error:
         raise UserError("--surrogate", error.received, error.advice) from error
 

@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from cifs_tf.adversarial import SGD, AdversarialTrainer, Method, PGDTraining, Standard, step_decay
+from cifs_tf.adversarial import SGD, AdversarialTrainer, WeightPerturbation, make_method, step_decay
 from cifs_tf.attacks import PGD
 from cifs_tf.config import ModelConfig, RunConfig
 from cifs_tf.data import ImageDataset, Split
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import evaluate, make_attacks, make_suite, victim_of, write_report
 from cifs_tf.files import write_atomically
-from cifs_tf.losses import attack_betas_for, head_weights, training_loss_factor
+from cifs_tf.losses import attack_betas_for, head_weights
 from cifs_tf.models import Classifier, build_classifier, with_precision
-from training.checkpoints import Checkpoints
+from training import preemption
+from training.checkpoints import BEST, Checkpoints, best_epoch, read_arrays
+from training.curves import write_curves
 from training.workdir import Workdir, read_json
 
 VALIDATION_STEPS = 10
@@ -48,8 +51,13 @@ def check(config: RunConfig, dataset: ImageDataset) -> None:
         num_probes = build(config, model, dataset).num_probes
         for beta in attack_betas_for(config.evaluation.attack_betas, num_probes):
             head_weights(beta, num_probes)
+        make_method(config, model, num_probes)
     train = config.train
     step_decay(train.learning_rate, train.lr_milestones, train.lr_decay, steps_per_epoch=1)
+    if list(train.fat_tau_milestones) != sorted(set(train.fat_tau_milestones)):
+        raise UserError("--fat_tau_milestones", list(train.fat_tau_milestones), "give ascending numbers of epochs")
+    if config.output.export_checkpoint == "best" and not len(dataset.validation):
+        raise UserError("--export_checkpoint", "best", "there is no best epoch without --val_examples; give last")
 
 
 def build(config: RunConfig, model: ModelConfig, dataset: ImageDataset) -> Classifier:
@@ -74,6 +82,11 @@ def make_trainer(
     trainer = AdversarialTrainer(
         classifier,
         make_method(config, model, classifier.num_probes),
+        steps_per_epoch=steps_per_epoch,
+        weight_perturbation=None
+        if train.awp_gamma is None
+        else WeightPerturbation(gamma=train.awp_gamma, start_epoch=train.awp_start),
+        ema_decay=train.ema_decay,
         validation_attack=PGD(
             epsilon=config.attack.epsilon, step_size=config.attack.epsilon / 4, num_steps=VALIDATION_STEPS
         ),
@@ -84,79 +97,100 @@ def make_trainer(
     return trainer
 
 
-def make_method(config: RunConfig, model: ModelConfig, num_probes: int) -> Method:
-    """Make the training method of a config."""
-    train, attack = config.train, config.attack
-    factor = training_loss_factor(train.loss_scale, model.defense, train.beta)
-    weights = head_weights(train.beta, num_probes) * factor
-    if train.method == "standard":
-        return Standard(head_weights=weights)
-    pgd = PGD(
-        epsilon=attack.epsilon,
-        step_size=attack.step_size or attack.epsilon / 4,
-        num_steps=attack.num_steps,
-        random_start=attack.random_start,
-    )
-    return PGDTraining(head_weights=weights, attack=pgd, mask_gradient=attack.train_mask_gradient)
-
-
-def fit(config: RunConfig, model: ModelConfig, dataset: ImageDataset, workdir: Workdir) -> Classifier:
-    """Train one network, or continue, or load it if it is trained.
-
-    Returns:
-        the trained classifier, in float32.
-    """
-    model_file = workdir.model_file(model.defense)
-    if model_file.exists():
-        classifier = keras.models.load_model(model_file, compile=False)
-        return classifier if config.train.precision == "float32" else with_precision(classifier, "float32")
-    train = config.train
+def fit(config: RunConfig, model: ModelConfig, dataset: ImageDataset, workdir: Workdir) -> None:
+    """Train one network, or what is left of it, and write it as it is after the last and after the best epoch."""
+    defense, train = model.defense, config.train
+    if workdir.model_file(defense).exists():
+        return
     classifier = build(config, model, dataset)
     batch_size = min(train.batch_size, len(dataset.train))
     steps_per_epoch = dataset.train.steps_per_epoch(batch_size)
     trainer = make_trainer(config, model, classifier, steps_per_epoch)
-    checkpoints = Checkpoints(workdir.checkpoints(model.defense), workdir.history_file(model.defense))
-    first_epoch = checkpoints.restore(trainer)
-    if first_epoch:
-        print(f"continuing after epoch {first_epoch}")
-    batches = dataset.train.training_batches(
-        batch_size,
-        seed=train.seed,
-        start_step=first_epoch * steps_per_epoch,
-        augmentation=config.data.augmentation,
-    )
-    validation = None
-    if len(dataset.validation):
-        validation = dataset.validation.evaluation_batches(config.evaluation.eval_batch_size)
-    trainer.fit(
-        batches,
-        initial_epoch=first_epoch,
-        epochs=train.epochs,
-        steps_per_epoch=steps_per_epoch,
-        validation_data=validation,
-        callbacks=[
-            checkpoints,
-            keras.callbacks.TensorBoard(workdir.tensorboard(model.defense), write_graph=False),
-        ],
-        shuffle=False,  # the batches are shuffled by (seed, epoch) already
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
-    write_atomically(model_file, classifier.save)
-    return classifier if train.precision == "float32" else with_precision(classifier, "float32")
+
+    def batches_from(step: int) -> tf.data.Dataset:
+        augmentation = config.data.augmentation
+        return dataset.train.training_batches(batch_size, seed=train.seed, start_step=step, augmentation=augmentation)
+
+    with preemption.deferred() as requested:
+        checkpoints = Checkpoints(
+            workdir.checkpoints(defense),
+            workdir.history_file(defense),
+            steps_per_epoch=steps_per_epoch,
+            minutes=config.output.checkpoint_minutes,
+            on_nan=config.output.on_nan,
+            batch_at=lambda step: next(batches_from(step).as_numpy_iterator()),
+            requested=requested,
+        )
+        first_step = checkpoints.restore(trainer)
+        if first_step:
+            print(f"continuing after step {first_step}, in epoch {first_step // steps_per_epoch + 1}")
+        epoch, done = divmod(first_step, steps_per_epoch)
+        trainer.continues_an_epoch = done > 0
+        # Keras counts the steps of an epoch from its beginning: the rest of one is an epoch of its own.
+        legs = [(epoch, epoch + 1, done)] if done else []
+        for first, last, skipped in (*legs, (epoch + len(legs), train.epochs, 0)):
+            if first == last:
+                continue
+            trainer.fit(
+                batches_from(first * steps_per_epoch + skipped),
+                initial_epoch=first,
+                epochs=last,
+                steps_per_epoch=steps_per_epoch - skipped,
+                validation_data=_validation_batches(config, dataset),
+                validation_freq=config.evaluation.val_every,
+                callbacks=[
+                    keras.callbacks.TensorBoard(workdir.tensorboard(defense), write_graph=False),
+                    checkpoints,
+                ],
+                shuffle=False,  # the batches are shuffled by (seed, epoch) already
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
+    history = read_json(workdir.history_file(defense))
+    write_curves(history, f"{config.data.dataset}, {defense}, {train.method}", workdir.curves_file(defense))
+    if best_epoch(history) is not None:
+        best = build(config, model, dataset)
+        best.set_weights(read_arrays(workdir.checkpoints(defense) / BEST, [w.shape for w in best.weights]))
+        write_atomically(workdir.model_file(defense, "best"), best.save)
+    # Last of all: its presence says that training is finished.
+    write_atomically(workdir.model_file(defense), trainer.save)
+
+
+def load(config: RunConfig, workdir: Workdir, defense: str, checkpoint: str = "last") -> Classifier:
+    """Load a trained network, in float32 whatever it was trained in (or float64)."""
+    import_plugins(config.model)
+    classifier = keras.models.load_model(workdir.model_file(defense, checkpoint), compile=False)
+    return with_precision(classifier, "float32") if config.train.precision == "mixed_bfloat16" else classifier
+
+
+def epochs_to_measure(config: RunConfig, workdir: Workdir, defense: str) -> dict[str, int]:
+    """Which of the last and the best epoch a config asks to measure: {checkpoint: epoch, counted from 1}.
+
+    Without validation images there is no best one.
+    """
+    best = best_epoch(read_json(workdir.history_file(defense)))
+    epochs = {"last": config.train.epochs, "best": best}
+    return {name: epoch for name in config.evaluation.checkpoints if (epoch := epochs[name]) is not None}
+
+
+def _validation_batches(config: RunConfig, dataset: ImageDataset) -> tf.data.Dataset | None:
+    if not len(dataset.validation):
+        return None
+    return dataset.validation.evaluation_batches(config.evaluation.eval_batch_size)
 
 
 def measure(
-    config: RunConfig, model: ModelConfig, classifier: Classifier, dataset: ImageDataset, workdir: Workdir
+    config: RunConfig, defense: str, checkpoint: str, dataset: ImageDataset, workdir: Workdir
 ) -> dict[str, Any]:
     """Attack one trained network on the test split with the suite `paper`, or read what was found before.
 
     Returns:
         the report, see `cifs_tf.evaluation.build_report`.
     """
-    folder = workdir.evaluation(model.defense, "paper")
+    folder = workdir.evaluation(defense, checkpoint, "paper")
     if (folder / "report.json").exists():
         return read_json(folder / "report.json")
-    victim = victim_of(classifier, name=f"{workdir.path}, {model.defense}")
+    classifier = load(config, workdir, defense, checkpoint)
+    victim = victim_of(classifier, name=f"{workdir.path}, {defense}, {checkpoint} epoch")
     mask_gradient = config.evaluation.eval_mask_gradient
     tasks = make_suite(
         "paper",
@@ -166,7 +200,7 @@ def measure(
         betas=config.evaluation.attack_betas,
         mask_gradients=(mask_gradient,) if mask_gradient in victim.mask_gradients else None,
     )
-    with attack_progress(f"attacking {model.defense}") as on_progress:
+    with attack_progress(f"attacking {defense}, {checkpoint} epoch") as on_progress:
         report = evaluate(
             victim,
             dataset.test,

@@ -29,6 +29,7 @@ from training.workdir import Workdir, read_json, write_json
 if TYPE_CHECKING:
     from cifs_tf.data import ImageDataset
 
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "tf2onnx", "onnxruntime")
 
 
@@ -54,9 +55,13 @@ def run(config: RunConfig, workdir: Workdir) -> dict:
     """
     workdir.check(config)
     # After the check: importing TensorFlow takes seconds, an error should not.
+    import tensorflow as tf
+
     from cifs_tf.data import load_dataset
     from training import experiment
 
+    if config.train.deterministic:
+        tf.config.experimental.enable_op_determinism()
     dataset = load_dataset(config.data)
     experiment.check(config, dataset)
     with workdir.open(config):
@@ -70,30 +75,46 @@ def _run(config: RunConfig, workdir: Workdir, dataset: ImageDataset) -> dict:
     console = Console()
     models = experiment.model_configs(config)
     result = read_json(workdir.result_file) if workdir.result_file.exists() else describe(config)
+    if dataset.unreadable:
+        names = ", ".join(dataset.unreadable[:5]) + (", ..." if len(dataset.unreadable) > 5 else "")
+        console.print(f"{len(dataset.unreadable)} files cannot be read as images and are left out: {names}")
+        result["unreadable_images"] = list(dataset.unreadable)
     reports = {}
     for model in models:
-        console.rule(f"{model.defense}: {len(dataset.train):,} training images, {config.train.epochs} epochs")
-        classifier = experiment.fit(config, model, dataset, workdir)
-        reports[model.defense] = experiment.measure(config, model, classifier, dataset, workdir)
-        result["networks"][model.defense] = {
+        defense = model.defense
+        console.rule(f"{defense}: {len(dataset.train):,} training images, {config.train.epochs} epochs")
+        experiment.fit(config, model, dataset, workdir)
+        epochs = experiment.epochs_to_measure(config, workdir, defense)
+        for checkpoint, epoch in epochs.items():
+            # The best epoch may be the last one: one network, one report.
+            first = next(name for name in epochs if epochs[name] == epoch)
+            report = experiment.measure(config, defense, first, dataset, workdir)
+            reports[f"{defense}, {checkpoint} epoch ({epoch})"] = report
+            evaluations = result["networks"].setdefault(defense, {"evaluation": {}})["evaluation"]
+            evaluations[checkpoint] = {"epoch": epoch, **summarise(report)}
+            write_json(workdir.result_file, result)
+        classifier = experiment.load(config, workdir, defense)
+        result["networks"][defense] |= {
             "name": classifier.name,
             "parameters": classifier.count_params(),
-            "evaluation": summarise(reports[model.defense]),
-            "history": read_json(workdir.history_file(model.defense)),
+            "history": read_json(workdir.history_file(defense)),
         }
+        result["finished"] = time.strftime(TIME_FORMAT, time.gmtime())
         write_json(workdir.result_file, result)
     console.print(results_table(config, reports))
-    if len(reports) > 1:
-        console.print(footnote(*reports.items()))
+    if len(models) > 1:
+        console.print(footnote(*((model.defense, result["networks"][model.defense]["evaluation"]) for model in models)))
 
-    defense = models[-1].defense
-    written = [workdir.config_file, workdir.result_file, workdir.model_file(defense), workdir.tensorboard(defense)]
-    written.append(workdir.evaluation(defense, "paper") / "report.html")
+    defense, checkpoint = models[-1].defense, config.output.export_checkpoint
+    written = [workdir.config_file, workdir.result_file, workdir.model_file(defense), workdir.curves_file(defense)]
+    written.append(workdir.tensorboard(defense))
+    written.append(workdir.evaluation(defense, next(iter(epochs)), "paper") / "report.html")
     if config.output.export:
         exported = workdir.export_base(defense) / "1"
         if not exported.exists():
             with console.status("exporting SavedModel and ONNX, and comparing both with the trained network"):
                 try:
+                    classifier = experiment.load(config, workdir, defense, checkpoint)
                     export(classifier, exported.parent, class_names=dataset.class_names, version=1)
                 except ExportError as error:
                     advice = (
@@ -128,7 +149,7 @@ def describe(config: RunConfig) -> dict:
         },
         "revision": revision.stdout.strip() or None,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "started": time.strftime(TIME_FORMAT, time.gmtime()),
         "networks": {},
     }
 
@@ -164,23 +185,24 @@ def results_table(config: RunConfig, reports: dict) -> Table:
     table.add_column("network")
     for column in ("natural", *first["paper"]["attacks"]):
         table.add_column(column, justify="right")
-    for defense, report in reports.items():
+    for network, report in reports.items():
         cells = [f"{100 * report['natural']['accuracy']:.1f}"]
         for found in report["paper"]["attacks"].values():
             beta = f" ({found['beta']})" if len(found["by_beta"]) > 1 else ""
             cells.append(f"{100 * found['accuracy']:.1f}{beta}")
-        table.add_row(defense, *cells)
+        table.add_row(network, *cells)
     return table
 
 
 def footnote(twin: tuple, main_network: tuple) -> str:
     """Say plainly which network is the more robust one under the strongest attack."""
-    (twin_name, twin_report), (name, report) = twin, main_network
-    lowest, twin_lowest = report["paper"]["robust_accuracy"], twin_report["paper"]["robust_accuracy"]
+    (twin_name, twin_evaluations), (name, evaluations) = twin, main_network
+    checkpoint = next(iter(evaluations))
+    lowest, twin_lowest = (found[checkpoint]["paper"]["robust_accuracy"] for found in (evaluations, twin_evaluations))
     gain = 100 * (lowest - twin_lowest)
     verdict = "more robust than" if gain > 0 else "as robust as" if gain == 0 else "LESS robust than"
     return (
-        f"Under its strongest attack {name} is {verdict} {twin_name}: {100 * lowest:.1f} against "
+        f"Under its strongest attack {name} is {verdict} {twin_name} ({checkpoint} epoch): {100 * lowest:.1f} against "
         f"{100 * twin_lowest:.1f}, one seed, nothing tuned on these images."
     )
 

@@ -1,11 +1,13 @@
 """The only folder that a run writes to, and what lies where in it.
 
 config.yaml                     what the run was asked to do
-DEFENSE/checkpoints/            the newest checkpoints of the network with that defense
+DEFENSE/checkpoints/            the newest checkpoints of the network with that defense, and its best epoch's weights
 DEFENSE/history.json            what each epoch logged
+DEFENSE/curves.png              the same as a picture
 DEFENSE/tensorboard/            the same, for TensorBoard
-DEFENSE/model.keras             the trained network
-DEFENSE/evaluation/SUITE/       what the attacks left of it: ledger.jsonl, report.json, report.md, report.html
+DEFENSE/not_finite/             a step that could not be made: its batch and what was not finite
+DEFENSE/last.keras, best.keras  the trained network after its last epoch, and after its best on the validation images
+DEFENSE/evaluation/last/SUITE/  what the attacks left of it: ledger.jsonl, report.json, report.md, report.html
 export/DEFENSE/1/               SavedModel and model.onnx
 result.json                     everything that was measured
 """
@@ -28,8 +30,8 @@ from cifs_tf.errors import UserError
 from cifs_tf.files import WRITING, write_atomically
 from training.cli import dump_yaml, parse_config
 
-# Fields that may change between a run and its continuation: they say where, not what.
-PLACES = ("workdir", "data_dir")
+# Fields that may change between a run and its continuation: they say where and how, not what.
+PLACES = ("workdir", "data_dir", "checkpoint_minutes", "on_nan")
 LOCK_FILE = ".lock"
 
 
@@ -134,13 +136,17 @@ class Workdir:
         """What each epoch logged."""
         return self.path / defense / "history.json"
 
-    def model_file(self, defense: str) -> Path:
-        """The trained network."""
-        return self.path / defense / "model.keras"
+    def curves_file(self, defense: str) -> Path:
+        """A picture of what each epoch logged."""
+        return self.path / defense / "curves.png"
 
-    def evaluation(self, defense: str, suite: str) -> Path:
+    def model_file(self, defense: str, checkpoint: str = "last") -> Path:
+        """The trained network, after its last or its best epoch."""
+        return self.path / defense / f"{checkpoint}.keras"
+
+    def evaluation(self, defense: str, checkpoint: str, suite: str) -> Path:
         """Folder of what a suite of attacks left of it."""
-        return self.path / defense / "evaluation" / suite
+        return self.path / defense / "evaluation" / checkpoint / suite
 
     def export_base(self, defense: str) -> Path:
         """Folder of the exported versions."""

@@ -13,7 +13,8 @@ class SGD(keras.optimizers.Optimizer):
     """SGD with heavy-ball momentum and coupled weight decay.
 
     v <- momentum v + (gradient + weight_decay w);  w <- w - learning_rate v. Keras' own SGD decays the weights beside
-    the gradient, and keeps learning_rate inside v, so that a drop of the rate acts late; this one does neither.
+    the gradient, and keeps learning_rate inside v, so that a drop of the rate acts late; this one does neither. A
+    gradient that is not finite leaves its variable and v as they are.
 
     Args:
         learning_rate: float > 0, or a Keras schedule of the optimizer step. Default 0.1.
@@ -51,9 +52,12 @@ class SGD(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         """Update one variable with its gradient."""
         velocity = self.velocities[self._get_variable_index(variable)]
-        gradient = ops.cast(gradient, variable.dtype) + self.coupled_weight_decay * variable
-        self.assign(velocity, self.momentum * velocity + gradient)
-        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * velocity)
+        gradient = ops.cast(gradient, variable.dtype)
+        finite = ops.isfinite(ops.sum(gradient))
+        ahead = self.momentum * velocity + gradient + self.coupled_weight_decay * variable
+        self.assign(velocity, ops.where(finite, ahead, velocity))
+        step = ops.cast(learning_rate, variable.dtype) * velocity
+        self.assign_sub(variable, ops.where(finite, step, ops.zeros_like(step)))
 
     def get_config(self):
         """Return the constructor's arguments."""

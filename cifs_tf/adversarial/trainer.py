@@ -6,7 +6,9 @@ import keras
 import tensorflow as tf
 
 from cifs_tf.adversarial.methods import Method
+from cifs_tf.adversarial.weight_perturbation import WeightPerturbation
 from cifs_tf.attacks import PGD, example_seeds
+from cifs_tf.errors import UserError
 from cifs_tf.losses import contract, cross_entropy, head_weights
 from cifs_tf.models import Classifier
 
@@ -21,9 +23,17 @@ class AdversarialTrainer(keras.Model):
     `val_clean_accuracy` on natural images and, with a validation attack, `val_robust_accuracy`. Compiled metrics see
     the final logits on the same images: those trained on in `fit`, natural ones in validation.
 
+    A step whose loss or gradients are not finite changes nothing but the count in `skipped_steps`, if the optimizer is
+    our `SGD` (another one gets NaN gradients); `not_finite` names the quantities.
+
     Args:
         classifier: the network to train.
         method: how, such as `PGDTraining`.
+        steps_per_epoch: optimizer steps per epoch, for the schedules of the method. Default 1.
+        weight_perturbation: `WeightPerturbation`, on top of the method; None (default) for none.
+        ema_decay: decay per step of an exponential moving average of all weights, in [0, 1), which then is what is
+            validated and what `measured` returns; it rises from 0.1 as (1 + step) / (10 + step). None (default) for
+            none.
         validation_attack: a cheap attack for validation data, on the cross-entropy of the final logits; None (default)
             for none.
         seed: run seed of all random starts, 0 to 2^31 - 1. Default 0.
@@ -35,6 +45,9 @@ class AdversarialTrainer(keras.Model):
 
     Returns:
         float (batch, classes), the final logits.
+
+    Raises:
+        UserError: for a decay out of range.
 
     Example:
         >>> weights = head_weights(2, classifier.num_probes)
@@ -49,59 +62,111 @@ class AdversarialTrainer(keras.Model):
         classifier: Classifier,
         method: Method,
         *,
+        steps_per_epoch: int = 1,
+        weight_perturbation: WeightPerturbation | None = None,
+        ema_decay: float | None = None,
         validation_attack: PGD | None = None,
         seed: int = 0,
         **kwargs,
     ):
         super().__init__(dtype=classifier.dtype_policy, **kwargs)
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise UserError("ema_decay", ema_decay, "give a number from 0 to 1, or None")
         self.classifier = classifier
         self.method = method
+        self.steps_per_epoch = steps_per_epoch
+        self.weight_perturbation = weight_perturbation
+        self.ema_decay = ema_decay
+        self.average = None if ema_decay is None else _frozen_copy(classifier)
         self.validation_attack = validation_attack
         self.seed = seed
         self.clean_accuracy = keras.metrics.Mean(name="clean_accuracy")
         self.robust_accuracy = keras.metrics.Mean(name="robust_accuracy")
+        self.quantities = ["x_adv", "heads", "loss", *(f"gradient of {w.path}" for w in classifier.trainable_variables)]
+        self.not_finite_counts = self.add_weight(
+            shape=(len(self.quantities),), dtype="int32", initializer="zeros", trainable=False, name="not_finite_counts"
+        )
+        self.skipped = self.add_weight(shape=(), dtype="int32", initializer="zeros", trainable=False, name="skipped")
+        self.continues_an_epoch = False
         self.built = True
 
+    @property
+    def measured(self) -> Classifier:
+        """The classifier that is validated: the average of the weights if there is one."""
+        return self.classifier if self.average is None else self.average
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps so far that changed nothing because something was not finite."""
+        return int(self.skipped)
+
+    @property
+    def not_finite(self) -> dict[str, int]:
+        """Steps in which a quantity was not finite, by its name, of those that ever were not."""
+        counts = zip(self.quantities, self.not_finite_counts.numpy().tolist(), strict=True)
+        return {name: count for name, count in counts if count}
+
     def call(self, images, training=None):
-        return self.classifier(images, training=training)[:, 0]
+        return self.measured(images, training=training)[:, 0]
 
     def train_step(self, data):
         """Perturb, then one optimizer step on the method's loss."""
         images, labels, sample_weight = self._unpack(data)
-        seeds = example_seeds(self.seed, tf.cast(self.optimizer.iterations, tf.int64), _positions(images))
-        x_adv = self.method.perturb(self.classifier, images, labels, seeds)
-        with tf.GradientTape() as tape:
-            per_example_loss, heads = self.method.loss(self.classifier, images, x_adv, labels)
-            per_example_loss *= sample_weight
-            # Gradients are summed over replicas, so each carries its share of the global mean.
-            replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            loss = self.optimizer.scale_loss(tf.reduce_mean(per_example_loss) / replicas)
-        variables = self.trainable_variables
-        gradients = tape.gradient(loss, variables)
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        step = tf.convert_to_tensor(self.optimizer.iterations)
+        epoch = tf.cast(step, self.variable_dtype) / self.steps_per_epoch
+        method = self.method.at(epoch)
+        seeds = example_seeds(self.seed, tf.cast(step, tf.int64), _positions(images))
+        x_adv = method.perturb(self.classifier, images, labels, seeds)
 
-        self._loss_tracker.update_state(per_example_loss)
+        def differentiate():
+            with tf.GradientTape() as tape:
+                per_example_loss, heads = method.loss(self.classifier, images, x_adv, labels)
+                per_example_loss *= sample_weight
+                # Gradients are summed over replicas, so each carries its share of the global mean.
+                replicas = tf.distribute.get_strategy().num_replicas_in_sync
+                loss = self.optimizer.scale_loss(tf.reduce_mean(per_example_loss) / replicas)
+            return per_example_loss, heads, tape.gradient(loss, variables)
+
+        variables = self.classifier.trainable_variables
+        statistics = [tf.identity(variable) for variable in self.classifier.non_trainable_variables]
+        if self.weight_perturbation is None:
+            per_example_loss, heads, gradients = differentiate()
+        else:
+            per_example_loss, heads, gradients = self._at_perturbed_weights(differentiate, statistics, epoch)
+
+        bad = self._count_not_finite([x_adv, heads, per_example_loss, *gradients])
+        nan = tf.constant(float("nan"))
+        gradients = [None if g is None else tf.where(bad, tf.cast(nan, g.dtype), g) for g in gradients]
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        for variable, value in zip(self.classifier.non_trainable_variables, statistics, strict=True):
+            variable.assign(tf.where(bad, value, variable))
+        if self.average is not None:
+            self._update_average(self.average, step)
+
+        counts = tf.where(bad, tf.zeros_like(per_example_loss), tf.ones_like(per_example_loss))
+        self._loss_tracker.update_state(tf.where(bad, tf.zeros_like(per_example_loss), per_example_loss), counts)
         metric = self.clean_accuracy if x_adv is images else self.robust_accuracy
-        metric.update_state(correct(heads[:, 0], labels))
+        metric.update_state(correct(heads[:, 0], labels), counts)
         return self._logs([metric], labels, heads[:, 0], sample_weight)
 
     def test_step(self, data):
         """Measure natural images and, with a validation attack, adversarial ones."""
         images, labels, sample_weight = self._unpack(data)
-        heads = self.classifier(images, training=False)
+        heads = self.measured(images, training=False)
         self.clean_accuracy.update_state(correct(heads[:, 0], labels))
         own = [self.clean_accuracy]
         if self.validation_attack is not None:
             own.append(self.robust_accuracy)
             x_adv = self.validation_attack(
-                self.classifier.heads_fn(),
+                self.measured.heads_fn(),
                 images,
                 labels,
                 head_weights=head_weights(0, self.classifier.num_probes),
                 seed=example_seeds(self.seed, VALIDATION_STREAM, _positions(images)),
             )
-            self.robust_accuracy.update_state(correct(self.classifier(x_adv, training=False)[:, 0], labels))
-        per_example_loss = contract(cross_entropy(heads, labels), self.method.head_weights)
+            self.robust_accuracy.update_state(correct(self.measured(x_adv, training=False)[:, 0], labels))
+        epoch = tf.cast(self.optimizer.iterations, self.variable_dtype) / self.steps_per_epoch
+        per_example_loss = contract(cross_entropy(heads, labels), self.method.at(epoch).head_weights)
         self._loss_tracker.update_state(per_example_loss * sample_weight)
         return self._logs(own, labels, heads[:, 0], sample_weight)
 
@@ -112,9 +177,55 @@ class AdversarialTrainer(keras.Model):
         sample_weight = 1.0 if sample_weight is None else tf.reshape(sample_weight, [-1])
         return tf.cast(images, dtype), tf.cast(tf.reshape(labels, [-1]), tf.int32), tf.cast(sample_weight, dtype)
 
+    def _at_perturbed_weights(self, differentiate, statistics, epoch):
+        """Differentiate where `weight_perturbation` leads, and come back."""
+        _, _, gradients = differentiate()
+        # That pass has not been: its batch statistics count once.
+        for variable, value in zip(self.classifier.non_trainable_variables, statistics, strict=True):
+            variable.assign(value)
+        moved = []
+        for variable, gradient in zip(self.classifier.trainable_variables, gradients, strict=True):
+            value = tf.identity(variable)
+            step = self.weight_perturbation.step(value, gradient, epoch)
+            if step is not None:
+                variable.assign(value + step)
+                moved.append((variable, value))
+        found = differentiate()
+        for variable, value in moved:
+            variable.assign(value)
+        return found
+
+    def _count_not_finite(self, quantities: list[tf.Tensor | None]) -> tf.Tensor:
+        """Count which quantities are not finite; return whether any is not, bool ()."""
+        # A sum is finite if all its terms are (or it overflows, which is as bad), and needs no second array.
+        flags = tf.stack([False if q is None else ~tf.math.is_finite(tf.reduce_sum(q)) for q in quantities])
+        bad = tf.reduce_any(flags)
+        self.not_finite_counts.assign_add(tf.cast(flags, tf.int32))
+        self.skipped.assign_add(tf.cast(bad, tf.int32))
+        return bad
+
+    def _update_average(self, average: Classifier, step: tf.Tensor) -> None:
+        step = tf.cast(step, self.variable_dtype)
+        decay = tf.minimum(tf.cast(self.ema_decay, self.variable_dtype), (1 + step) / (10 + step))
+        for mean, variable in zip(average.weights, self.classifier.weights, strict=True):
+            mean.assign(decay * mean + (1 - decay) * variable)
+
+    def reset_metrics(self):
+        """Keras' hook at the start of an epoch: nothing to forget if that epoch only goes on."""
+        if not self.continues_an_epoch:
+            super().reset_metrics()
+        self.continues_an_epoch = False
+
     def save(self, filepath, overwrite=True, **kwargs):
-        """Save the classifier, which `keras.models.load_model` loads without the trainer."""
-        self.classifier.save(filepath, overwrite=overwrite, **kwargs)
+        """Save the classifier, which `keras.models.load_model` loads without the trainer.
+
+        With an average of the weights, that is what is saved.
+        """
+        classifier = self.classifier
+        if self.average is not None:
+            classifier = _copy(classifier)
+            classifier.set_weights(self.average.get_weights())
+        classifier.save(filepath, overwrite=overwrite, **kwargs)
 
     def _logs(self, own: list[keras.metrics.Metric], labels, logits, sample_weight) -> dict:
         """Collect the loss, those of the trainer's own metrics that this step fed, and the compiled ones."""
@@ -134,3 +245,15 @@ def _positions(images: tf.Tensor) -> tf.Tensor:
 def correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Whether the largest logit is the label's: float (batch,) of 0 and 1."""
     return tf.cast(tf.argmax(logits, axis=-1, output_type=labels.dtype) == labels, logits.dtype)
+
+
+def _copy(classifier: Classifier) -> Classifier:
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(classifier))
+    copy.set_weights(classifier.get_weights())
+    return copy
+
+
+def _frozen_copy(classifier: Classifier) -> Classifier:
+    copy = _copy(classifier)
+    copy.trainable = False
+    return copy

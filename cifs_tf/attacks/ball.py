@@ -23,7 +23,8 @@ class Ball:
     """Where an attacker may go: at most epsilon away from the image, with pixels inside the bounds.
 
     Args:
-        epsilon: radius, in the units of the images, >= 0; in L-infinity at most the range of the bounds.
+        epsilon: radius, in the units of the images, >= 0; in L-infinity at most the range of the bounds. A scalar
+            tensor (a warm-up) is taken as it is.
         norm: `"linf"` (default) or `"l2"` (Euclidean, over all pixels and channels of an image).
         bounds: (lowest, highest) pixel value. Default (0, 1).
 
@@ -36,7 +37,7 @@ class Ball:
         0.6
     """
 
-    epsilon: float
+    epsilon: float | tf.Tensor
     norm: str = "linf"
     bounds: tuple[float, float] = (0.0, 1.0)
 
@@ -46,7 +47,7 @@ class Ball:
         if not self.bounds[0] < self.bounds[1]:
             raise UserError("bounds", self.bounds, "give the lowest pixel value, then a higher one")
         most = self.bounds[1] - self.bounds[0] if self.norm == "linf" else math.inf
-        if not 0 <= self.epsilon <= most or math.isinf(self.epsilon):
+        if not tf.is_tensor(self.epsilon) and (not 0 <= self.epsilon <= most or math.isinf(self.epsilon)):
             upper = f"to {most:g}" if self.norm == "linf" else "upwards"
             raise UserError("epsilon", self.epsilon, f"give a radius from 0 {upper}")
 

@@ -10,9 +10,13 @@ import tensorflow as tf
 
 from cifs_tf.attacks.ball import Ball
 from cifs_tf.attacks.objective import HeadsFn, fooled, per_example, value_and_gradient
-from cifs_tf.attacks.random import fold_in
+from cifs_tf.attacks.random import fold_in, normal
 from cifs_tf.errors import UserError
-from cifs_tf.losses import CW_KAPPA, contract, cross_entropy, cw_margin
+from cifs_tf.losses import CW_KAPPA, contract, cross_entropy, cw_margin, kl_divergence
+
+LOSSES = ("cross_entropy", "cw_margin", "kl_divergence")
+STARTS = ("uniform", "gaussian")
+GAUSSIAN_START = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,12 +30,15 @@ class PGD(Ball):
         epsilon: radius, in the units of the images, see `Ball`.
         step_size: > 0, in the same units.
         num_steps: >= 0; 0 returns the starting point.
-        random_start: start uniformly in the ball instead of at the image. Default False.
+        random_start: start at a random point, see `start`, instead of at the image. Default False.
+        start: the random point: `"uniform"` (default) in the ball, or `"gaussian"`, the image and noise of standard
+            deviation 0.001, not clipped (TRADES, MART).
         num_restarts: >= 1; the best of them is kept for each example: one that fools the final head if any does, then
             the one of the highest loss. Needs random_start to make a difference. Default 1.
         keep: `"last"` (default) returns the last iterate; `"fooling"` returns the first iterate that fools the final
             head, or else the last, and stops when all examples are fooled: what a worst case asks for.
-        loss: `"cross_entropy"` (default) or `"cw_margin"`.
+        loss: `"cross_entropy"` (default), `"cw_margin"`, or `"kl_divergence"` from the prediction on the image itself,
+            which does not read the labels (TRADES).
         kappa: confidence of the C&W margin. Default 50.
         norm: `"linf"` (default) or `"l2"`.
         bounds: (lowest, highest) pixel value. Default (0, 1).
@@ -54,9 +61,10 @@ class PGD(Ball):
         >>> x_adv = attack(model.heads_fn(), images, labels, head_weights=head_weights(2, model.num_probes))
     """
 
-    step_size: float
+    step_size: float | tf.Tensor
     num_steps: int
     random_start: bool = False
+    start: str = "uniform"
     num_restarts: int = 1
     keep: str = "last"
     loss: str = "cross_entropy"
@@ -64,7 +72,7 @@ class PGD(Ball):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.step_size > 0:
+        if not tf.is_tensor(self.step_size) and not self.step_size > 0:
             raise UserError("step_size", self.step_size, "give a number above 0")
         if self.num_steps < 0:
             raise UserError("num_steps", self.num_steps, "give 0 or more")
@@ -72,8 +80,9 @@ class PGD(Ball):
             raise UserError("num_restarts", self.num_restarts, "give 1 or more")
         if self.keep not in ("last", "fooling"):
             raise UserError("keep", self.keep, "give last or fooling")
-        if self.loss not in ("cross_entropy", "cw_margin"):
-            raise UserError("loss", self.loss, "give cross_entropy or cw_margin")
+        for name, known in (("loss", LOSSES), ("start", STARTS)):
+            if getattr(self, name) not in known:
+                raise UserError(name, getattr(self, name), f"give one of {', '.join(known)}")
 
     def __call__(
         self,
@@ -85,15 +94,7 @@ class PGD(Ball):
         seed: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Attack a batch; see the class."""
-        if self.random_start and seed is None:
-            raise UserError("seed", None, "give one per example (example_seeds) for a random start")
-
-        def weighted_loss(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            heads = heads_fn(x)
-            if self.loss == "cw_margin":
-                return contract(cw_margin(heads, labels, self.kappa), head_weights), heads
-            return contract(cross_entropy(heads, labels), head_weights), heads
-
+        weighted_loss = self._weighted_loss(heads_fn, images, labels, head_weights)
         x_adv = self._run(weighted_loss, images, labels, seed)
         if self.num_restarts == 1:
             return x_adv
@@ -118,6 +119,32 @@ class PGD(Ball):
             parallel_iterations=1,
         )[1]
 
+    def _weighted_loss(
+        self, heads_fn: HeadsFn, images: tf.Tensor, labels: tf.Tensor, head_weights: tf.Tensor | np.ndarray
+    ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+        """Make the function that the attack climbs: x -> (values (batch,), heads)."""
+        natural = tf.stop_gradient(heads_fn(images)) if self.loss == "kl_divergence" else None
+
+        def weighted_loss(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            heads = heads_fn(x)
+            if self.loss == "kl_divergence":
+                return contract(kl_divergence(natural, heads), head_weights), heads
+            if self.loss == "cw_margin":
+                return contract(cw_margin(heads, labels, self.kappa), head_weights), heads
+            return contract(cross_entropy(heads, labels), head_weights), heads
+
+        return weighted_loss
+
+    def _first(self, images: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        """Where the attack starts."""
+        if not self.random_start:
+            return images
+        if seed is None:
+            raise UserError("seed", None, "give one per example (example_seeds) for a random start")
+        if self.start == "gaussian":
+            return images + GAUSSIAN_START * normal(seed, images.shape[1:], images.dtype)
+        return self.random_point(images, seed)
+
     def _run(
         self,
         weighted_loss: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
@@ -135,7 +162,7 @@ class PGD(Ball):
             done |= fooled(heads, labels)
             return tf.where(per_example(done, images), x, ahead), done
 
-        x = images if not self.random_start else self.random_point(images, seed)
+        x = self._first(images, seed)
         if self.num_steps == 0:
             return x
         return tf.while_loop(

@@ -19,6 +19,8 @@ TFDS_NAMES = {
     "fashion_mnist": "fashion_mnist",
 }
 DIGITS_TEST_EXAMPLES = 360
+MAXIMUM_VAL_EXAMPLES = 1_000
+TRAIN_PER_VAL_EXAMPLE = 10
 # Of a run on a part of the training images, see `DataConfig.test_examples`.
 MINIMUM_TEST_EXAMPLES = 16
 TRAIN_PER_TEST_EXAMPLE = 20
@@ -35,6 +37,7 @@ class ImageDataset:
         test: images that only a final evaluation sees.
         class_names: one name per class, in the order of the labels.
         num_test_images: how many there are in all, of which `test` may be a part.
+        unreadable: names of the image files that were skipped.
     """
 
     name: str
@@ -43,6 +46,7 @@ class ImageDataset:
     test: Split
     class_names: tuple[str, ...]
     num_test_images: int
+    unreadable: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -72,6 +76,7 @@ def load_dataset(config: DataConfig) -> ImageDataset:
         (8, 8, 1)
     """
     kind, _, rest = config.dataset.partition(":")
+    unreadable: tuple[str, ...] = ()
     if config.dataset == "digits":
         train, test, class_names = _load_digits()
     elif config.dataset in TFDS_NAMES:
@@ -79,7 +84,7 @@ def load_dataset(config: DataConfig) -> ImageDataset:
     elif kind == "tfds" and rest:
         train, test, class_names = load_tfds(rest, config)
     elif kind == "folder" and rest:
-        train, test, class_names = load_folder(rest, config)
+        train, test, class_names, unreadable = load_folder(rest, config)
     else:
         known = ", ".join(["digits", *TFDS_NAMES])
         raise UserError("--dataset", config.dataset, f"give one of {known}, tfds:NAME or folder:PATH")
@@ -101,9 +106,15 @@ def load_dataset(config: DataConfig) -> ImageDataset:
             config.dataset,
             f"it has {len(class_names)} class; give images of two classes or more",
         )
-    if config.val_examples >= len(train):
-        raise UserError("--val_examples", config.val_examples, f"give fewer than {len(train)}, the training images")
-    validation, train = train.divide(config.val_examples)
+    val_examples = config.val_examples
+    if val_examples is None:
+        asked = config.train_examples
+        val_examples = min(MAXIMUM_VAL_EXAMPLES, min(asked or len(train), len(train)) // TRAIN_PER_VAL_EXAMPLE)
+        if asked is not None:
+            val_examples = max(0, min(val_examples, len(train) - asked))
+    if val_examples >= len(train):
+        raise UserError("--val_examples", val_examples, f"give fewer than {len(train)}, the training images")
+    validation, train = train.divide(val_examples)
     test_examples = config.test_examples
     if test_examples is None and config.train_examples is not None:
         test_examples = min(len(test), max(MINIMUM_TEST_EXAMPLES, config.train_examples // TRAIN_PER_TEST_EXAMPLE))
@@ -114,6 +125,7 @@ def load_dataset(config: DataConfig) -> ImageDataset:
         test=test.subset(test_examples, "--test_examples"),
         class_names=class_names,
         num_test_images=len(test),
+        unreadable=unreadable,
     )
 
 

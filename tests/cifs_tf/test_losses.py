@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,12 +14,16 @@ from cifs_tf.losses import (
     CW_KAPPA,
     PAPER_ATTACK_BETAS,
     attack_betas_for,
+    boosted_cross_entropy,
     contract,
     cross_entropy,
     cw_margin,
     dlr,
     head_weights,
+    head_weights_in_warm_up,
+    kl_divergence,
     margin,
+    mart_regulariser,
     targeted_dlr,
     training_loss_factor,
 )
@@ -265,3 +270,56 @@ def test_dlr_of_equal_logits_is_finite():
     heads = tf.zeros((1, 1, 4))
     for loss in (dlr(heads, tf.constant([0])), targeted_dlr(heads, tf.constant([0]), tf.constant([1]))):
         np.testing.assert_array_equal(loss, [[0.0]])
+
+
+def numpy_softmax(heads):
+    exponential = np.exp(heads - heads.max(axis=-1, keepdims=True))
+    return exponential / exponential.sum(axis=-1, keepdims=True)
+
+
+def test_label_smoothing_is_keras():
+    heads, labels = make_heads()
+    found = cross_entropy(tf.constant(heads), tf.constant(labels), 0.3)
+    onehot = np.eye(heads.shape[-1])[labels]
+    for head in range(heads.shape[1]):
+        expected = keras.losses.categorical_crossentropy(onehot, heads[:, head], from_logits=True, label_smoothing=0.3)
+        np.testing.assert_allclose(found[:, head], expected, rtol=1e-6)
+
+
+def test_kl_divergence():
+    """sum p (log p - log q), zero from itself, positive otherwise."""
+    heads, _ = make_heads()
+    other = heads[::-1]
+    p, q = numpy_softmax(heads), numpy_softmax(other)
+    found = kl_divergence(tf.constant(heads), tf.constant(other))
+    np.testing.assert_allclose(found, np.sum(p * (np.log(p) - np.log(q)), axis=-1), rtol=1e-9)
+    np.testing.assert_allclose(kl_divergence(tf.constant(heads), tf.constant(heads)), np.zeros(heads.shape[:2]))
+    assert np.all(found.numpy()[0] > 0)
+
+
+def test_kl_divergence_of_far_apart_predictions_is_finite():
+    found = kl_divergence(tf.constant([[[0.0, 1e4]]]), tf.constant([[[1e4, 0.0]]]))
+    np.testing.assert_allclose(found, [[1e4]])
+
+
+def test_marts_two_terms():
+    """The formulas of mart.py: NLL of log(1.0001 - q) at the best other class, and KL weighted by 1.0000001 - p_y."""
+    natural, labels = make_heads()
+    adversarial = natural[::-1]
+    p, q = numpy_softmax(natural), numpy_softmax(adversarial)
+    rows = np.arange(len(labels))
+    for head in range(natural.shape[1]):
+        order = np.argsort(q[:, head], axis=1)
+        other = np.where(order[:, -1] == labels, order[:, -2], order[:, -1])
+        boosted = -np.log(q[rows, head, labels]) - np.log(1.0001 - q[rows, head, other] + 1e-12)
+        found = boosted_cross_entropy(tf.constant(adversarial), tf.constant(labels))
+        np.testing.assert_allclose(found[:, head], boosted, rtol=1e-9)
+        divergence = np.sum(p[:, head] * (np.log(p[:, head]) - np.log(q[:, head] + 1e-12)), axis=1)
+        found = mart_regulariser(tf.constant(natural), tf.constant(adversarial), tf.constant(labels))
+        np.testing.assert_allclose(found[:, head], divergence * (1.0000001 - p[rows, head, labels]), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("epoch", "beta"), [(0, 0), (2.5, 0.5), (10, 2), (50, 2)])
+def test_head_weights_in_warm_up(epoch, beta):
+    found = head_weights_in_warm_up(2, 3, tf.constant(float(epoch)), 10)
+    np.testing.assert_allclose(found, head_weights(beta, 3), rtol=1e-6)

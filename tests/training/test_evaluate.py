@@ -40,7 +40,7 @@ def workdir(tmp_path_factory, trained):
     )
     (path / "cifs").mkdir(parents=True)
     (path / "config.yaml").write_text(dump_yaml(config))
-    trained.classifier.save(path / "cifs" / "model.keras")
+    trained.classifier.save(path / "cifs" / "last.keras")
     export(trained.classifier, path / "export" / "cifs", formats=["savedmodel"], version=1)
     return path
 
@@ -60,7 +60,7 @@ def test_a_run_and_its_export_are_evaluated_alike(workdir, tmp_path):
     """Defaults come from the run, wherever in its workdir the model lies."""
     code, out, err = run("--model", workdir, *SMALL, cwd=tmp_path)
     assert code == 0, err
-    folder = workdir / "cifs" / "evaluation" / "paper"
+    folder = workdir / "cifs" / "evaluation" / "last" / "paper"
     assert {file.name for file in folder.iterdir()} == {"ledger.jsonl", "report.json", "report.md", "report.html"}
     assert "40 images" in out
     code, _, err = run("--model", workdir / "export" / "cifs", *SMALL, "--workdir=exported", cwd=tmp_path)
@@ -140,8 +140,8 @@ def test_shards_of_several_machines_are_merged(workdir, tmp_path):
     ],
 )
 def test_refusals_are_one_sentence_and_leave_nothing(argv, words, workdir, tmp_path, tmp_path_factory):
-    file = tmp_path_factory.mktemp("elsewhere") / "model.keras"
-    file.write_bytes((workdir / "cifs" / "model.keras").read_bytes())
+    file = tmp_path_factory.mktemp("elsewhere") / "last.keras"
+    file.write_bytes((workdir / "cifs" / "last.keras").read_bytes())
     before = sorted(workdir.rglob("*"))
     code, out, err = run(*(word.format(workdir=workdir, file=file) for word in argv), cwd=tmp_path)
     said = [line for line in err.splitlines() if line.startswith("evaluate.py: error:")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -54,9 +55,14 @@ def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
     assert result["versions"]["tensorflow"]
     for defense, betas in (("vanilla", {"0"}), ("cifs", {"0", "2"})):
         network = result["networks"][defense]
-        assert network["evaluation"]["num_examples"] == 20
-        assert set(network["evaluation"]["paper"]["attacks"]["pgd3"]["by_beta"]) == betas
-        assert (workdir / defense / "evaluation" / "paper" / "report.html").exists()
+        assert set(network["evaluation"]) == {"last", "best"}
+        assert network["evaluation"]["last"]["epoch"] == 2
+        for evaluation in network["evaluation"].values():
+            assert evaluation["num_examples"] == 20
+            assert set(evaluation["paper"]["attacks"]["pgd3"]["by_beta"]) == betas
+        assert (workdir / defense / "evaluation" / "last" / "paper" / "report.html").exists()
+        for name in ("last.keras", "best.keras", "curves.png"):
+            assert (workdir / defense / name).exists()
         assert len(network["history"]) == 2
         assert {"loss", "robust_accuracy", "val_clean_accuracy", "val_robust_accuracy"} <= set(network["history"][0])
     for words in ("vanilla", "cifs", "natural", "fgsm", "pgd3", "exported SavedModel", "export/cifs/1"):
@@ -78,7 +84,7 @@ def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(num_kills, tmp_path, kill_at_random_moments):
     """Killed at random moments of training, evaluation and export, a run ends with the same weights and accuracies."""
-    argv = [*SMALL, "--twin=null", "--epochs=8"]
+    argv = [*SMALL, "--twin=null", "--epochs=8", "--checkpoint_minutes=0.02"]
     started = time.monotonic()
     code, _, err = run(*argv, "--workdir=whole", cwd=tmp_path)
     assert code == 0, err
@@ -88,7 +94,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(num_kills, tmp_path, kill_at_ra
     assert code == 0, err
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    weights = [keras.models.load_model(path / "cifs" / "model.keras").get_weights() for path in (whole, killed)]
+    weights = [keras.models.load_model(path / "cifs" / "last.keras").get_weights() for path in (whole, killed)]
     for expected, received in zip(*weights, strict=True):
         np.testing.assert_array_equal(received, expected)
     networks = [json.loads((path / "result.json").read_text())["networks"] for path in (whole, killed)]
@@ -102,10 +108,82 @@ def test_a_killed_run_ends_as_if_it_had_not_been(num_kills, tmp_path, kill_at_ra
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     code, out, err = run(*SMALL, "--twin=null", "--learning_rate=1e30", "--epochs=2", "--workdir=run", cwd=tmp_path)
     assert code == 2, out
-    assert "--learning_rate" in err
+    for words in ("--on_nan: received stop", "was not finite in step", "(epoch 1)", "--on_nan skip"):
+        assert words in err
     assert "Traceback" not in err
-    assert not (tmp_path / "run" / "cifs" / "model.keras").exists()
-    assert not list((tmp_path / "run").rglob("*.weights.h5"))
+    network = tmp_path / "run" / "cifs"
+    assert not (network / "last.keras").exists()
+    assert {file.suffix for file in (network / "not_finite").iterdir()} == {".json", ".npz"}
+    steps = sorted((network / "checkpoints").iterdir())
+
+    # The same command finds the same step again; skipping goes on and counts.
+    code, _, again = run(*SMALL, "--twin=null", "--learning_rate=1e30", "--epochs=2", "--workdir=run", cwd=tmp_path)
+    assert (code, again.splitlines()[-1]) == (2, err.splitlines()[-1])
+    assert sorted((network / "checkpoints").iterdir()) == steps
+    argv = [*SMALL, "--twin=null", "--learning_rate=1e30", "--epochs=2", "--export=false", "--on_nan=skip"]
+    code, _, err = run(*argv, "--workdir=run", cwd=tmp_path)
+    assert code == 0, err
+    history = json.loads((network / "history.json").read_text())
+    assert history[-1]["skipped_steps"] > 0
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_run_goes_on(tmp_path):
+    """Ended in the middle of training, with code 0 and a sentence; it ends as if it had not been."""
+    argv = [*SMALL, "--twin=null", "--epochs=60", "--export=false", "--attacks=[fgsm]"]
+    process = start(*argv, "--workdir=run", cwd=tmp_path)
+    checkpoints = tmp_path / "run" / "cifs" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "run.py: ended by SIGTERM" in err
+    assert "Traceback" not in err
+    newest = sorted(checkpoints.glob("step-*"))[-1].name
+    code, out, err = run(*argv, "--workdir=run", cwd=tmp_path)
+    assert code == 0, err
+    assert f"continuing after step {int(newest[5:13])}" in out
+    assert len(json.loads((tmp_path / "run" / "cifs" / "history.json").read_text())) == 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--method=fat", "--fat_tau_milestones=[1]", "--ema_decay=0.9", "--label_smoothing=0.1"],
+        ["--method=trades", "--defense=cas", "--awp_gamma=0.005", "--beta_warmup=1", "--epsilon_warmup=1.5"],
+        ["--method=mart", "--defense=vanilla", "--deterministic=true", "--val_examples=0"],
+    ],
+    ids=["fat", "trades", "mart"],
+)
+def test_every_method_trains_what_goes_on_top_too(argv, tmp_path):
+    code, out, err = run(*SMALL, "--twin=null", "--epochs=2", "--export=false", *argv, "--workdir=run", cwd=tmp_path)
+    assert code == 0, err
+    assert "last epoch (2)" in out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    (network,) = result["networks"].values()
+    assert network["history"][-1]["loss"] > 0
+    assert ("best" in network["evaluation"]) == ("--val_examples=0" not in argv)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path):
+    """No file may grow beyond 64 KB, which a checkpoint would."""
+    argv = [*SMALL, "--twin=null", "--epochs=1", "--export=false", "--workdir=run"]
+    limited = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)); "
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-c", limited, str(ROOT / "training" / "run.py"), *argv]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert process.returncode == 2, process.stderr
+    assert "the disk is full" in process.stderr
+    assert "Traceback" not in process.stderr
+    assert not [file for file in tmp_path.rglob("*") if file.name.startswith(".writing")]
+    code, _, err = run(*argv, cwd=tmp_path)
+    assert code == 0, err
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cifs_tf.attacks import APGD, FABT, PGD, Square, example_seeds, fgsm
+from cifs_tf.attacks import APGD, FABT, PGD, FriendlyPGD, Square, example_seeds, fgsm
 from cifs_tf.errors import UserError
 from cifs_tf.losses import contract, cross_entropy, cw_margin, dlr, head_weights, margin
 
@@ -21,6 +21,8 @@ ATTACKS = {
     "pgd fooling": PGD(**COMMON, random_start=True, keep="fooling"),
     "pgd l2": PGD(**L2, step_size=0.3, num_steps=5, random_start=True),
     "cw": PGD(**COMMON, loss="cw_margin"),
+    "trades": PGD(**COMMON, random_start=True, start="gaussian", loss="kl_divergence"),
+    "friendly": FriendlyPGD(**COMMON, random_start=True, tau=1, omega=0.01),
     "apgd ce": APGD(epsilon=0.1, num_steps=10),
     "apgd dlr": APGD(epsilon=0.1, num_steps=10, loss="dlr"),
     "apgd targeted": APGD(epsilon=0.1, num_steps=10, loss="targeted_dlr"),
@@ -219,6 +221,11 @@ def test_a_network_without_gradient_does_not_stop_an_attack(attack, make_images)
         (lambda: Square(epsilon=0.1, num_queries=-1), "num_queries: received -1"),
         (lambda: Square(epsilon=0.1, initial_share=0), "initial_share: received 0"),
         (lambda: PGD(**COMMON, keep="best"), "keep: received best"),
+        (lambda: PGD(**COMMON, loss="kl"), "loss: received kl"),
+        (lambda: PGD(**COMMON, start="normal"), "start: received normal"),
+        (lambda: FriendlyPGD(**COMMON, tau=-1), "tau: received -1"),
+        (lambda: FriendlyPGD(**COMMON, omega=-0.1), "omega: received -0.1"),
+        (lambda: FriendlyPGD(**COMMON, num_restarts=2), "num_restarts: received 2"),
     ],
 )
 def test_errors_name_the_argument_and_the_value(make, words):

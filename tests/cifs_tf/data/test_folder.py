@@ -59,7 +59,7 @@ def test_without_a_test_folder_a_fifth_is_held_out(tmp_path, layout):
     """25 images: 5 to test, the same ones each time, and none in both."""
     write_class(tmp_path / layout / "a", 15)
     write_class(tmp_path / layout / "b", 10, first=100)
-    dataset, again = load(tmp_path), load(tmp_path)
+    dataset, again = (load(tmp_path, val_examples=0) for _ in range(2))
     assert (len(dataset.train), len(dataset.test)) == (20, 5)
     assert sorted(values(dataset.train) + values(dataset.test)) == [*range(15), *range(100, 110)]
     assert values(dataset.test) == values(again.test)
@@ -157,3 +157,23 @@ def test_one_class_is_no_classification(tmp_path):
     write_class(tmp_path / "only", 5)
     with pytest.raises(UserError, match=r"^--dataset: received folder:.*has 1 class;"):
         load(tmp_path)
+
+
+def test_unreadable_files_are_refused_or_skipped_named_and_counted(tmp_path):
+    """A truncated PNG and one that is no image at all; the rest is loaded as if they were not there."""
+    for label, first in (("a", 10), ("b", 20)):
+        write_class(tmp_path / "train" / label, 3, first=first)
+        write_class(tmp_path / "test" / label, 1, first=first)
+    truncated = tmp_path / "train" / "a" / "000.png"
+    truncated.write_bytes(truncated.read_bytes()[:40])
+    (tmp_path / "test" / "b" / "text.png").write_text("no image")
+    with pytest.raises(UserError, match=r"a/000\.png cannot be read as an image.*--on_corrupt skip"):
+        load(tmp_path)
+    dataset = load(tmp_path, on_corrupt="skip")
+    assert dataset.unreadable == (str(truncated), str(tmp_path / "test" / "b" / "text.png"))
+    assert values(dataset.train) == [11, 12, 20, 21, 22]
+    assert values(dataset.test) == [10, 20]
+    for file in (tmp_path / "train" / "a").iterdir():
+        file.write_text("")
+    with pytest.raises(UserError, match="no image of the class a"):
+        load(tmp_path, on_corrupt="skip")
