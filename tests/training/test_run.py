@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -106,7 +107,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been(num_kills, tmp_path, kill_at_ra
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    code, out, err = run(*SMALL, "--twin=null", "--learning_rate=1e30", "--epochs=2", "--workdir=run", cwd=tmp_path)
+    argv = [*SMALL, "--twin=null", "--learning_rate=1e30", "--epochs=2", "--export=false", "--workdir=run"]
+    code, out, err = run(*argv, cwd=tmp_path)
     assert code == 2, out
     for words in ("--on_nan: received stop", "was not finite in step", "(epoch 1)", "--on_nan skip"):
         assert words in err
@@ -117,11 +119,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     steps = sorted((network / "checkpoints").iterdir())
 
     # The same command finds the same step again; skipping goes on and counts.
-    code, _, again = run(*SMALL, "--twin=null", "--learning_rate=1e30", "--epochs=2", "--workdir=run", cwd=tmp_path)
+    code, _, again = run(*argv, cwd=tmp_path)
     assert (code, again.splitlines()[-1]) == (2, err.splitlines()[-1])
     assert sorted((network / "checkpoints").iterdir()) == steps
-    argv = [*SMALL, "--twin=null", "--learning_rate=1e30", "--epochs=2", "--export=false", "--on_nan=skip"]
-    code, _, err = run(*argv, "--workdir=run", cwd=tmp_path)
+    code, _, err = run(*argv, "--on_nan=skip", cwd=tmp_path)
     assert code == 0, err
     history = json.loads((network / "history.json").read_text())
     assert history[-1]["skipped_steps"] > 0
@@ -187,12 +188,16 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_plugin_of_this_folder_makes_the_mask(tmp_path):
+def test_plugins_of_this_folder_make_the_mask_and_the_readmes_method(tmp_path):
     (tmp_path / "my_plugin.py").write_text(
         "import tensorflow as tf\nfrom cifs_tf import register_importance\n\n\n"
         "@register_importance('my_relu')\ndef my_relu(relevance):\n    return tf.nn.relu(relevance)\n"
     )
-    argv = [*SMALL, "--twin=null", "--epochs=1", "--export=false", "--plugins=[my_plugin]", "--importance=my_relu"]
+    readme = (ROOT / "README.md").read_text()
+    block = next(b for b in re.findall(r"^```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE) if "my_method" in b)
+    (tmp_path / "my_method.py").write_text(block)
+    argv = [*SMALL, "--twin=null", "--epochs=1", "--export=false", "--plugins=[my_plugin, my_method]"]
+    argv += ["--importance=my_relu", "--method=hinge"]
     for _ in range(2):  # the second time, the saved network is loaded
         code, _, err = run(*argv, "--workdir=run", cwd=tmp_path)
         assert code == 0, err
