@@ -56,8 +56,14 @@ def check(config: RunConfig, dataset: ImageDataset) -> None:
     step_decay(train.learning_rate, train.lr_milestones, train.lr_decay, steps_per_epoch=1)
     if list(train.fat_tau_milestones) != sorted(set(train.fat_tau_milestones)):
         raise UserError("--fat_tau_milestones", list(train.fat_tau_milestones), "give ascending numbers of epochs")
-    if config.output.export_checkpoint == "best" and not len(dataset.validation):
-        raise UserError("--export_checkpoint", "best", "there is no best epoch without --val_examples; give last")
+    wanted = list(config.evaluation.checkpoints)
+    if not wanted:
+        raise UserError("--checkpoints", wanted, "give last, best or both")
+    if not len(dataset.validation):
+        if wanted == ["best"]:
+            raise UserError("--checkpoints", wanted, "there is no best epoch without --val_examples; give last")
+        if config.output.export_checkpoint == "best":
+            raise UserError("--export_checkpoint", "best", "there is no best epoch without --val_examples; give last")
 
 
 def build(config: RunConfig, model: ModelConfig, dataset: ImageDataset) -> Classifier:

@@ -164,7 +164,7 @@ class PGD(Ball):
 
         x = self._first(images, seed)
         if self.num_steps == 0:
-            return x
+            return project(x)
         return tf.while_loop(
             lambda x, done: tf.reduce_any(~done),
             step,

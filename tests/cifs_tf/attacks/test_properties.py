@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from cifs_tf.attacks import APGD, FABT, PGD, FriendlyPGD, Square, example_seeds, fgsm
 from cifs_tf.errors import UserError
-from cifs_tf.losses import contract, cross_entropy, cw_margin, dlr, head_weights, margin
+from cifs_tf.losses import contract, cross_entropy, cw_margin, dlr, head_weights, kl_divergence, margin
 
 EPSILON = {"linf": 0.1, "l2": 0.8}
 COMMON = {"epsilon": 0.1, "step_size": 0.04, "num_steps": 3}
@@ -21,7 +21,7 @@ ATTACKS = {
     "pgd fooling": PGD(**COMMON, random_start=True, keep="fooling"),
     "pgd l2": PGD(**L2, step_size=0.3, num_steps=5, random_start=True),
     "cw": PGD(**COMMON, loss="cw_margin"),
-    "trades": PGD(**COMMON, random_start=True, start="gaussian", loss="kl_divergence"),
+    "trades": PGD(epsilon=0.1, step_size=0.02, num_steps=15, random_start=True, start="gaussian", loss="kl_divergence"),
     "friendly": FriendlyPGD(**COMMON, random_start=True, tau=1, omega=0.01),
     "apgd ce": APGD(epsilon=0.1, num_steps=10),
     "apgd dlr": APGD(epsilon=0.1, num_steps=10, loss="dlr"),
@@ -58,6 +58,9 @@ def compiled(attack, heads_fn, weights):
 
 def losses(attack, network, x, beta=0):
     """The attack's own loss, per example; of the targeted ones and Square, minus the lead of the label."""
+    if getattr(attack, "loss", None) == "kl_divergence":
+        natural, heads = network.classifier(network.images), network.classifier(x)
+        return contract(kl_divergence(natural, heads), head_weights(beta, 2)).numpy()
     functions = {"cross_entropy": cross_entropy, "cw_margin": cw_margin, "dlr": dlr}
     per_head = functions.get(getattr(attack, "loss", None), lambda heads, labels: -margin(heads, labels))
     return contract(per_head(network.classifier(x), network.labels), head_weights(beta, 2)).numpy()
@@ -98,10 +101,12 @@ def test_loss_does_not_fall(attacked, trained):
 
 
 def test_accuracy_falls(attacked, trained):
-    _, x_adv, _, _ = attacked
+    """By 15 points; by 5 if the attack seeks another prediction, not a wrong one."""
+    attack, x_adv, _, _ = attacked
     clean = verdicts(trained, trained.images).mean()
     assert clean > 0.85, "the network of this test must have learnt something"
-    assert verdicts(trained, x_adv).mean() < clean - 0.15
+    least = 0.05 if getattr(attack, "loss", None) == "kl_divergence" else 0.15
+    assert verdicts(trained, x_adv).mean() < clean - least
 
 
 def test_changes_no_variable(attacked):
@@ -136,7 +141,9 @@ def test_zero_steps_return_the_start(attack, make_images):
         return
     noise = (x_adv - images.numpy()).reshape(8, -1)
     assert len(np.unique(noise, axis=0)) == 8
-    if attack.norm == "linf":
+    if getattr(attack, "start", None) == "gaussian":
+        assert 5e-4 < noise.std() < 2e-3
+    elif attack.norm == "linf":
         assert np.max(np.abs(noise)) <= 0.1 + 1e-6
         assert 0.01 < np.mean(np.abs(noise) < 0.05) < 0.99
     else:

@@ -31,8 +31,8 @@ def rows(split):
 
 
 def test_digits(digits):
-    """1,797 images of scikit-learn, 360 of them for the test."""
-    assert (len(digits.train), len(digits.validation), len(digits.test)) == (1437, 0, 360)
+    """1,797 images of scikit-learn, 360 of them for the test, and a tenth of the rest for validation."""
+    assert (len(digits.train), len(digits.validation), len(digits.test)) == (1294, 143, 360)
     assert (digits.name, digits.image_shape, digits.num_classes) == ("digits", (8, 8, 1), 10)
     assert digits.class_names == tuple("0123456789")
     for split in (digits.train, digits.test):
@@ -44,7 +44,7 @@ def test_digits(digits):
 
 def test_digits_are_divided_without_overlap(digits):
     """scikit-learn's images are all distinct."""
-    assert len(rows(digits.train) | rows(digits.test)) == 1797
+    assert len(rows(digits.train) | rows(digits.validation) | rows(digits.test)) == 1797
 
 
 def test_loading_is_repeatable(digits):
@@ -53,13 +53,21 @@ def test_loading_is_repeatable(digits):
     np.testing.assert_array_equal(again.train.labels, digits.train.labels)
 
 
+@pytest.mark.parametrize(
+    ("train_examples", "expected"), [(None, (1294, 143)), (64, (64, 6)), (1400, (1400, 37)), (1437, (1437, 0))]
+)
+def test_validation_is_a_tenth_unless_the_training_images_are_needed(train_examples, expected):
+    dataset = load_dataset(DataConfig(dataset="digits", train_examples=train_examples))
+    assert (len(dataset.train), len(dataset.validation)) == expected
+
+
 def test_sizes(digits):
     """Validation images come from the training set, before it is cut to size; the test set is never touched."""
     config = DataConfig(dataset="digits", val_examples=100, train_examples=50, test_examples=20, num_classes=10)
     dataset = load_dataset(config)
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (50, 100, 20)
     assert not rows(dataset.train) & rows(dataset.validation)
-    assert rows(dataset.train) | rows(dataset.validation) <= rows(digits.train)
+    assert rows(dataset.train) | rows(dataset.validation) <= rows(digits.train) | rows(digits.validation)
     assert rows(dataset.test) <= rows(digits.test)
 
 
@@ -101,7 +109,7 @@ def test_tfds(dataset, name, data_dir):
     if not (Path(data_dir) / name).is_dir():
         pytest.skip(f"{data_dir} has no {name}")
     sizes = {"svhn": (783, 300), "cifar10": (4000, 1000), "fashion_mnist": (60_000, 10_000)}[dataset]
-    loaded = load_dataset(DataConfig(dataset=dataset, data_dir=data_dir))
+    loaded = load_dataset(DataConfig(dataset=dataset, data_dir=data_dir, val_examples=0))
     assert (len(loaded.train), len(loaded.test)) == sizes
     assert loaded.image_shape == ((28, 28, 1) if dataset == "fashion_mnist" else (32, 32, 3))
     assert loaded.num_classes == 10
