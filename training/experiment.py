@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +100,21 @@ def make_method(config: RunConfig, model: ModelConfig, num_probes: int) -> Metho
     return PGDTraining(head_weights=weights, attack=pgd, mask_gradient=attack.train_mask_gradient)
 
 
-def fit(config: RunConfig, model: ModelConfig, dataset: ImageDataset, workdir: Workdir) -> Classifier:
+def fit(
+    config: RunConfig,
+    model: ModelConfig,
+    dataset: ImageDataset,
+    workdir: Workdir,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Classifier:
     """Train one network, or continue, or load it if it is trained.
+
+    Args:
+        config: what to do.
+        model: which of its networks.
+        dataset: images to train on and, if there are any, to validate on.
+        workdir: where to leave it.
+        callbacks: called after those that checkpoint and log.
 
     Returns:
         the trained classifier, in float32.
@@ -137,6 +150,7 @@ def fit(config: RunConfig, model: ModelConfig, dataset: ImageDataset, workdir: W
         callbacks=[
             checkpoints,
             keras.callbacks.TensorBoard(workdir.tensorboard(model.defense), write_graph=False),
+            *callbacks,
         ],
         shuffle=False,  # the batches are shuffled by (seed, epoch) already
         verbose=1 if sys.stdout.isatty() else 2,
