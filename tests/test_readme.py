@@ -36,6 +36,8 @@ def test_run_commands_parse(monkeypatch, tmp_path):
     """Every `run.py` line is understood; what it does is tested in tests/training."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_recipe.yaml").write_text("epochs: 1\n")
+    (tmp_path / "runs" / "tune-svhn").mkdir(parents=True)
+    (tmp_path / "runs" / "tune-svhn" / "best.yaml").write_text("epochs: 1\n")
     (tmp_path / "training").symlink_to(ROOT / "training")
     lines = [line for line in COMMANDS if "training/run.py" in line]
     assert len(lines) >= 5

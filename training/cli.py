@@ -28,10 +28,7 @@ register_type(Ratio, serializer=lambda ratio: ratio.text if "/" in ratio.text el
 
 
 def parse_config(program: str, description: str, argv: Sequence[str]) -> RunConfig:
-    """Parse a command line: recipe first, then the options that override it.
-
-    The recipe is the file given with `--recipe`, or the one named after the dataset, or `default.yaml`. Words of an
-    option may be joined by `-` or `_`.
+    """Parse the command line of a run, see `parse_flat`.
 
     Args:
         program: name shown in help and errors.
@@ -45,27 +42,51 @@ def parse_config(program: str, description: str, argv: Sequence[str]) -> RunConf
         UserError: naming the option, what was received and the way out.
         SystemExit: after `--help` and `--print_config`, with code 0.
     """
+    return RunConfig.from_flat(parse_flat(program, description, argv))
+
+
+def parse_flat(
+    program: str, description: str, argv: Sequence[str], groups: Sequence[type] = tuple(GROUPS.values())
+) -> dict[str, Any]:
+    """Parse a command line: recipe first, then the options that override it.
+
+    The recipe is the file given with `--recipe`, or the one named after the dataset, or `default.yaml`. Words of an
+    option may be joined by `-` or `_`.
+
+    Args:
+        program: name shown in help and errors.
+        description: what the program does, for `--help`.
+        argv: arguments without the program's name.
+        groups: dataclasses whose fields are the options. Default those of a run.
+
+    Returns:
+        the value of every option.
+
+    Raises:
+        UserError: naming the option, what was received and the way out.
+        SystemExit: after `--help` and `--print_config`, with code 0.
+    """
     arguments = [with_underscores(argument) for argument in argv]
     recipe = _given("recipe", arguments) or str(recipe_for(_given("dataset", arguments) or DataConfig.dataset))
     # In front, wherever it was given: the options override it.
     arguments = [f"--recipe={recipe}", *_without("recipe", arguments)]
-    parser = make_parser(program, description)
+    parser = make_parser(program, description, groups)
     try:
         parsed = parser.parse_args(arguments)
     except argparse.ArgumentError as error:
-        raise explain(str(error), arguments=arguments) from error
-    return RunConfig.from_flat({name: value for name, value in vars(parsed).items() if name != "recipe"})
+        raise explain(str(error), groups, arguments) from error
+    return {name: value for name, value in vars(parsed).items() if name != "recipe"}
 
 
-def make_parser(program: str, description: str) -> ArgumentParser:
-    """Make the parser of every option of a run, grouped as `cifs_tf.config` groups them."""
+def make_parser(program: str, description: str, groups: Sequence[type] = tuple(GROUPS.values())) -> ArgumentParser:
+    """Make the parser of every option of a run, grouped as `cifs_tf.config` groups them, or of other groups."""
     parser = ArgumentParser(prog=program, description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument(
         "--recipe",
         action=ActionConfigFile,
         help="YAML file of options; default: training/recipes/DATASET.yaml, or default.yaml",
     )
-    for group in GROUPS.values():
+    for group in groups:
         parser.add_class_arguments(group)
     return parser
 

@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,26 @@ def make_trainer(
     return trainer
 
 
-def fit(config: RunConfig, model: ModelConfig, dataset: ImageDataset, workdir: Workdir) -> None:
-    """Train one network, or what is left of it, and write it as it is after the last and after the best epoch."""
+def fit(
+    config: RunConfig,
+    model: ModelConfig,
+    dataset: ImageDataset,
+    workdir: Workdir,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> None:
+    """Train one network, or what is left of it, and write it as it is after the last and after the best epoch.
+
+    Args:
+        config: what to do.
+        model: which of its networks.
+        dataset: images to train on and, if there are any, to validate on.
+        workdir: where to leave it.
+        callbacks: called after those that log and checkpoint.
+
+    Raises:
+        UserError: if something is not finite, or the disk is full.
+        Preempted: after SIGTERM, with a checkpoint.
+    """
     defense, train = model.defense, config.train
     if workdir.model_file(defense).exists():
         return
@@ -147,6 +165,7 @@ def fit(config: RunConfig, model: ModelConfig, dataset: ImageDataset, workdir: W
                 callbacks=[
                     keras.callbacks.TensorBoard(workdir.tensorboard(defense), write_graph=False),
                     checkpoints,
+                    *callbacks,
                 ],
                 shuffle=False,  # the batches are shuffled by (seed, epoch) already
                 verbose=1 if sys.stdout.isatty() else 2,
