@@ -422,6 +422,7 @@ def test_parameters_belong_to_their_importance_function(tmp_path):
         (["--defense=vanilla"], ["--search", "[beta]", "vanilla"]),
         (["--search=[top_k]", "--tuner=hyperband"], ["--tuner", "hyperband", "4", "random"]),
         (["--val_examples=0"], ["--val_examples", "0", "never on test images"]),
+        (["--val_every=2"], ["--val_every", "2", "give 1"]),
         (["--workdir=/dev/null/run"], ["--workdir", "/dev/null/run", "another folder"]),
         (["--maxtrials=3"], ["--maxtrials", "--max_trials"]),
     ],

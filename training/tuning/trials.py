@@ -158,6 +158,8 @@ def check(config: SearchConfig, dataset: ImageDataset) -> None:
     if not len(dataset.validation):
         advice = "a search is judged on validation images, never on test images; give a number above 0"
         raise UserError("--val_examples", config.data.val_examples, advice)
+    if config.evaluation.val_every != 1:
+        raise UserError("--val_every", config.evaluation.val_every, "a trial is judged after each epoch; give 1")
     make_oracle(config)
     for name, values in alternatives(config).items():
         for value in values:
