@@ -131,7 +131,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 @pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on(tmp_path):
     """Ended in the middle of training, with code 0 and a sentence; it ends as if it had not been."""
-    argv = [*SMALL, "--twin=null", "--epochs=60", "--export=false", "--attacks=[fgsm]"]
+    argv = [*SMALL, "--twin=null", "--epochs=20", "--export=false", "--attacks=[fgsm]"]
     process = start(*argv, "--workdir=run", cwd=tmp_path)
     checkpoints = tmp_path / "run" / "cifs" / "checkpoints"
     deadline = time.monotonic() + 120
@@ -146,7 +146,7 @@ def test_sigterm_saves_and_the_run_goes_on(tmp_path):
     code, out, err = run(*argv, "--workdir=run", cwd=tmp_path)
     assert code == 0, err
     assert f"continuing after step {int(newest[5:13])}" in out
-    assert len(json.loads((tmp_path / "run" / "cifs" / "history.json").read_text())) == 60
+    assert len(json.loads((tmp_path / "run" / "cifs" / "history.json").read_text())) == 20
 
 
 @pytest.mark.slow

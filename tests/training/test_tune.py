@@ -181,7 +181,7 @@ def test_a_killed_search_goes_on(tmp_path, start, run):
     assert [(row["status"], row["epochs"]) for row in trials] == [("completed", 3)] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_hyperband_continues_the_better_trials(tmp_path, run):
     """Three epochs make two brackets: of three trials of one epoch the best gets two more; two get three at once."""
     argv = [*SMALL, "--tuner=hyperband", "--epochs=3", "--search=[learning_rate]"]
