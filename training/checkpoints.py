@@ -24,6 +24,10 @@ KEPT = 2
 FILE_NAME = re.compile(r"step-(\d+)\.npz")
 BEST = "best.npz"
 WATCHED = "val_robust_accuracy"
+WAY_OUT = (
+    "the same command repeats the step, --on_nan skip goes on without it, "
+    "a smaller --learning_rate with another --workdir may avoid it"
+)
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -58,7 +62,9 @@ class Checkpoints(keras.callbacks.Callback):
         self.steps_per_epoch, self.minutes = steps_per_epoch, minutes
         self.on_nan, self.batch_at, self.requested = on_nan, batch_at, requested
         self.history: list[dict[str, Any]] = []
-        self.skipped, self.saved_at = 0, time.monotonic()
+        self.saved_at = time.monotonic()
+        # Steps that were skipped before, and why: with `--on_nan skip` there may have been some.
+        self.skipped, self.not_finite = 0, dict[str, int]()
 
     def restore(self, trainer: AdversarialTrainer) -> int:
         """Load the newest whole checkpoint into a compiled trainer.
@@ -91,7 +97,7 @@ class Checkpoints(keras.callbacks.Callback):
                 variable.assign(value)
             if step >= self.steps_per_epoch:
                 self.history = read_json(self.history_file)[: step // self.steps_per_epoch]
-            self.skipped = trainer.skipped_steps
+            self.skipped, self.not_finite = trainer.skipped_steps, trainer.not_finite
             return step
         return 0
 
@@ -144,14 +150,14 @@ class Checkpoints(keras.callbacks.Callback):
     def _stop_before(self, step: int) -> None:
         """Keep the state before the step whose update was not finite, and its batch; say what it was."""
         model, epoch = self.model, step // self.steps_per_epoch
-        quantities = list(model.not_finite)
+        quantities = [name for name, count in model.not_finite.items() if count > self.not_finite.get(name, 0)]
         images, labels = self.batch_at(step)
         stem = self.folder.parent / "not_finite" / f"step-{step:08d}"
         write_atomically(stem.with_suffix(".npz"), lambda file: np.savez(file, images=images, labels=labels))
         write_json(stem.with_suffix(".json"), {"epoch": epoch + 1, "step": step, "not_finite": quantities})
         model.optimizer.iterations.assign(step)
-        for counter in (model.skipped, model.not_finite_counts):
-            counter.assign(np.zeros(counter.shape, counter.dtype))
+        model.skipped.assign(self.skipped)
+        model.not_finite_counts.assign([self.not_finite.get(name, 0) for name in model.quantities])
         self._save(step)
         named = quantities[0] + (f" and {len(quantities) - 1} more" if len(quantities) > 1 else "")
         advice = f"{named} was not finite in step {step} (epoch {epoch + 1}), see {stem}.json; {WAY_OUT}"
@@ -160,12 +166,6 @@ class Checkpoints(keras.callbacks.Callback):
     def _files(self) -> list[Path]:
         files = self.folder.glob("step-*.npz") if self.folder.is_dir() else []
         return sorted((file for file in files if FILE_NAME.fullmatch(file.name)), key=_step)
-
-
-WAY_OUT = (
-    "the same command repeats the step, --on_nan skip goes on without it, "
-    "a smaller --learning_rate with another --workdir may avoid it"
-)
 
 
 def best_epoch(history: list[dict[str, Any]]) -> int | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
-from cifs_tf.attacks.objective import HeadsFn, fooled, per_example, value_and_gradient
+from cifs_tf.attacks.objective import fooled, per_example, value_and_gradient
 from cifs_tf.attacks.pgd import PGD
 from cifs_tf.attacks.random import fold_in, normal
 from cifs_tf.errors import UserError
@@ -54,19 +54,15 @@ class FriendlyPGD(PGD):
         if self.num_restarts != 1 or self.keep != "last":
             raise UserError("num_restarts", self.num_restarts, "give 1, and keep last: the attack stops by itself")
 
-    def __call__(
+    def _run(
         self,
-        heads_fn: HeadsFn,
+        weighted_loss: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
         images: tf.Tensor,
         labels: tf.Tensor,
-        *,
-        head_weights: tf.Tensor | np.ndarray,
-        seed: tf.Tensor | None = None,
+        seed: tf.Tensor | None,
     ) -> tf.Tensor:
-        """Attack a batch; see the class."""
         if self.omega and seed is None:
             raise UserError("seed", None, "give one per example (example_seeds) for a random start or omega")
-        weighted_loss = self._weighted_loss(heads_fn, images, labels, head_weights)
         project = self.around(images)
 
         def step(
