@@ -9,11 +9,6 @@ Everything is written to --workdir; the same command again continues there.
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
-import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,13 +19,11 @@ from rich.table import Table
 from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
 from training.cli import parse_config, run_program
+from training.provenance import describe, now
 from training.workdir import Workdir, read_json, write_json
 
 if TYPE_CHECKING:
     from cifs_tf.data import ImageDataset
-
-TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
-PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "tf2onnx", "onnxruntime")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -74,7 +67,7 @@ def _run(config: RunConfig, workdir: Workdir, dataset: ImageDataset) -> dict:
 
     console = Console()
     models = experiment.model_configs(config)
-    result = read_json(workdir.result_file) if workdir.result_file.exists() else describe(config)
+    result = read_json(workdir.result_file) if workdir.result_file.exists() else {**describe(config), "networks": {}}
     if dataset.unreadable:
         names = ", ".join(dataset.unreadable[:5]) + (", ..." if len(dataset.unreadable) > 5 else "")
         console.print(f"{len(dataset.unreadable)} files cannot be read as images and are left out: {names}")
@@ -99,8 +92,9 @@ def _run(config: RunConfig, workdir: Workdir, dataset: ImageDataset) -> dict:
             "parameters": classifier.count_params(),
             "history": read_json(workdir.history_file(defense)),
         }
-        result["finished"] = time.strftime(TIME_FORMAT, time.gmtime())
         write_json(workdir.result_file, result)
+    result.setdefault("finished", now())
+    write_json(workdir.result_file, result)
     console.print(results_table(config, reports))
     if len(models) > 1:
         console.print(footnote(*((model.defense, result["networks"][model.defense]["evaluation"]) for model in models)))
@@ -130,28 +124,6 @@ def _run(config: RunConfig, workdir: Workdir, dataset: ImageDataset) -> dict:
         )
     console.print("Written:", *(f"  {path}" for path in written), sep="\n", soft_wrap=True)
     return result
-
-
-def describe(config: RunConfig) -> dict:
-    """What a result is worth without: config, versions, revision, machine."""
-    revision = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {
-        "config": config.flat(),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in PACKAGES},
-        },
-        "revision": revision.stdout.strip() or None,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "started": time.strftime(TIME_FORMAT, time.gmtime()),
-        "networks": {},
-    }
 
 
 def summarise(report: dict) -> dict:

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from cifs_tf.errors import UserError
 from training.cli import parse_flat, run_program
+from training.provenance import describe, now
 from training.tuning.options import OBJECTIVE, SearchConfig, SearchOptions, groups_of_options
 from training.workdir import Workdir, read_json, write_json
 
@@ -162,7 +163,8 @@ def _write(
         report.write_recipe(rows[0], len(rows), config, argv, workdir.path / "best.yaml")
     # Last of all: its presence says that the search is finished.
     found = {
-        "config": config.flat(),
+        **{key: value for key, value in describe(config).items() if key != "started"},
+        "finished": now(),
         "max_trials": config.search.num_trials,
         "num_validation_images": len(dataset.validation),
         "trials": rows,

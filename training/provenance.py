@@ -1,0 +1,49 @@
+"""Where a result comes from: what every result file says beside its numbers."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from cifs_tf.config import RunConfig
+
+PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "tf2onnx", "onnxruntime", "keras-tuner")
+
+
+def describe(config: RunConfig) -> dict[str, Any]:
+    """What a result is worth nothing without.
+
+    Args:
+        config: of the run, with its seed and precision.
+
+    Returns:
+        `config`, `versions` of Python and packages, git `revision` of the project (None outside a checkout), `machine`,
+        and the time at which it `started` (UTC).
+    """
+    revision = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "config": config.flat(),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in PACKAGES},
+        },
+        "revision": revision.stdout.strip() or None,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "started": now(),
+    }
+
+
+def now() -> str:
+    """The time, as result files have it: UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
