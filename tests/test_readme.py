@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from training.cli import parse_config, parse_options
+from cifs_tf.command_line import parse_options
+from training.cli import parse_config
 from training.evaluate import EvaluateOptions
 
 ROOT = Path(__file__).parents[1]

@@ -21,9 +21,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cifs_tf.command_line import parse_options
 from cifs_tf.config import AttackConfig, DataConfig, ModelConfig, RunConfig, TrainConfig
 from cifs_tf.errors import UserError
-from training.cli import parse_options, run_program
+from training.cli import run_program
 from training.workdir import write_json
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "reference" / "golden"

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from cifs_tf.command_line import parse_options
 from cifs_tf.config import MaskGradient, Ratio, RunConfig
 from cifs_tf.errors import UserError
-from training.cli import parse_config, parse_options, run_program
+from training.cli import parse_config, run_program
 from training.workdir import Workdir, check_folder
 
 if TYPE_CHECKING:
