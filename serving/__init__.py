@@ -4,4 +4,4 @@ import os
 
 # Twice as fast as TensorFlow's own kernels on a CPU; the same choice as in training.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -28,6 +28,15 @@ hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, m
 hypothesis.settings.load_profile("tests")
 
 
+def pytest_addoption(parser):
+    group = parser.getgroup("serving", "check the serving contract on another server than the local one")
+    group.addoption("--base-url", help="of its REST API, such as http://127.0.0.1:8501")
+    group.addoption("--grpc-target", help="of its gRPC API, such as 127.0.0.1:8500")
+    group.addoption(
+        "--external", action="store_true", help="it is a real TF Serving: leave out what crashes it, or needs its flags"
+    )
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     keras.utils.set_random_seed(0)

@@ -1,0 +1,64 @@
+"""`:classify` and `:regress`: what TF Serving says of them to models that can only predict, which are all of Keras'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+
+from serving.endpoint.json_requests import read_object, read_signature_name
+from serving.endpoint.json_text import Members, parse, quote
+from serving.endpoint.signatures import DEFAULT_SIGNATURE
+from serving.endpoint.status import Code, StatusError, invalid_argument
+
+WORDS = {"classify": "classification", "regress": "regression"}
+
+
+def check_examples_body(text: bytes) -> str:
+    """Check the body of a `:classify` or `:regress` request.
+
+    Args:
+        text: JSON.
+
+    Returns:
+        the signature that it names, empty for the default.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT for what is no list of examples.
+    """
+    root = read_object(parse(text).root)
+    signature_name = read_signature_name(root)
+    if "examples" not in root.names():
+        raise invalid_argument(
+            f"JSON Value: {quote(root)} When method is classify, key 'examples' is expected and was not found"
+        )
+    examples = root.find("examples")
+    if isinstance(examples, Members) or not isinstance(examples, list):
+        raise invalid_argument(f"JSON Value: {quote(root)} Expecting 'examples' value to be an list/array")
+    if not examples:
+        raise invalid_argument(f"JSON Value: {quote(root)} 'examples' value is an empty array")
+    for example in examples:
+        if not isinstance(example, Members):
+            raise invalid_argument("Example must be JSON object but got JSON value")
+    return signature_name
+
+
+def check_method(signatures: Mapping[str, SignatureDef], signature_name: str, method: str) -> StatusError:
+    """Say why a model cannot classify or regress.
+
+    Args:
+        signatures: of the model.
+        signature_name: empty for `serving_default`.
+        method: `"classify"` or `"regress"`.
+
+    Returns:
+        the error to raise: the signature is unknown, or made for another method, or one that only TensorFlow 1 could
+        export, which this server does not run.
+    """
+    name = signature_name or DEFAULT_SIGNATURE
+    if name not in signatures:
+        return invalid_argument(f"No signature was found with the name: {name}")
+    wanted, found = f"tensorflow/serving/{method}", signatures[name].method_name
+    if found != wanted:
+        return invalid_argument(f"Expected {WORDS[method]} signature method_name to be {wanted}. Was: {found}")
+    return StatusError(Code.UNIMPLEMENTED, f"This server runs predict signatures only; {name} is made for {wanted}")

@@ -1,0 +1,279 @@
+"""TF Serving's gRPC API: PredictionService and ModelService."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, ClassificationResponse
+from tensorflow_serving.apis.get_model_metadata_pb2 import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    SignatureDefMap,
+)
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest, GetModelStatusResponse
+from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
+from tensorflow_serving.apis.model_pb2 import ModelSpec
+from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
+
+from serving.endpoint.classification import check_method
+from serving.endpoint.model_configs import to_configs
+from serving.endpoint.predictor import Predictor
+from serving.endpoint.status import Code, StatusError, invalid_argument
+from serving.endpoint.versions import Version
+
+LOGGER = logging.getLogger("serving")
+MESSAGE_CHARACTERS = 1024
+TRUNCATED = "...TRUNCATED"
+HEALTH_NAMES = ("", "PredictionService", "ModelService", "tensorflow.serving.PredictionService")
+# Where a TensorProto keeps values of a type; clients read these fields by name.
+FIELDS = {
+    types_pb2.DT_FLOAT: "float_val",
+    types_pb2.DT_DOUBLE: "double_val",
+    types_pb2.DT_INT64: "int64_val",
+    types_pb2.DT_BOOL: "bool_val",
+    types_pb2.DT_UINT32: "uint32_val",
+    types_pb2.DT_UINT64: "uint64_val",
+    types_pb2.DT_STRING: "string_val",
+    **dict.fromkeys((types_pb2.DT_INT32, types_pb2.DT_INT16, types_pb2.DT_INT8, types_pb2.DT_UINT8), "int_val"),
+}
+
+
+class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Predict and GetModelMetadata.
+
+    Args:
+        predictor: answers what was asked.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+
+    def Predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:
+        """Run a model."""
+        started = time.monotonic()
+        with _answering(context), self._count(request.model_spec, "Predict"), self._use(request) as version:
+            limit = self._predictor.limits.max_request_bytes
+            inputs = {name: read_tensor(name, proto, limit) for name, proto in request.inputs.items()}
+            spec = request.model_spec
+            outputs = self._predictor.predict(
+                version, spec.signature_name, inputs, tuple(request.output_filter), started
+            )
+            response = PredictResponse(model_spec=_spec(version, spec.signature_name or "serving_default"))
+            for name, tensor in outputs.items():
+                write_tensor(tensor, response.outputs[name])
+            return response
+
+    def GetModelMetadata(
+        self, request: GetModelMetadataRequest, context: grpc.ServicerContext
+    ) -> GetModelMetadataResponse:
+        """Say what a model's signatures are."""
+        with _answering(context):
+            if not request.HasField("model_spec"):
+                raise invalid_argument("Missing ModelSpec")
+            if not request.metadata_field:
+                raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
+            for field in request.metadata_field:
+                if field != "signature_def":
+                    raise invalid_argument(f"Metadata field {field} is not supported")
+            with self._use(request) as version:
+                assert version.servable is not None, "a version in use is loaded"
+                signatures = SignatureDefMap()
+                for name, signature in version.servable.signatures.items():
+                    signatures.signature_def[name].CopyFrom(signature)
+                response = GetModelMetadataResponse(model_spec=_spec(version))
+            response.metadata["signature_def"].Pack(signatures)
+            return response
+
+    def Classify(self, request: ClassificationRequest, context: grpc.ServicerContext) -> ClassificationResponse:
+        """Say why a model cannot."""
+        with _answering(context), self._count(request.model_spec, "Classify"), self._use(request) as version:
+            assert version.servable is not None, "a version in use is loaded"
+            raise check_method(version.servable.signatures, request.model_spec.signature_name, "classify")
+
+    def Regress(self, request: RegressionRequest, context: grpc.ServicerContext) -> RegressionResponse:
+        """Say why a model cannot."""
+        with _answering(context), self._count(request.model_spec, "Regress"), self._use(request) as version:
+            assert version.servable is not None, "a version in use is loaded"
+            raise check_method(version.servable.signatures, request.model_spec.signature_name, "regress")
+
+    def _use(self, request: Any) -> contextlib.AbstractContextManager[Version]:
+        if not request.HasField("model_spec"):
+            raise invalid_argument("Missing ModelSpec")
+        spec = request.model_spec
+        if not spec.name:
+            raise invalid_argument("ModelSpec has no name specified.")
+        number = spec.version.value if spec.HasField("version") else None
+        return self._predictor.versions.use(spec.name, number, spec.version_label or None)
+
+    def _count(self, spec: ModelSpec, api: str) -> contextlib.AbstractContextManager[None]:
+        if spec.name not in self._predictor.versions.configs():
+            return contextlib.nullcontext()
+        return self._predictor.metrics.request(spec.name, api, "GRPC")
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """GetModelStatus and HandleReloadConfigRequest.
+
+    Args:
+        predictor: with the versions.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._versions = predictor.versions
+
+    def GetModelStatus(self, request: GetModelStatusRequest, context: grpc.ServicerContext) -> GetModelStatusResponse:
+        """Say in which state versions are."""
+        with _answering(context):
+            if not request.HasField("model_spec"):
+                raise invalid_argument("Missing ModelSpec")
+            spec = request.model_spec
+            number = spec.version.value if spec.HasField("version") else None
+            return GetModelStatusResponse(model_version_status=self._versions.states(spec.name, number))
+
+    def HandleReloadConfigRequest(
+        self, request: ReloadConfigRequest, context: grpc.ServicerContext
+    ) -> ReloadConfigResponse:
+        """Change labels, policies and which of the server's own models are served; a request names no new folder."""
+        with _answering(context):
+            if not request.HasField("config") or not request.config.HasField("model_config_list"):
+                raise invalid_argument("ReloadConfigRequest has no model_config_list")
+            known = {config.name: config.base_path for config in self._versions.configs().values()}
+            for model in request.config.model_config_list.config:
+                if known.get(model.name) != Path(model.base_path):
+                    raise StatusError(
+                        Code.PERMISSION_DENIED,
+                        f"This server takes the folders of its models from its own command line and files only; "
+                        f"{model.name} at {model.base_path} is none of them",
+                    )
+            self._versions.configure(to_configs(request.config))
+            self._versions.poll()
+            response = ReloadConfigResponse()
+            response.status.SetInParent()
+            return response
+
+
+def make_grpc_server(
+    predictor: Predictor,
+    address: str,
+    *,
+    num_threads: int,
+    health_service: bool = False,
+    credentials: grpc.ServerCredentials | None = None,
+) -> tuple[grpc.Server, int]:
+    """Bind, but do not start, a server.
+
+    Args:
+        predictor: answers what was asked.
+        address: HOST:PORT, or `unix:PATH`.
+        num_threads: that decode and answer, >= 1.
+        health_service: whether to answer gRPC's health checks. Default false.
+        credentials: of TLS. Default none.
+
+    Returns:
+        the server, and its port.
+
+    Raises:
+        RuntimeError: if the address cannot be bound.
+    """
+    limits = predictor.limits
+    server = grpc.server(
+        ThreadPoolExecutor(num_threads, thread_name_prefix="grpc"),
+        options=[
+            ("grpc.max_receive_message_length", limits.max_request_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),
+        ],
+        maximum_concurrent_rpcs=limits.max_concurrent_requests,
+    )
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(predictor), server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(predictor), server)
+    if health_service:
+        servicer = health.HealthServicer()
+        for name in HEALTH_NAMES:
+            servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    return server, port
+
+
+def read_tensor(name: str, proto: TensorProto, limit: int) -> np.ndarray:
+    """Read a tensor, as long as it is not much larger than its message: one value may stand for a whole shape.
+
+    Args:
+        name: of the input, for the message.
+        proto: the tensor.
+        limit: bytes of the tensor, > 0.
+
+    Returns:
+        the values.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT if it is malformed, RESOURCE_EXHAUSTED if it is too large.
+    """
+    sizes = [dim.size for dim in proto.tensor_shape.dim]
+    if proto.tensor_shape.unknown_rank or any(size < 0 for size in sizes) or proto.dtype == types_pb2.DT_INVALID:
+        raise invalid_argument(f"tensor parsing error: {name}")
+    num_bytes = 1
+    for size in sizes:
+        num_bytes *= size
+    try:
+        dtype = tf.as_dtype(proto.dtype)
+        num_bytes *= dtype.size or 1
+        if num_bytes > limit:
+            raise StatusError(Code.RESOURCE_EXHAUSTED, f"Tensor {name} would take {num_bytes} bytes, more than {limit}")
+        return tf.make_ndarray(proto)
+    except (ValueError, TypeError, NotImplementedError, AttributeError, OverflowError) as error:
+        raise invalid_argument(f"tensor parsing error: {name}") from error
+
+
+def write_tensor(tensor: np.ndarray, proto: TensorProto) -> None:
+    """Write a tensor into the fields that TF Serving fills, which clients read by name.
+
+    Args:
+        tensor: values.
+        proto: an empty message.
+    """
+    dtype = tf.as_dtype(tensor.dtype).as_datatype_enum
+    if dtype not in FIELDS:
+        proto.CopyFrom(tf.make_tensor_proto(tensor))
+        return
+    proto.dtype = dtype
+    proto.tensor_shape.SetInParent()
+    for size in tensor.shape:
+        proto.tensor_shape.dim.add(size=size)
+    getattr(proto, FIELDS[dtype]).extend(tensor.reshape(-1).tolist())
+
+
+@contextlib.contextmanager
+def _answering(context: grpc.ServicerContext) -> Iterator[None]:
+    """End a call with a status instead of an exception."""
+    try:
+        yield
+    except StatusError as error:
+        message = error.message
+        if len(message) > MESSAGE_CHARACTERS:
+            message = message[:MESSAGE_CHARACTERS] + TRUNCATED
+        context.abort(error.code, message)
+    except Exception:
+        LOGGER.exception("a gRPC call failed")
+        context.abort(Code.INTERNAL, "The server failed to answer this request; its log says why")
+
+
+def _spec(version: Version, signature_name: str = "") -> ModelSpec:
+    spec = ModelSpec(name=version.model, signature_name=signature_name)
+    spec.version.value = version.number
+    return spec

@@ -1,0 +1,51 @@
+"""The errors of the contract: gRPC's status codes, and how REST says them."""
+
+from __future__ import annotations
+
+import grpc
+
+Code = grpc.StatusCode
+
+HTTP_STATUS = {
+    Code.OK: 200,
+    Code.CANCELLED: 499,
+    Code.UNKNOWN: 500,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.DATA_LOSS: 500,
+    Code.UNAUTHENTICATED: 401,
+}
+BY_NUMBER = {code.value[0]: code for code in Code}
+
+
+class StatusError(Exception):
+    """What a request is answered with instead of a prediction.
+
+    Args:
+        code: gRPC's status code; REST answers with `HTTP_STATUS[code]`.
+        message: TF Serving's own words, wherever it has any for the case.
+
+    Example:
+        >>> raise StatusError(Code.NOT_FOUND, "Servable not found for request: Latest(m)")
+        Traceback (most recent call last):
+        serving.status.StatusError: NOT_FOUND: Servable not found for request: Latest(m)
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        self.code, self.message = code, message
+        super().__init__(f"{code.name}: {message}")
+
+
+def invalid_argument(message: str) -> StatusError:
+    """Return the most frequent of them."""
+    return StatusError(Code.INVALID_ARGUMENT, message)
