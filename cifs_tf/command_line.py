@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import importlib
+import itertools
+import os
 import re
 import sys
 import types
@@ -16,7 +19,7 @@ from typing import Any, Literal, NoReturn
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import register_type
 
-from cifs_tf.config import GROUPS, Ratio, RunConfig
+from cifs_tf.config import GROUPS, ModelConfig, Ratio, RunConfig
 from cifs_tf.errors import UserError
 
 EXIT_USER_ERROR = 2
@@ -88,6 +91,23 @@ def run_program(main: Callable[[Sequence[str]], int | None], options: Sequence[s
     sys.exit(code)
 
 
+def import_plugins(model: ModelConfig) -> None:
+    """Import the modules of a user, from the current folder or PYTHONPATH, that register what a network uses.
+
+    Raises:
+        UserError: if one cannot be imported.
+    """
+    if model.plugins and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for name in model.plugins:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever a user's module does when it runs
+            reason = f"{type(error).__name__}: {error}"
+            advice = f"it cannot be imported ({reason}), give a module of this folder or of PYTHONPATH"
+            raise UserError("--plugins", name, advice) from error
+
+
 def names_of(options_class: type) -> list[str]:
     """Names of a dataclass' options."""
     return [field.name for field in dataclasses.fields(options_class)]
@@ -143,10 +163,10 @@ def value_of(name: str, arguments: Sequence[str]) -> str | None:
 
 def _with_true(arguments: Sequence[str], hints: dict[str, Any]) -> list[str]:
     """Give a value to the options that are true or false and stand alone."""
-    following = [*arguments[1:], "--"]
+    flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
     return [
-        f"{argument}=true" if hints.get(argument.removeprefix("--")) is bool and after.startswith("-") else argument
-        for argument, after in zip(arguments, following, strict=True)
+        f"{argument}=true" if argument in flags and after.startswith("--") else argument
+        for argument, after in itertools.pairwise([*arguments, "--"])
     ]
 
 

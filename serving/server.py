@@ -14,9 +14,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from cifs_tf.command_line import names_of, parse_options, run_program
+from cifs_tf.errors import UserError
 
 CPUS = os.cpu_count() or 1
 
@@ -94,6 +96,30 @@ class ServerOptions:
     max_connections: int = 1024
     receive_timeout_in_ms: int = 30000
     drain_timeout_in_ms: int = 30000
+
+    def __post_init__(self) -> None:
+        if (self.model_base_path is None) == (self.model_config_file is None):
+            received = self.model_base_path
+            raise UserError("--model_base_path", received, "give either it or --model_config_file")
+        if self.model_base_path is not None and not Path(self.model_base_path).is_dir():
+            advice = "there is no such folder, give the one that holds the versions, such as runs/digits/export/cifs"
+            raise UserError("--model_base_path", self.model_base_path, advice)
+        if not (self.port or self.rest_api_port or self.grpc_socket_path):
+            raise UserError("--port", 0, "give a port here or to --rest_api_port, with none nobody can ask anything")
+        for name in ("port", "rest_api_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise UserError(f"--{name}", getattr(self, name), "give a port from 1 to 65535, or 0 for none")
+        if self.port and self.port == self.rest_api_port:
+            raise UserError("--rest_api_port", self.port, "gRPC has it, give another")
+        may_be_zero = ("port", "rest_api_port", "max_num_load_retries", "file_system_poll_wait_seconds")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            free = (*may_be_zero, "model_config_file_poll_wait_seconds", "load_retry_interval_micros")
+            least = 0 if field.name in free or field.name.startswith("tensorflow_") else 1
+            if isinstance(value, int | float) and not isinstance(value, bool) and value < least:
+                raise UserError(f"--{field.name}", value, f"give {least} or more")
+        if self.batching_parameters_file and not self.enable_batching:
+            raise UserError("--batching_parameters_file", self.batching_parameters_file, "give --enable_batching too")
 
 
 def main(argv: Sequence[str]) -> int:

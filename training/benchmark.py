@@ -3,6 +3,7 @@
     python training/benchmark.py step                ResNet-18, batch 64, PGD-10: up to an hour on two cores
     python training/benchmark.py step --width 16 --pairs 5 --json step.json
     python training/benchmark.py attack --recording FILE.npz     our AutoAttack beside the official one's seconds
+    python training/benchmark.py serve               REST and gRPC requests beside calls of the model itself
 
 FLOPs are counted from the layers' shapes, 2 per multiply-accumulate of every convolution and dense layer.
 A forward pass is F; a step of an attack 2 F (forward, and backward to the image); an update 3 F (forward, and
@@ -11,6 +12,7 @@ backward to inputs and kernels) without the first layer's gradient to the image 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
@@ -28,6 +30,8 @@ from training.cli import run_program
 from training.workdir import write_json
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "reference" / "golden"
+# Columns of the table of `serve`.
+TEXTS = ("{:.1f}", "{:.0f}%", "{:.1f}", "{:.1f}")
 DEFENSES: tuple[Literal["cifs", "vanilla"], ...] = ("cifs", "vanilla")
 
 
@@ -238,7 +242,95 @@ def attack(options: AttackOptions) -> dict:
     return result
 
 
-COMMANDS: dict[str, tuple[type, Callable]] = {"step": (StepOptions, step), "attack": (AttackOptions, attack)}
+@dataclasses.dataclass(frozen=True)
+class ServeOptions:
+    """Requests to serving/server.py, beside calls of the same SavedModel in a loop.
+
+    Args:
+        arch: backbone of the CIFS network, with random weights.
+        width: channels of the backbone's stem.
+        image_size: side of the images in pixels.
+        clients: that ask at a time.
+        seconds: of each measurement.
+        rounds: how often everything is measured, in turns.
+        json: file for everything that was measured; null for none.
+    """
+
+    arch: Literal["resnet10", "resnet18", "resnet34"] = "resnet18"
+    width: int = 32
+    image_size: int = 32
+    clients: int = 8
+    seconds: float = 10
+    rounds: int = 3
+    json: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("width", "image_size", "clients", "seconds", "rounds"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"--{name}", getattr(self, name), "give a number above 0")
+
+
+def serve(options: ServeOptions) -> dict:
+    """Measure throughput and latency of the local server, without and with batching, and print a table.
+
+    Returns:
+        what the JSON file holds.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    from cifs_tf.export import export
+    from cifs_tf.models import build_classifier
+    from training import machine, serving_load
+
+    console = Console()
+    shape = (options.image_size, options.image_size, 3)
+    classifier = build_classifier(ModelConfig(arch=options.arch, width=options.width), shape, 10)
+    pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    image, file = (pixels / 255).astype(np.float32), tf.io.encode_png(pixels).numpy()
+    found: dict[str, list[dict]] = {}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        base = Path(folder) / "cifs"
+        version = export(classifier, base, formats=("savedmodel",))
+        clients: dict[str, list[serving_load.Ask]] = {"direct": [serving_load.direct_client(version, image)]}
+        for label, arguments in (("", ()), (", batching", ("--enable_batching",))):
+            rest, rpc = stack.enter_context(serving_load.running_server(base, "cifs", *arguments))
+            count = range(options.clients)
+            clients[f"REST, encoded{label}"] = [serving_load.rest_client(rest, "cifs", file) for _ in count]
+            clients[f"gRPC, float{label}"] = [serving_load.grpc_client(rpc, "cifs", image) for _ in count]
+        for number in range(options.rounds):
+            for name, asking in clients.items():
+                found.setdefault(name, []).append(serving_load.measure(asking, options.seconds))
+            latest = ", ".join(f"{name} {runs[-1]['requests_per_second']:.1f}" for name, runs in found.items())
+            console.print(f"round {number + 1} of {options.rounds}: {latest} requests a second", soft_wrap=True)
+    table = Table(
+        title=f"{options.arch}, width {options.width}: {options.clients} clients, one process", box=box.SIMPLE
+    )
+    for heading in ("", "requests/s", "of direct", "p50 ms", "p99 ms"):
+        table.add_column(heading, justify="right" if heading else "left")
+    medians = {
+        name: {key: float(np.median([run[key] for run in runs])) for key in runs[0]} for name, runs in found.items()
+    }
+    rates = {name: np.array([run["requests_per_second"] for run in runs]) for name, runs in found.items()}
+    ratios = {name: float(np.median(rate / rates["direct"])) for name, rate in rates.items()}
+    for name, median in medians.items():
+        numbers = median["requests_per_second"], 100 * ratios[name], median["p50_ms"], median["p99_ms"]
+        table.add_row(name, *(text.format(value) for text, value in zip(TEXTS, numbers, strict=True)))
+    console.print(table)
+    return {
+        "command": "serve",
+        "options": {**dataclasses.asdict(options), "json": None},
+        "machine": machine.describe_machine(),
+        "rounds": found,
+        "ratio_to_direct": ratios,
+    }
+
+
+COMMANDS: dict[str, tuple[type, Callable]] = {
+    "step": (StepOptions, step),
+    "attack": (AttackOptions, attack),
+    "serve": (ServeOptions, serve),
+}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,8 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
 
+from cifs_tf.errors import UserError
+from serving.config_files import check_model_config
 from serving.endpoint.classification import check_method
 from serving.endpoint.model_configs import to_configs
 from serving.endpoint.predictor import Predictor
@@ -151,6 +154,10 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         with _answering(context):
             if not request.HasField("config") or not request.config.HasField("model_config_list"):
                 raise invalid_argument("ReloadConfigRequest has no model_config_list")
+            try:
+                check_model_config(request.config)
+            except UserError as error:
+                raise invalid_argument(str(error)) from error
             known = {config.name: config.base_path for config in self._versions.configs().values()}
             for model in request.config.model_config_list.config:
                 if known.get(model.name) != Path(model.base_path):
@@ -166,11 +173,37 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             return response
 
 
+class Farewell(grpc.ServerInterceptor):
+    """Refuses calls that come when the server is about to end; those that came before are answered.
+
+    gRPC itself cancels what it has received and not begun when it shuts down: a client that was told before calls
+    somebody else.
+
+    Args:
+        ending: set when the end begins.
+    """
+
+    def __init__(self, ending: threading.Event) -> None:
+        self._ending = ending
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Put a refusal in the handler's place."""
+        handler = continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None or not self._ending.is_set():
+            return handler
+        return grpc.unary_unary_rpc_method_handler(
+            lambda request, context: context.abort(Code.UNAVAILABLE, "The server is ending"),
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+
+
 def make_grpc_server(
     predictor: Predictor,
     address: str,
     *,
     num_threads: int,
+    ending: threading.Event,
     health_service: bool = False,
     credentials: grpc.ServerCredentials | None = None,
 ) -> tuple[grpc.Server, int]:
@@ -180,6 +213,7 @@ def make_grpc_server(
         predictor: answers what was asked.
         address: HOST:PORT, or `unix:PATH`.
         num_threads: that decode and answer, >= 1.
+        ending: set when the end begins, see `Farewell`.
         health_service: whether to answer gRPC's health checks. Default false.
         credentials: of TLS. Default none.
 
@@ -197,6 +231,7 @@ def make_grpc_server(
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
         ],
+        interceptors=[Farewell(ending)],
         maximum_concurrent_rpcs=limits.max_concurrent_requests,
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(predictor), server)

@@ -33,6 +33,7 @@ INTEGER_RANGES = {
 }
 FLOATS = (types_pb2.DT_FLOAT, types_pb2.DT_DOUBLE)
 
+MAX_RANK = 64  # NumPy's
 Lookup = Callable[[str], Mapping[str, TensorInfo]]
 _WHITESPACE = re.compile(r"[\t-\r ]+")
 
@@ -283,7 +284,8 @@ def _decode_base64(value: Members) -> bytes:
 
 
 def _tensor(values: list, shape: list[int], dtype: int, name: str) -> np.ndarray:
-    if len(values) != _size(shape):  # a row that names an input twice
+    # A row that names an input twice; more dimensions than a tensor can have.
+    if len(values) != _size(shape) or len(shape) > MAX_RANK:
         raise invalid_argument(f"tensor parsing error: {name}")
     if dtype == types_pb2.DT_STRING:
         tensor = np.empty(len(values), object)

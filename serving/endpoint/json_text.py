@@ -6,6 +6,7 @@ import dataclasses
 import decimal
 import math
 import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import rapidjson
 from serving.endpoint.status import invalid_argument
 
 MAX_DEPTH = 1000
+# A text that deep is walked by functions that call themselves, a few frames a level.
+sys.setrecursionlimit(max(sys.getrecursionlimit(), 5 * MAX_DEPTH))
 # Where TF Serving cuts a value that it quotes in an error: nothing is begun after so many characters.
 QUOTED_CHARACTERS = 256
 BOM = b"\xef\xbb\xbf"

@@ -294,7 +294,8 @@ def _error_body(message: str) -> str:
     writer = Writer()
     writer.start(array=False)
     writer.key("error")
-    writer.raw(string_text(message))
+    # What is quoted from a body that is no UTF-8 must not make an answer that is none.
+    writer.raw(string_text(message.encode(errors="surrogateescape").decode(errors="replace")))
     writer.end()
     return writer.text()
 

@@ -49,9 +49,8 @@ def serve(options: Any) -> None:
         options: `serving.server.ServerOptions`.
 
     Raises:
-        UserError: for an option that cannot be met; nothing was served then.
+        UserError: for a file or an address that cannot be used; nothing was served then.
     """
-    _check(options)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     LOGGER.addHandler(handler)
@@ -131,12 +130,12 @@ class _Server:
             await stopping
             LOGGER.info("ending: answering what has come")
             self._ending.set()
+            self._api.draining = True
+            for server in http_server.servers if http_task else ():
+                server.close()
+            await asyncio.sleep(GOODBYE_SECONDS)
             grpc_stopped = grpc_server.stop(options.drain_timeout_in_ms / 1000) if grpc_server else None
             if http_task:
-                self._api.draining = True
-                for server in http_server.servers:
-                    server.close()
-                await asyncio.sleep(GOODBYE_SECONDS)
                 http_server.should_exit = True
                 await http_task
             if grpc_stopped:
@@ -162,6 +161,7 @@ class _Server:
                 self._predictor,
                 addresses[0],
                 num_threads=options.grpc_max_threads,
+                ending=self._ending,
                 health_service=options.enable_grpc_healthcheck_service,
                 credentials=credentials,
             )
@@ -232,33 +232,6 @@ class _HttpServer(uvicorn.Server):
 
     def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
         return contextlib.nullcontext()
-
-
-def _check(options: Any) -> None:
-    if (options.model_base_path is None) == (options.model_config_file is None):
-        received = options.model_base_path
-        raise UserError("--model_base_path", received, "give either it or --model_config_file")
-    if options.model_base_path is not None and not Path(options.model_base_path).is_dir():
-        advice = (
-            "there is no such folder, give the one whose subfolders are the versions, such as runs/digits/export/cifs"
-        )
-        raise UserError("--model_base_path", options.model_base_path, advice)
-    if not (options.port or options.rest_api_port or options.grpc_socket_path):
-        raise UserError("--port", 0, "give a port here or to --rest_api_port, with none nobody can ask anything")
-    for name in ("port", "rest_api_port"):
-        if not 0 <= getattr(options, name) <= 65535:
-            raise UserError(f"--{name}", getattr(options, name), "give a port from 1 to 65535, or 0 for none")
-    if options.port and options.port == options.rest_api_port:
-        raise UserError("--rest_api_port", options.port, "gRPC has it, give another")
-    may_be_zero = ("port", "rest_api_port", "max_num_load_retries", "file_system_poll_wait_seconds")
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        free = (*may_be_zero, "model_config_file_poll_wait_seconds", "load_retry_interval_micros")
-        least = 0 if field.name in free or field.name.startswith("tensorflow_") else 1
-        if isinstance(value, int | float) and not isinstance(value, bool) and value < least:
-            raise UserError(f"--{field.name}", value, f"give {least} or more")
-    if options.batching_parameters_file and not options.enable_batching:
-        raise UserError("--batching_parameters_file", options.batching_parameters_file, "give --enable_batching too")
 
 
 def _configs(options: Any) -> list[ModelConfig]:

@@ -72,7 +72,9 @@ def test_recorded_pairs(endpoint, recorded):
     assert response.status_code == recorded["http"], response.text[:500]
     if response.status_code != 200:
         expected = json.loads(recorded["raw"])["error"]
-        same = error_of(response) == expected if "{{" not in expected else masked(error_of(response)) == masked(expected)
+        same = (
+            error_of(response) == expected if "{{" not in expected else masked(error_of(response)) == masked(expected)
+        )
         assert same, (error_of(response), expected)
         return
     assert structure(response.json()) == structure(json.loads(recorded["raw"]))

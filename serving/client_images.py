@@ -1,0 +1,174 @@
+"""Images as a client sends them: the bytes of a PNG or JPEG file, or a float array of the network's shape."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from cifs_tf.errors import UserError
+
+Picture = str | Path | bytes | np.ndarray
+Shape = tuple[int, int, int]
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """List image files, and those in folders.
+
+    Args:
+        paths: files, taken whatever their suffix; and folders, of which the files with a suffix of `SUFFIXES` are
+            taken, by name.
+
+    Returns:
+        the files.
+
+    Raises:
+        UserError: if there is no such file, or a folder without images.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise UserError("images", path, f"the folder has no {', '.join(SUFFIXES)} file, give another")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise UserError("images", path, "there is no such file, give PNG or JPEG files, or folders of them")
+    if not found:
+        raise UserError("images", "none", "give PNG or JPEG files, or folders of them, in front of the options")
+    return found
+
+
+def to_bytes(image: Picture, resize_to: Shape | None = None) -> bytes:
+    """Turn an image into the bytes of a PNG or JPEG file.
+
+    Args:
+        image: a file, its bytes, or a uint8 array (height, width, channels) or (height, width).
+        resize_to: height, width and channels of the result, which is PNG then if it has to be resized. Default None:
+            the bytes of a file as they are, whatever its size; the server says whether it takes them.
+
+    Returns:
+        a file's bytes.
+
+    Raises:
+        UserError: if it is no image.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8:
+            advice = "give a uint8 array, or take a signature whose input is a float image, such as serving_default"
+            raise UserError("images", f"an array of {image.dtype}", advice)
+        picture = _from_array(image)
+        return _png(picture if resize_to is None else _resize(picture, resize_to))
+    content, name = _content(image)
+    picture = _open(content, name)
+    return content if resize_to is None or _fits(picture, resize_to) else _png(_resize(picture, resize_to))
+
+
+def to_array(image: Picture, shape: Shape, resize: bool = False) -> np.ndarray:
+    """Turn an image into a float array of the network's shape.
+
+    Args:
+        image: a file, its bytes, a uint8 array, or a float array in [0, 1] that has the shape.
+        shape: height, width and channels that the network takes; 1 channel is grey, 3 are red, green and blue.
+        resize: whether an image of another size is resized.
+
+    Returns:
+        float32 in [0, 1]; of a JPEG file it may differ by 1/255 here and there from what the server would decode.
+
+    Raises:
+        UserError: if it is no image, or its size is not that of the network.
+    """
+    if isinstance(image, np.ndarray) and image.dtype != np.uint8:
+        if image.shape != shape:
+            raise UserError("images", f"an array of shape {image.shape}", f"the network takes {shape}, give that")
+        return image.astype(np.float32)
+    if shape[2] not in _MODES:
+        raise UserError("images", image_name(image), f"the network takes {shape[2]} channels, give float arrays")
+    if isinstance(image, np.ndarray):
+        picture, name = _from_array(image), "an array"
+    else:
+        content, name = _content(image)
+        picture = _open(content, name)
+    if not _fits(picture, shape):
+        if not resize:
+            raise wrong_size(name, picture.size, shape)
+        picture = _resize(picture, shape)
+    return (np.asarray(_eight_bits(picture).convert(_MODES[shape[2]]), np.float32) / 255).reshape(shape)
+
+
+def find_wrong_size(images: Sequence[Picture], shape: Shape) -> UserError | None:
+    """Say which image, if any, has not the network's size."""
+    for image in images:
+        picture = _from_array(image) if isinstance(image, np.ndarray) else _open(*_content(image))
+        if not _fits(picture, shape):
+            return wrong_size(image_name(image), picture.size, shape)
+    return None
+
+
+def wrong_size(name: str, size: tuple[int, int], shape: Shape) -> UserError:
+    """Refuse an image whose size is not that of the network."""
+    advice = f"the network takes {shape[1]} by {shape[0]} pixels, give such images, or --resize to have them resized"
+    return UserError("images", f"{name}, {size[0]} by {size[1]} pixels", advice)
+
+
+def image_name(image: Picture) -> str:
+    """Name of an image in messages and tables."""
+    if isinstance(image, np.ndarray):
+        return "an array"
+    return f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
+
+
+def _content(image: str | Path | bytes) -> tuple[bytes, str]:
+    if isinstance(image, bytes):
+        return image, image_name(image)
+    try:
+        return Path(image).read_bytes(), str(image)
+    except OSError as error:
+        raise UserError("images", image, f"give a readable PNG or JPEG file ({error.strerror})") from error
+
+
+def _open(content: bytes, name: str) -> Image.Image:
+    try:
+        picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        picture.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError("images", name, "it cannot be read as an image, give PNG or JPEG files") from error
+    return picture
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    squeezed = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if squeezed.ndim not in (2, 3) or (squeezed.ndim == 3 and squeezed.shape[2] != 3):
+        advice = "give (height, width, channels) with 1 or 3 channels, one image at a time"
+        raise UserError("images", f"an array of shape {array.shape}", advice)
+    return Image.fromarray(squeezed)
+
+
+def _fits(picture: Image.Image, shape: Shape) -> bool:
+    return picture.size == (shape[1], shape[0])
+
+
+def _resize(picture: Image.Image, shape: Shape) -> Image.Image:
+    mode = _MODES.get(shape[2], "RGB")
+    return _eight_bits(picture).convert(mode).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Keep the upper 8 bits of 16, as the server does; Pillow's conversion would cut off what is above 255."""
+    if not picture.mode.startswith("I"):
+        return picture
+    return Image.fromarray((np.asarray(picture).astype(np.int32) >> 8).clip(0, 255).astype(np.uint8))
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,173 @@
+"""What a client shows: the likeliest classes, and the most important channels in the terminal or in a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.bar import Bar
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cifs_tf.errors import UserError
+
+Outputs = Mapping[str, np.ndarray]
+
+
+def read_labels(path: str | Path | None) -> list[str] | None:
+    """Read the names of classes.
+
+    Args:
+        path: JSON file: a list of names, or an object from class number to name. None gives None.
+
+    Returns:
+        names in the order of the classes.
+
+    Raises:
+        UserError: if it is no such file.
+    """
+    if path is None:
+        return None
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError("labels", path, f"give a readable JSON file ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError("labels", path, f"it is not JSON ({error})") from error
+    if isinstance(content, dict):
+        numbered = {int(key): name for key, name in content.items() if key.isdecimal()}
+        content = [numbered.get(index) for index in range(len(content))]
+    if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
+        raise UserError("labels", path, 'give a list of names, or an object such as {"0": "cat", "1": "dog"}')
+    return content
+
+
+def class_name(index: int, labels: Sequence[str] | None) -> str:
+    """Name of a class, or its number if it has none."""
+    return labels[index] if labels and index < len(labels) else f"class {index}"
+
+
+def prediction_table(
+    files: Sequence[str], probabilities: np.ndarray, top: int = 3, labels: Sequence[str] | None = None
+) -> Table:
+    """Lay out the likeliest classes of each image.
+
+    Args:
+        files: names of the images.
+        probabilities: (images, classes).
+        top: how many classes, from 1.
+        labels: names of the classes. Default None: their numbers.
+
+    Returns:
+        a table with `top` rows an image.
+    """
+    table = Table("image", "class", box=box.SIMPLE_HEAD)
+    table.add_column("probability", justify="right")
+    for file, row in zip(files, probabilities, strict=True):
+        for rank, index in enumerate(np.argsort(-row, kind="stable")[:top]):
+            name = Text(class_name(int(index), labels), style="" if rank else "bold")
+            table.add_row(Text("" if rank else file), name, f"{100 * row[index]:.2f} %")
+        table.add_section()
+    return table
+
+
+def explanation(
+    files: Sequence[str], outputs: Outputs, channels: int = 8, labels: Sequence[str] | None = None
+) -> Iterator[RenderableType]:
+    """Lay out how each image was decided: the heads' verdicts, and the most important channels of each layer.
+
+    Args:
+        files: names of the images.
+        outputs: of the signature `explain`.
+        channels: how many of a layer, from 1.
+        labels: names of the classes. Default None: their numbers.
+
+    Returns:
+        for each image, what to print.
+    """
+    layers = layers_of(outputs)
+    for index, file in enumerate(files):
+        verdicts = [class_name(int(head.argmax()), labels) for head in outputs["heads"][index]]
+        said = [f"output: {verdicts[0]}", *(f"probe {number}: {v}" for number, v in enumerate(verdicts[1:], start=1))]
+        lines = [Text(file, style="bold")]
+        if "disagreement" in outputs:  # a model without probes has nothing that could disagree
+            value = outputs["disagreement"][index]
+            lines.append(Text(f"disagreement {value:.3f} (0: output and probes agree, 1: not at all)"))
+        lines += [Text(", ".join(said)), Text()]
+        yield Group(*lines, *(_bars(layer, index, outputs, channels) for layer in layers))
+
+
+def draw(
+    file: str | Path,
+    files: Sequence[str],
+    images: np.ndarray,
+    outputs: Outputs,
+    channels: int = 8,
+    labels: Sequence[str] | None = None,
+) -> None:
+    """Draw each image beside bars of the most important channels of each layer, into one picture.
+
+    Args:
+        file: where to write it; the suffix decides on the format.
+        files: names of the images.
+        images: (images, height, width, channels), float in [0, 1].
+        outputs: of the signature `explain`.
+        channels: how many of a layer, from 1.
+        labels: names of the classes. Default None: their numbers.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    layers = layers_of(outputs)
+    figure = Figure(figsize=(2.6 + 3.2 * len(layers), 2.6 * len(files)), layout="constrained")
+    widths = [1.0] + [1.4] * len(layers)
+    rows = figure.subplots(len(files), 1 + len(layers), squeeze=False, width_ratios=widths)
+    for index, (name, axes) in enumerate(zip(files, rows, strict=True)):
+        image = images[index]
+        axes[0].imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
+        axes[0].set_axis_off()
+        decided = class_name(int(outputs["probabilities"][index].argmax()), labels)
+        if "disagreement" in outputs:
+            decided += f", disagreement {outputs['disagreement'][index]:.2f}"
+        axes[0].set_title(f"{Path(name).name}\n{decided}", fontsize=8)
+        for layer, plot in zip(layers, axes[1:], strict=True):
+            chosen = most_important(outputs[f"importance_{layer}"][index], channels)
+            values = outputs[f"importance_{layer}"][index][chosen]
+            plot.bar([str(channel) for channel in chosen], values)
+            plot.set_title(f"importance in {layer}, by channel", fontsize=8)
+            plot.tick_params(labelsize=7)
+    try:
+        figure.savefig(file, dpi=150)
+    except (OSError, ValueError) as error:
+        raise UserError("picture", file, f"it cannot be written ({error})") from error
+
+
+def layers_of(outputs: Outputs) -> list[str]:
+    """Names of the layers that select channels, in the order of the outputs."""
+    return [name.removeprefix("importance_") for name in sorted(outputs) if name.startswith("importance_")]
+
+
+def most_important(importance: np.ndarray, channels: int) -> np.ndarray:
+    """Numbers of the most important channels, the most important first."""
+    return np.argsort(-importance, kind="stable")[:channels]
+
+
+def _bars(layer: str, index: int, outputs: Outputs, channels: int) -> Table:
+    importance, relevance = outputs[f"importance_{layer}"][index], outputs.get(f"relevance_{layer}")
+    title = f"{layer}: {min(channels, len(importance))} of {len(importance)} channels"
+    table = Table("channel", "importance", "", title=title, title_justify="left", box=box.SIMPLE)
+    table.columns[0].justify = table.columns[1].justify = "right"
+    if relevance is not None:
+        table.add_column("relevance", justify="right")
+    longest = float(max(importance.max(), np.finfo(np.float32).tiny))
+    for channel in most_important(importance, channels):
+        bar = Bar(longest, 0, float(importance[channel]), width=24, color="cyan")
+        row: list[RenderableType] = [str(channel), f"{importance[channel]:.4g}", bar]
+        table.add_row(*row, *([] if relevance is None else [f"{relevance[index][channel]:.4g}"]))
+    return table
