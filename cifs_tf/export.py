@@ -11,8 +11,8 @@ import io
 import json
 import logging
 import os
-import tempfile
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import keras
@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.errors import UserError
+from cifs_tf.files import check_version, publish_version
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.models import Classifier, with_precision
 
@@ -43,15 +44,17 @@ def export(
     class_names: Sequence[str] | None = None,
     formats: Sequence[str] = FORMATS,
     version: int | None = None,
+    resize: bool = False,
+    add_files: Sequence[Callable[[Path], object]] = (),
 ) -> Path:
     """Publish a classifier as BASE/VERSION, in float32 whatever the training precision.
 
     SavedModel signatures: `serving_default` (`image` float32 (batch, height, width, channels) in [0, 1] -> `logits`,
-    `probabilities`, `probe_logits`), `encoded` (`image_bytes`, PNG or JPEG files of the model's image size -> the
-    same; only for 1, 3 or 4 channels), and `heads_detached`, `heads_full`, `heads_smoothed` (`image` -> `heads`), equal
-    in value, which differ in the gradient through the mask and can be differentiated after `tf.saved_model.load`. ONNX
-    (opset 17): `image` -> `logits`, `probabilities`, `probe_logits`, free dimension `batch`. A network without
-    selection layers has no `probe_logits`.
+    `probabilities`, `probe_logits`), `encoded` (`image_bytes`, whole image files, see `decode_images` -> the same; only
+    for 1, 3 or 4 channels), `explain` (`image` -> what the selection layers saw and did, see `explain_fn`), and
+    `heads_detached`, `heads_full`, `heads_smoothed` (`image` -> `heads`), equal in value, which differ in the gradient
+    through the mask and can be differentiated after `tf.saved_model.load`. ONNX (opset 17): `image` -> `logits`,
+    `probabilities`, `probe_logits`, free dimension `batch`. A network without selection layers has no `probe_logits`.
 
     Args:
         classifier: what to export; left alone.
@@ -59,12 +62,16 @@ def export(
         class_names: written to `labels.json`; None (default) numbers the classes.
         formats: which of `"savedmodel"` and `"onnx"`. Default both.
         version: number of the version, >= 1; None (default) takes the one after the highest there.
+        resize: whether `encoded` resizes images of another size. Default False: they are an error.
+        add_files: each is called with the folder, in order and before it is published, to add files of its own; an
+            error there publishes nothing. Default none.
 
     Returns:
         the published folder.
 
     Raises:
-        UserError: if the version exists, or a format is unknown.
+        UserError: if the version exists, a format is unknown, there are too few or too many class names, or the base
+            cannot be written to.
         ExportError: if an exported file does not load, or differs from the live model by more than 1e-5 on one of two
             batch sizes; nothing is left behind.
 
@@ -73,30 +80,28 @@ def export(
         >>> loaded = tf.saved_model.load(str(path))  # keep a reference to it
         >>> loaded.signatures["serving_default"](image=images)["probabilities"]
     """
-    base = Path(base)
     for name in formats:
         if name not in FORMATS:
             raise UserError("formats", name, f"give some of {', '.join(FORMATS)}")
-    existing = [int(child.name) for child in base.iterdir() if child.name.isdigit()] if base.is_dir() else []
-    version = version or max(existing, default=0) + 1
-    if version in existing:
-        raise UserError("version", version, f"{base / str(version)} exists, give a higher number")
+    if not formats:
+        raise UserError("formats", list(formats), f"give some of {', '.join(FORMATS)}")
+    names = list(map(str, range(classifier.num_classes)) if class_names is None else class_names)
+    if len(names) != classifier.num_classes:
+        raise UserError("class_names", names, f"give {classifier.num_classes}, one for each class")
+    check_version(Path(base), version)
     classifier = with_precision(classifier, "float32")
-    names = list(class_names or map(str, range(classifier.num_classes)))
 
-    base.mkdir(parents=True, exist_ok=True)
-    # A dot keeps it out of sight of servers that watch the folder.
-    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=base) as temporary:
-        path = Path(temporary) / "model"
-        path.mkdir()
+    def write(path: Path) -> None:
         # ONNX first: writing a SavedModel into the folder leaves other files alone.
         if "onnx" in formats:
             write_onnx(classifier, path / "model.onnx")
         if "savedmodel" in formats:
-            write_saved_model(classifier, path)
+            write_saved_model(classifier, path, resize=resize)
         (path / "labels.json").write_text(json.dumps(names, ensure_ascii=False, indent=1) + "\n")
-        path.rename(base / str(version))
-    return base / str(version)
+        for add_file in add_files:
+            add_file(path)
+
+    return publish_version(base, write, version)
 
 
 def predict_fn(classifier: Classifier) -> PredictFn:
@@ -118,12 +123,58 @@ def predict_fn(classifier: Classifier) -> PredictFn:
     return predict
 
 
-def decode_images(image_bytes: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
-    """Decode PNG or JPEG files.
+def explain_fn(classifier: Classifier) -> PredictFn:
+    """What the selection layers saw and did: images (batch, height, width, channels) -> named outputs.
+
+    Args:
+        classifier: a float32 classifier.
+
+    Returns:
+        a function to a dict of `probabilities` (batch, classes), `heads` (batch, 1 + P, classes), for each cut NAME
+        `relevance_NAME` and `importance_NAME` (batch, channels), and `disagreement` (batch,), see `disagreement`;
+        without cuts only the first two. Characters of NAME that no identifier has become `_`.
+    """
+    names = _identifiers(classifier.cuts)
+
+    def explain(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = classifier.explain(tf.ensure_shape(image, (None, *classifier.image_shape)))
+        heads = found["heads"]
+        outputs = {"probabilities": tf.nn.softmax(heads[:, 0]), "heads": heads}
+        for kind in ("relevance", "importance"):
+            outputs |= {f"{kind}_{names[cut]}": values for cut, values in found[kind].items()}
+        return {**outputs, "disagreement": disagreement(heads)} if classifier.num_probes else outputs
+
+    return explain
+
+
+def disagreement(heads: tf.Tensor) -> tf.Tensor:
+    """How far the raw predictions are from the final one: a sign of tampering that is worth watching, not a proof.
+
+    Args:
+        heads: float (batch, 1 + P, classes), P >= 1.
+
+    Returns:
+        (batch,), in [0, 1]: the largest total-variation distance between the softmax of the final prediction and that
+        of a raw one.
+
+    Example:
+        >>> disagreement(tf.constant([[[9.0, -9.0], [9.0, -9.0]], [[9.0, -9.0], [-9.0, 9.0]]])).numpy().round(3)
+        array([0., 1.], dtype=float32)
+    """
+    probabilities = tf.nn.softmax(heads)
+    distances = 0.5 * tf.reduce_sum(tf.abs(probabilities[:, 1:] - probabilities[:, :1]), axis=-1)
+    return tf.reduce_max(distances, axis=-1)
+
+
+def decode_images(image_bytes: tf.Tensor, image_shape: tuple[int, int, int], resize: bool = False) -> tf.Tensor:
+    """Decode image files: PNG (16 bits are read as 8) or JPEG (for 1 or 3 channels); for 3 channels GIF and BMP too.
+
+    Grey, colour and alpha become the model's channels; of an animation the first frame counts.
 
     Args:
         image_bytes: string (batch,), whole files.
-        image_shape: (height, width, channels) that each must have.
+        image_shape: (height, width, channels) of the result.
+        resize: whether an image of another size is resized (bilinear, antialiased). Default False: it is an error.
 
     Returns:
         float32 (batch, height, width, channels) in [0, 1].
@@ -131,17 +182,22 @@ def decode_images(image_bytes: tf.Tensor, image_shape: tuple[int, int, int]) -> 
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         image = tf.io.decode_image(encoded, channels=image_shape[2], expand_animations=False)
-        return tf.ensure_shape(tf.cast(image, tf.float32) / 255.0, image_shape)
+        image = tf.cast(image, tf.float32) / 255.0
+        if resize:
+            image.set_shape((None, None, image_shape[2]))  # unknown to the decoder, which might find an animation
+            image = tf.clip_by_value(tf.image.resize(image, image_shape[:2], antialias=True), 0.0, 1.0)
+        return tf.ensure_shape(image, image_shape)
 
     return tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec(image_shape, tf.float32))
 
 
-def write_saved_model(classifier: Classifier, path: Path) -> None:
+def write_saved_model(classifier: Classifier, path: Path, resize: bool = False) -> None:
     """Write a SavedModel with all signatures and check it.
 
     Args:
         classifier: a float32 classifier.
         path: folder to write to.
+        resize: see `export`.
 
     Raises:
         ExportError: if it differs from the live model.
@@ -152,33 +208,33 @@ def write_saved_model(classifier: Classifier, path: Path) -> None:
         heads_fn = classifier.heads_fn(mask_gradient)
         return lambda image: {"heads": heads_fn(tf.ensure_shape(image, (None, *image_shape)))}
 
-    images = [tf.TensorSpec((None, *image_shape), tf.float32, name="image")]
-    encoded = [tf.TensorSpec((None,), tf.string, name="image_bytes")]
+    of_images = {
+        "serving_default": predict,
+        "explain": explain_fn(classifier),
+        **{f"heads_{mask_gradient}": heads(mask_gradient) for mask_gradient in MASK_GRADIENTS},
+    }
     archive = keras.export.ExportArchive()
     archive.track(classifier)
-    archive.add_endpoint("serving_default", predict, images)
-    is_image_file = image_shape[2] in DECODABLE_CHANNELS
-    if is_image_file:
-        archive.add_endpoint("encoded", lambda image_bytes: predict(decode_images(image_bytes, image_shape)), encoded)
-    for mask_gradient in MASK_GRADIENTS:
-        archive.add_endpoint(f"heads_{mask_gradient}", heads(mask_gradient), images)
+    for name, function in of_images.items():
+        archive.add_endpoint(name, function, [tf.TensorSpec((None, *image_shape), tf.float32, name="image")])
+    if image_shape[2] in DECODABLE_CHANNELS:
+        archive.add_endpoint(
+            "encoded",
+            lambda image_bytes: predict(decode_images(image_bytes, image_shape, resize)),
+            [tf.TensorSpec((None,), tf.string, name="image_bytes")],
+        )
     archive.write_out(str(path), verbose=False)
 
     loaded = tf.saved_model.load(str(path))  # a reference to its signatures alone would not keep the variables
-
-    def from_files(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return loaded.signatures["encoded"](image_bytes=_encode(image))
-
-    def of_files(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return predict(tf.round(image * 255) / 255)
-
-    for name, live in {
-        "serving_default": predict,
-        **{f"heads_{mask_gradient}": heads(mask_gradient) for mask_gradient in MASK_GRADIENTS},
-    }.items():
-        _check(live, image_shape, functools.partial(_call_signature, loaded.signatures[name]), name)
-    if is_image_file:
-        _check(of_files, image_shape, from_files, "encoded")
+    for name, function in of_images.items():
+        _check(function, image_shape, functools.partial(_call_signature, loaded.signatures[name]), name)
+    if image_shape[2] in DECODABLE_CHANNELS:
+        _check(
+            lambda image: predict(tf.round(image * 255) / 255),
+            image_shape,
+            lambda image: loaded.signatures["encoded"](image_bytes=_encode(image)),
+            "encoded",
+        )
 
 
 def write_onnx(classifier: Classifier, path: Path) -> None:
@@ -235,6 +291,18 @@ def _check(live: PredictFn, image_shape: tuple[int, int, int], exported: Predict
                     f"{name}: {output} differs from the live model by {difference:.2e} on a batch of {batch_size}, "
                     f"more than {limit:.2e}"
                 )
+
+
+def _identifiers(names: Iterable[str]) -> dict[str, str]:
+    """Names as parts of identifiers, by name; those that would become equal are numbered."""
+    found: dict[str, str] = {}
+    for name in names:
+        plain = identifier = re.sub(r"\W", "_", name, flags=re.ASCII)
+        number = 2
+        while identifier in found.values():
+            identifier, number = f"{plain}_{number}", number + 1
+        found[name] = identifier
+    return found
 
 
 def _call_signature(signature: Callable, image: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -1,11 +1,15 @@
-"""Files that are whole or not there."""
+"""Files, and folders of numbered versions, that are whole or not there."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import re
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,8 @@ from cifs_tf.errors import UserError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What a killed process had begun to write bears this in front of its name.
 WRITING = ".writing-"
+# The same of a version; the dot keeps it out of sight of servers that watch the folder.
+EXPORTING = ".exporting-"
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -41,6 +47,106 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def publish_version(base: str | os.PathLike[str], write: Callable[[Path], object], version: int | None = None) -> Path:
+    """Write a folder BASE/VERSION under a temporary name, then rename: it is whole or it is not there.
+
+    Several processes may publish into the same base at once, each gets a number of its own. What a killed one had begun
+    to write is removed.
+
+    Args:
+        base: folder of the versions; made, with its parents.
+        write: writes into the folder that it is given.
+        version: number, >= 1; None (default) takes the one after the highest there when all is written.
+
+    Returns:
+        the published folder.
+
+    Raises:
+        UserError: if the version exists, the base cannot be written to, or the disk is full.
+    """
+    base = Path(base)
+    check_version(base, version)
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        with _locked(base):
+            _remove_abandoned(base)
+            temporary = Path(tempfile.mkdtemp(prefix=EXPORTING, dir=base))
+            mine = _lock(temporary)
+    except OSError as error:
+        raise UserError("base", base, f"it cannot be written to ({error.strerror}), give another folder") from error
+    try:
+        path = temporary / "version"
+        path.mkdir()
+        write(path)
+        with _locked(base):
+            # Anew: another process may have been faster.
+            check_version(base, version)
+            published = base / str(version or max(_versions(base), default=0) + 1)
+            path.rename(published)
+        return published
+    except Exception as error:
+        if _is_full(error):
+            raise UserError("base", base, "the disk is full, free some space; nothing was published") from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(mine)
+
+
+def check_version(base: Path, version: int | None) -> None:
+    """Refuse a version that exists, or is no version.
+
+    Raises:
+        UserError: if so.
+    """
+    if version is None:
+        return
+    if not 1 <= version < 2**63:
+        raise UserError("version", version, "give a number of 1 or more")
+    if version in _versions(base):
+        raise UserError("version", version, f"{base / str(version)} exists, give a higher number")
+
+
+def remove_abandoned(base: Path) -> None:
+    """Remove what killed processes had begun to publish in a folder of versions; living ones are left alone."""
+    if base.is_dir():
+        with _locked(base):
+            _remove_abandoned(base)
+
+
+def _versions(base: Path) -> list[int]:
+    return [int(child.name) for child in base.iterdir() if child.name.isdecimal()] if base.is_dir() else []
+
+
+def _remove_abandoned(base: Path) -> None:
+    for folder in base.glob(f"{EXPORTING}*"):
+        # In use, or gone since.
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            os.close(_lock(folder))
+            shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder for a moment."""
+    lock = _lock(folder, wait=True)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock(folder: Path, wait: bool = False) -> int:
+    """Lock a folder until the returned descriptor is closed, or its process ends, however it ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _is_full(error: BaseException) -> bool:

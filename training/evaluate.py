@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from cifs_tf.command_line import parse_options
+from cifs_tf.command_line import import_plugins, parse_options
 from cifs_tf.config import MaskGradient, Ratio, RunConfig
 from cifs_tf.errors import UserError
 from training.cli import parse_config, run_program
@@ -118,7 +118,7 @@ def evaluate(options: EvaluateOptions) -> int:
     from cifs_tf import evaluation
     from cifs_tf.data import load_dataset
     from cifs_tf.evaluation.examples import pick_examples
-    from training.experiment import about_images, attack_progress, attacks_of, import_plugins
+    from training.experiment import about_images, attack_progress, attacks_of
 
     import_plugins(config.model)
     # Where a GPU would round factors to ten bits.

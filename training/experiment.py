@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from cifs_tf.adversarial import SGD, AdversarialTrainer, WeightPerturbation, make_method, step_decay
 from cifs_tf.attacks import PGD
+from cifs_tf.command_line import import_plugins
 from cifs_tf.config import ModelConfig, RunConfig
 from cifs_tf.data import ImageDataset, Split
 from cifs_tf.errors import UserError
@@ -282,23 +281,6 @@ def attack_progress(title: str = "attacking") -> Iterator[Any]:
             progress.update(bar, completed=share, attack=task, standing=f"{standing:,}")
 
         yield on_progress
-
-
-def import_plugins(model: ModelConfig) -> None:
-    """Import the modules of a user, from the current folder or PYTHONPATH, that register what a network uses.
-
-    Raises:
-        UserError: if one cannot be imported.
-    """
-    if model.plugins and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    for name in model.plugins:
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # whatever a user's module does when it runs
-            reason = f"{type(error).__name__}: {error}"
-            advice = f"it cannot be imported ({reason}), give a module of this folder or of PYTHONPATH"
-            raise UserError("--plugins", name, advice) from error
 
 
 def _warm_start(classifier: Classifier, model_file: Path, option: str) -> None:

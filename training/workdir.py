@@ -27,7 +27,7 @@ import yaml
 
 from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
-from cifs_tf.files import WRITING, write_atomically
+from cifs_tf.files import WRITING, remove_abandoned, write_atomically
 from training.cli import dump_yaml, parse_config
 
 # Fields that may change between a run and its continuation: they say where and how, not what.
@@ -98,8 +98,10 @@ class Workdir:
             except OSError as error:
                 advice = "another process is at work there, wait for it or give another folder"
                 raise UserError("--workdir", self.path, advice) from error
-            for leftover in (*self.path.rglob(f"{WRITING}*"), *self.path.glob("export/*/.exporting-*")):
+            for leftover in self.path.rglob(f"{WRITING}*"):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            for base in self.path.glob("export/*"):
+                remove_abandoned(base)
             write_atomically(self.config_file, lambda file: file.write_text(dump_yaml(config)))
             yield
 

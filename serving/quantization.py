@@ -1,0 +1,190 @@
+"""The ONNX network in 8 bits, and what that costs: its robust accuracy is measured, never assumed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from cifs_tf.attacks import APGD, HeadsFn, Square
+from cifs_tf.data import Split
+from cifs_tf.evaluation import Victim, evaluate
+from cifs_tf.evaluation.engine import ProgressFn
+from cifs_tf.evaluation.report import wilson_interval
+from cifs_tf.evaluation.tasks import Crafted, Natural, Task
+from cifs_tf.export import ExportError
+
+QUANTIZED = "Conv"
+CALIBRATION_BATCH = 50
+METHOD = (
+    "static, QDQ: convolutions only, weights int8 per channel, activations uint8 by their range on training images; "
+    "probes, masks and heads in float32"
+)
+
+
+def quantize(source: Path, target: Path, images: np.ndarray) -> None:
+    """Write a variant of an ONNX file whose convolutions compute in 8 bits; the same images give the same file.
+
+    What a mask is made of stays in float32: an error there would choose other classes, not just scale a channel a
+    little otherwise. Weights keep to 7 bits, so that processors without 8-bit dot products, whose sums would saturate,
+    give the same answers.
+
+    Args:
+        source: ONNX file, input `image`.
+        target: file to write.
+        images: float32 (examples, height, width, channels) in [0, 1], to find the ranges of the activations: training
+            images, never test images.
+
+    Raises:
+        ExportError: if there is nothing to quantise, or the result does not load.
+    """
+    import onnx
+    import onnxruntime
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Images(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            starts = range(0, len(images), CALIBRATION_BATCH)
+            self.batches: Iterator[dict] = ({"image": images[start : start + CALIBRATION_BATCH]} for start in starts)
+
+        def get_next(self) -> dict | None:
+            return next(self.batches, None)
+
+    try:
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            prepared = Path(folder) / "prepared.onnx"
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            quantization.quantize_static(
+                str(prepared),
+                str(target),
+                Images(),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=[QUANTIZED],
+                per_channel=True,
+                reduce_range=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+            )
+        model = onnx.load(str(target))
+        onnx.checker.check_model(model, full_check=True)
+        onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    except Exception as error:  # whatever the quantiser makes of a foreign network
+        raise ExportError(f"the network cannot be quantised: {error}") from error
+    if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        raise ExportError("the network cannot be quantised: it has no convolution")
+
+
+def onnx_victim(file: Path, float_victim: Victim) -> Victim:
+    """Make an ONNX file a victim: its answers, and in place of the gradients that it lacks those of the float network.
+
+    Args:
+        file: an export of this project, or its 8-bit variant.
+        float_victim: the network that it was made from.
+
+    Returns:
+        the victim; it answers on the CPU.
+
+    Reference:
+        Athalye et al., "Obfuscated gradients give a false sense of security", ICML 2018 (BPDA).
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    outputs = ["logits", "probe_logits"] if float_victim.num_probes else ["logits"]
+
+    def run(images: np.ndarray) -> np.ndarray:
+        logits, *probes = session.run(outputs, {"image": images})
+        return np.concatenate([logits[:, None], *probes], axis=1)
+
+    def with_gradient_of(float_heads_fn: HeadsFn) -> HeadsFn:
+        @tf.custom_gradient
+        def heads_fn(images: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+            heads = tf.numpy_function(run, [images], tf.float32, stateful=False)
+            heads = tf.ensure_shape(heads, (images.shape[0], 1 + float_victim.num_probes, float_victim.num_classes))
+
+            def backward(upstream: tf.Tensor) -> tf.Tensor:
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(images)
+                    exact = float_heads_fn(images)
+                return tape.gradient(exact, images, output_gradients=upstream)
+
+            return heads, backward
+
+        return heads_fn
+
+    return dataclasses.replace(
+        float_victim,
+        name=f"{float_victim.name}, {file.name}",
+        heads_fns={mask: with_gradient_of(heads_fn) for mask, heads_fn in float_victim.heads_fns.items()},
+        fingerprint=hashlib.sha256(file.read_bytes()).hexdigest()[:16],
+        labelled_heads_fn=None,
+        limits=("It has no gradients: those of the float network took their place.",),
+    )
+
+
+def make_tasks(float_victim: Victim, epsilon: float, *, mask_gradient: str, num_queries: int) -> list[Task]:
+    """List what measures a network beside the float one: APGD on the float network, APGD on itself, Square on itself.
+
+    Args:
+        float_victim: the network that it was made from.
+        epsilon: radius of the L-infinity ball, in (0, 1].
+        mask_gradient: the gradient through the masks that an attack sees.
+        num_queries: of Square, >= 0.
+
+    Returns:
+        the tasks; an image counts as robust that stands after all of them.
+    """
+    apgd, square = APGD(epsilon=epsilon), Square(epsilon=epsilon, num_queries=num_queries)
+    common: dict[str, Any] = {"counts": True, "section": "quantization", "mask_gradient": mask_gradient}
+    return [
+        Natural(),
+        Crafted(name="apgd_ce on the float network", attack=apgd, surrogate=float_victim, **common),
+        Crafted(name="apgd_ce on the network itself", attack=apgd, **common),
+        Crafted(name=f"square on the network itself, {num_queries} queries", attack=square, **common),
+    ]
+
+
+def measure(
+    victim: Victim,
+    split: Split,
+    tasks: list[Task],
+    *,
+    seed: int = 0,
+    batch_size: int = 250,
+    on_progress: ProgressFn = lambda task, share, standing: None,
+) -> dict[str, Any]:
+    """Measure the clean and the robust accuracy of a network, the worst case of each image over all tasks.
+
+    Args:
+        victim: the network.
+        split: the images.
+        tasks: see `make_tasks`.
+        seed: of everything random, 0 to 2^31 - 1. Default 0.
+        batch_size: images per batch. Default 250.
+        on_progress: called as (task, share of the work done, images standing).
+
+    Returns:
+        `clean` and `robust`, see `accuracy_of`, and `broken_by`: how many images each task was the first to break.
+    """
+    report = evaluate(victim, split, tasks, seed=seed, batch_size=batch_size, on_progress=on_progress)
+    broken_by = {task.name: report["broken_by"].count(task.name) for task in tasks}
+    clean, robust = report["natural"]["count"], report["worst_case"]["count"]
+    return {
+        "clean": accuracy_of(clean, len(split)),
+        "robust": accuracy_of(robust, len(split)),
+        "broken_by": broken_by,
+    }
+
+
+def accuracy_of(count: int, number: int) -> dict[str, Any]:
+    """Say what share of a number of images was right: `accuracy`, `count`, `of`, and Wilson's 95% `interval`."""
+    return {"accuracy": count / number, "count": count, "of": number, "interval": list(wilson_interval(count, number))}
