@@ -119,8 +119,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         spec = request.model_spec
         if not spec.name:
             raise invalid_argument("ModelSpec has no name specified.")
-        number = spec.version.value if spec.HasField("version") else None
-        return self._predictor.versions.use(spec.name, number, spec.version_label or None)
+        return self._predictor.versions.use(spec.name, _number(spec), spec.version_label or None)
 
     def _count(self, spec: ModelSpec, api: str) -> contextlib.AbstractContextManager[None]:
         if spec.name not in self._predictor.versions.configs():
@@ -144,8 +143,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             if not request.HasField("model_spec"):
                 raise invalid_argument("Missing ModelSpec")
             spec = request.model_spec
-            number = spec.version.value if spec.HasField("version") else None
-            return GetModelStatusResponse(model_version_status=self._versions.states(spec.name, number))
+            return GetModelStatusResponse(model_version_status=self._versions.states(spec.name, _number(spec)))
 
     def HandleReloadConfigRequest(
         self, request: ReloadConfigRequest, context: grpc.ServicerContext
@@ -306,6 +304,10 @@ def _answering(context: grpc.ServicerContext) -> Iterator[None]:
     except Exception:
         LOGGER.exception("a gRPC call failed")
         context.abort(Code.INTERNAL, "The server failed to answer this request; its log says why")
+
+
+def _number(spec: ModelSpec) -> int | None:
+    return spec.version.value if spec.HasField("version") else None
 
 
 def _spec(version: Version, signature_name: str = "") -> ModelSpec:

@@ -166,6 +166,7 @@ class Versions:
                 if config is None or label not in config.labels:
                     raise invalid_argument(f"Unrecognized servable version label: {label}")
                 number = config.labels[label]
+            number = self._meant(model, number)
             loaded = {n: v for n, v in self._versions.get(model, {}).items() if v.state == State.AVAILABLE}
             if (number is None and not loaded) or (number is not None and number not in loaded):
                 wanted = f"Latest({model})" if number is None else f"Specific({model}, {number})"
@@ -187,7 +188,7 @@ class Versions:
             StatusError: NOT_FOUND if there are none.
         """
         with self._changed:
-            versions = self._versions.get(model, {})
+            versions, number = self._versions.get(model, {}), self._meant(model, number)
             if number is not None and number not in versions:
                 raise StatusError(Code.NOT_FOUND, f"Could not find version {number} of model {model}")
             if not versions:
@@ -201,6 +202,10 @@ class Versions:
                 for version in versions.values():
                     if version.state == State.AVAILABLE:
                         self._unload(version)
+
+    def _meant(self, model: str, number: int | None) -> int | None:
+        """Take 0 for the latest, as clients such as ovmsclient mean it, unless there is a version 0."""
+        return None if number == 0 and 0 not in self._versions.get(model, {}) else number
 
     def _poll_model(self, name: str) -> None:
         config = self.configs().get(name)

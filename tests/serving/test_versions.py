@@ -146,6 +146,17 @@ def test_labels(base):
     assert number_in_use(versions, label="stable") == 1
 
 
+def test_zero_is_the_latest_unless_it_is_there(base):
+    for number in (1, 2):
+        publish(base, number)
+    versions = serve(base, all_versions=True)
+    assert number_in_use(versions, number=0) == 2
+    assert len(versions.states("m", 0)) == 2
+    publish(base, 0)
+    versions.poll()
+    assert number_in_use(versions, number=0) == 0
+
+
 def test_nothing_there_yet(tmp_path):
     versions = serve(Path(tmp_path / "nowhere"))
     with pytest.raises(StatusError, match="Could not find any versions of model m"):
