@@ -306,7 +306,7 @@ def fuzz(server, count):
 
 
 def test_fuzz(server):
-    fuzz(server, REQUESTS // 10)  # until memory is as full as it gets
+    fuzz(server, REQUESTS // 20)  # until memory is as full as it gets
     before = server.resident_bytes
     fuzz(server, REQUESTS)
     assert server.resident_bytes < before + GROWTH

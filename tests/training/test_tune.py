@@ -234,7 +234,7 @@ def test_a_chief_and_two_workers_survive_the_death_of_one(tmp_path, start):
     assert [(row["status"], row["epochs"]) for row in result(tmp_path)["trials"]] == [("completed", 2)] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.multi_worker
 def test_a_killed_launcher_takes_its_workers_with_it_and_goes_on(tmp_path, start, run):
     """Had they stayed, the second command's workers of the same names would be refused."""
