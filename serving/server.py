@@ -90,7 +90,7 @@ class ServerOptions:
     tensorflow_inter_op_parallelism: int = 0
     max_request_bytes: int = 64 * 2**20
     max_image_pixels: int = 2**24
-    max_run_rows: int = 256
+    max_run_rows: int = 64
     max_concurrent_requests: int = 512
     max_buffered_bytes: int = 512 * 2**20
     max_connections: int = 1024

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
+from serving.endpoint.json_parser import Members, parse
 from serving.endpoint.json_requests import read_object, read_signature_name
-from serving.endpoint.json_text import Members, parse, quote
+from serving.endpoint.json_writer import quote
 from serving.endpoint.signatures import DEFAULT_SIGNATURE
 from serving.endpoint.status import Code, StatusError, invalid_argument
 

@@ -14,7 +14,8 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
-from serving.endpoint.json_text import Members, parse, quote
+from serving.endpoint.json_parser import Members, parse
+from serving.endpoint.json_writer import quote
 from serving.endpoint.signatures import type_name
 from serving.endpoint.status import Code, StatusError, invalid_argument
 

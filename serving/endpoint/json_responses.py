@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from serving.endpoint.json_text import Writer, float_texts, string_text
+from serving.endpoint.json_writer import Writer, float_texts, string_text
 from serving.endpoint.signatures import type_name
 from serving.endpoint.status import invalid_argument
 

@@ -25,14 +25,14 @@ class Limits:
         max_request_bytes: of its body, or of its gRPC message, also once unpacked, > 0. Default 64 MiB.
         max_image_pixels: of all image files in it together, > 0. Default 2^24, one image of 4096 x 4096.
         max_run_rows: rows that the model sees at once, > 0; more are run one part after the other, in bounded memory.
-            Default 256.
+            Default 64.
         max_concurrent_requests: that are read, run or wait; more are refused, > 0. Default 512.
     """
 
     timeout: float = 30.0
     max_request_bytes: int = 64 * 2**20
     max_image_pixels: int = 2**24
-    max_run_rows: int = 256
+    max_run_rows: int = 64
     max_concurrent_requests: int = 512
     max_buffered_bytes: int = 512 * 2**20
 

@@ -25,7 +25,7 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from serving.endpoint.classification import check_examples_body, check_method
 from serving.endpoint.json_requests import read_predict_body
 from serving.endpoint.json_responses import write_predict_body
-from serving.endpoint.json_text import Writer, string_text
+from serving.endpoint.json_writer import Writer, string_text
 from serving.endpoint.predictor import Predictor
 from serving.endpoint.signatures import DEFAULT_SIGNATURE
 from serving.endpoint.status import HTTP_STATUS, Code, StatusError, invalid_argument
@@ -114,21 +114,23 @@ class RestApi:
     async def _respond(
         self, method: str, path: str, headers: dict[bytes, bytes], receive: Receive, started: float
     ) -> Response:
-        if path == self._metrics_path:
-            return Response(self._predictor.metrics.page(), headers={"content-type": TEXT})
-        if not API_PATH.fullmatch(path):
-            return _html(404)
-        if method == "OPTIONS":
-            from_page = re.match(rb"https?://", headers.get(b"origin", b""))
-            return self._with_cors(Response(status_code=200 if from_page else 400))
         if self._active >= self._predictor.limits.max_concurrent_requests:
-            return _error(Code.UNAVAILABLE, "Too many requests at a time, try again later (--max_concurrent_requests)")
+            message = "Too many requests at a time, try again later (--max_concurrent_requests)"
+            return _error(Code.UNAVAILABLE, message, CLOSE)
         self._active += 1
         try:
+            # Read to its end whatever is asked: what is left of it would hold the connection.
             async with self._body(headers, receive) as body:
-                gzipped = headers.get(b"content-encoding", b"").strip().lower() == b"gzip"
+                if path == self._metrics_path:
+                    return Response(self._predictor.metrics.page(), headers={"content-type": TEXT})
+                if not API_PATH.fullmatch(path):
+                    return _html(404)
+                if method == "OPTIONS":
+                    from_page = re.match(rb"https?://", headers.get(b"origin", b""))
+                    return self._with_cors(Response(status_code=200 if from_page else 400))
                 if method != "POST":
                     return self._with_cors(self._answer(method, path, b"", False, started))
+                gzipped = headers.get(b"content-encoding", b"").strip().lower() == b"gzip"
                 loop = asyncio.get_running_loop()
                 return self._with_cors(
                     await loop.run_in_executor(self._threads, self._answer, method, path, body, gzipped, started)

@@ -11,9 +11,10 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
 from serving.endpoint import json_requests
+from serving.endpoint.json_parser import Members, parse
 from serving.endpoint.json_requests import read_predict_body
 from serving.endpoint.json_responses import write_predict_body
-from serving.endpoint.json_text import Members, float_texts, parse, quote
+from serving.endpoint.json_writer import float_texts, quote
 from serving.endpoint.status import Code, StatusError
 
 NUMBERS = st.one_of(

@@ -1,25 +1,18 @@
-"""JSON as RapidJSON reads and writes it, which is TF Serving's: grammar, messages, offsets, layout and numbers."""
+"""JSON as RapidJSON writes it, which is TF Serving's: layout, escapes and numbers."""
 
 from __future__ import annotations
 
-import dataclasses
 import decimal
 import math
 import re
-import sys
 from typing import Any
 
 import numpy as np
-import rapidjson
 
-from serving.endpoint.status import invalid_argument
+from serving.endpoint.json_parser import Members
 
-MAX_DEPTH = 1000
-# A text that deep is walked by functions that call themselves, a few frames a level.
-sys.setrecursionlimit(max(sys.getrecursionlimit(), 5 * MAX_DEPTH))
 # Where TF Serving cuts a value that it quotes in an error: nothing is begun after so many characters.
 QUOTED_CHARACTERS = 256
-BOM = b"\xef\xbb\xbf"
 INDENT = "    "
 
 _ESCAPES = {chr(code): f"\\u{code:04X}" for code in range(0x20)} | {
@@ -32,79 +25,6 @@ _ESCAPES = {chr(code): f"\\u{code:04X}" for code in range(0x20)} | {
     "\t": "\\t",
 }
 _TO_ESCAPE = re.compile(r'["\\\x00-\x1f]')
-_TRAILING = "The document root must not be followed by other values."
-
-
-class Members(list):
-    """An object: its (name, value) pairs in the order of the text, doubles kept."""
-
-    def find(self, name: str, default: Any = None) -> Any:
-        """Return the value of the first member of that name."""
-        return next((value for key, value in self if key == name), default)
-
-    def names(self) -> list[str]:
-        """Names of the members."""
-        return [key for key, _ in self]
-
-
-@dataclasses.dataclass(frozen=True)
-class Document:
-    """A parsed text.
-
-    Args:
-        root: `Members`, list, str, int, float, bool or None.
-        num_objects: how many objects the text holds, the root counted.
-        has_words: whether `true`, `false` or `null` occurs in it.
-    """
-
-    root: Any
-    num_objects: int
-    has_words: bool
-
-
-def parse(text: bytes) -> Document:
-    """Parse JSON; what follows the document is ignored, a byte order mark too, NaN and Infinity are numbers.
-
-    Args:
-        text: the body of a request.
-
-    Returns:
-        the document.
-
-    Raises:
-        StatusError: INVALID_ARGUMENT with RapidJSON's message, or if arrays are nested deeper than 1000 levels.
-
-    Example:
-        >>> parse(b'{"a": [1, 2.0], "a": NaN} and more').root
-        [('a', [1, 2.0]), ('a', nan)]
-    """
-    if not text:
-        raise invalid_argument("JSON Parse error: The document is empty")
-    if too_deep := _first_too_deep(text):
-        raise invalid_argument(f"JSON Parse error: Nested deeper than {MAX_DEPTH} levels. at offset: {too_deep}")
-    start = len(BOM) if text.startswith(BOM) else 0
-    body: Any = text[start:] if start else text
-    as_bytes = False
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        # RapidJSON does not mind; the library takes texts only, so each byte becomes a character until it is parsed.
-        body, as_bytes = body.decode("latin-1"), True
-    decoder = _Decoder()
-    try:
-        root = decoder(body)
-    except rapidjson.JSONDecodeError as error:
-        offset, message = _understand(error)
-        if message == _TRAILING:
-            end = _byte_to_character(body, offset) if as_bytes else offset
-            decoder = _Decoder()
-            root = decoder(body[:end])
-        else:
-            offset = (_byte_to_character(body, offset) if as_bytes else offset) + start
-            raise invalid_argument(f"JSON Parse error: {message} at offset: {offset}") from error
-    root = _restore(root) if as_bytes else root
-    has_words = any(word in text for word in (b"true", b"false", b"null"))
-    return Document(root, decoder.num_objects, has_words)
 
 
 def quote(value: Any) -> str:
@@ -256,22 +176,6 @@ class Writer:
             self._length += len(text)
 
 
-class _Decoder(rapidjson.Decoder):
-    """RapidJSON's parser, in its own number classes: an integer beyond 64 bits is a double."""
-
-    def __new__(cls) -> Any:
-        return super().__new__(cls, number_mode=rapidjson.NM_NATIVE | rapidjson.NM_NAN)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.num_objects = 0
-
-    def start_object(self) -> Members:
-        """Keep the members as pairs."""
-        self.num_objects += 1
-        return Members()
-
-
 def _is_word(value: Any) -> bool:
     return value is None or isinstance(value, bool)
 
@@ -292,48 +196,3 @@ def _number(value: int | float) -> str:
     else:
         text = f"{digits[0]}{'.' if digits[1:] else ''}{digits[1:]}e{point - 1}"
     return ("-" if sign else "") + text
-
-
-def _understand(error: rapidjson.JSONDecodeError) -> tuple[int, str]:
-    found = re.fullmatch(r"Parse error at offset (\d+): (.*)", str(error), re.DOTALL)
-    assert found is not None, error
-    return int(found[1]), found[2]
-
-
-def _byte_to_character(text: str, offset: int) -> int:
-    """Where in a text a byte of its UTF-8 encoding stands."""
-    return len(text.encode()[:offset].decode(errors="ignore"))
-
-
-def _restore(value: Any) -> Any:
-    """Undo the reading of bytes as characters; what is no UTF-8 stays as surrogates."""
-    if isinstance(value, Members):
-        return Members((_restore(name), _restore(member)) for name, member in value)
-    if isinstance(value, list):
-        return [_restore(item) for item in value]
-    return value.encode("latin-1", "replace").decode(errors="surrogateescape") if isinstance(value, str) else value
-
-
-def _first_too_deep(text: bytes) -> int | None:
-    """Where nesting exceeds what the parser's stack can hold, or None.
-
-    A text that cannot be that deep is not looked at twice; brackets in strings do not count.
-    """
-    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH or _depths(text) is None:
-        return None
-    without_strings = re.sub(rb'"(?:[^"\\]|\\.)*"', lambda found: b" " * len(found[0]), text, flags=re.DOTALL)
-    return _depths(without_strings)
-
-
-def _depths(text: bytes, chunk: int = 1 << 20) -> int | None:
-    """Where the number of open brackets first exceeds the limit, or None."""
-    depth = 0
-    for start in range(0, len(text), chunk):
-        characters = np.frombuffer(text, np.uint8, min(chunk, len(text) - start), start)
-        opening = (characters == ord("[")) | (characters == ord("{"))
-        closing = (characters == ord("]")) | (characters == ord("}"))
-        depths = depth + np.cumsum(opening.astype(np.int32) - closing)
-        if depths.max() > MAX_DEPTH:
-            return start + int(np.argmax(depths > MAX_DEPTH))
-        depth = int(depths[-1])
-    return None
