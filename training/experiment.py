@@ -26,6 +26,7 @@ from cifs_tf.models import Classifier, build_classifier, with_precision
 from training import preemption
 from training.checkpoints import BEST, Checkpoints, best_epoch, read_arrays
 from training.curves import write_curves
+from training.provenance import revision
 from training.workdir import Workdir, read_json
 
 VALIDATION_STEPS = 10
@@ -241,9 +242,10 @@ def measure(
 
 
 def about_images(suite: str, dataset: ImageDataset, split: Split) -> dict[str, Any]:
-    """What a report says of the images that it is about."""
+    """What a report says of the images that it is about, and of the code that made it."""
     full = dataset.num_test_images
     return {
+        "revision": revision(),
         "suite": suite,
         "dataset": dataset.name,
         "class_names": list(dataset.class_names),

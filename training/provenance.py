@@ -25,23 +25,26 @@ def describe(config: RunConfig) -> dict[str, Any]:
         `config`, `versions` of Python and packages, git `revision` of the project (None outside a checkout), `machine`,
         and the time at which it `started` (UTC).
     """
-    revision = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "config": config.flat(),
         "versions": {
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in PACKAGES},
         },
-        "revision": revision.stdout.strip() or None,
+        "revision": revision(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "started": now(),
     }
+
+
+def revision() -> str | None:
+    """The project's git revision; None outside a checkout, or without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.strip() or None
 
 
 def now() -> str:

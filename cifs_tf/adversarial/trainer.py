@@ -147,7 +147,9 @@ class AdversarialTrainer(keras.Model):
         self._loss_tracker.update_state(tf.where(bad, tf.zeros_like(per_example_loss), per_example_loss), counts)
         metric = self.clean_accuracy if x_adv is images else self.robust_accuracy
         metric.update_state(correct(heads[:, 0], labels), counts)
-        return self._logs([metric], labels, heads[:, 0], sample_weight)
+        # Compiled metrics would not forget a NaN until the end of the epoch.
+        logits = tf.where(bad, tf.zeros_like(heads[:, 0]), heads[:, 0])
+        return self._logs([metric], labels, logits, sample_weight)
 
     def test_step(self, data):
         """Measure natural images and, with a validation attack, adversarial ones."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ def build_report(ledger: Ledger) -> dict[str, Any]:
         "broken_by": [broken_by[i] for i in ids.tolist()],
         "tasks": [_task(ledger, task) for task in tasks],
         "wall_clock": {
+            "reported": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": round(ledger.seconds, 1),
             "compile_seconds_of_last_start": round(ledger.compile_seconds, 1),
         },

@@ -48,7 +48,8 @@ def workdir(tmp_path_factory, trained):
 def report_of(folder):
     """The report, without what depends on the clock."""
     report = json.loads((folder / "report.json").read_text())
-    report.pop("wall_clock")
+    assert report.pop("wall_clock")["reported"]
+    assert "revision" in report["about"]
     return report
 
 

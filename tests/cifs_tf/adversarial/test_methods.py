@@ -350,7 +350,9 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count(compiled):
     broken = images.copy()
     broken[3, 0, 0, 0] = np.nan
     trainer = AdversarialTrainer(classifier, Standard(head_weights=ONE_HEAD))
-    trainer.compile(optimizer=SGD(RATE, momentum=0.9, weight_decay=DECAY), run_eagerly=not compiled)
+    optimizer = SGD(RATE, momentum=0.9, weight_decay=DECAY)
+    crossentropy = keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="crossentropy")
+    trainer.compile(optimizer=optimizer, metrics=[crossentropy], run_eagerly=not compiled)
     trainer.train_on_batch(images, labels)
     before = [variable.numpy() for variable in (*classifier.variables, *trainer.optimizer.velocities)]
     after_bad = trainer.train_on_batch(broken, labels, return_dict=True)
@@ -360,6 +362,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count(compiled):
         *("gradient of logits/kernel", "gradient of logits/bias"),
     }
     assert after_bad["loss"] == 0
+    assert np.isfinite(after_bad["crossentropy"])
     assert int(trainer.optimizer.iterations) == 2
     for found, value in zip((*classifier.variables, *trainer.optimizer.velocities), before, strict=True):
         np.testing.assert_array_equal(found, value)
