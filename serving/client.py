@@ -1,9 +1,9 @@
 """Ask a served classifier about images: over REST or gRPC, of TensorFlow Serving or of this project's own server.
 
-    python serving/client.py cat.png dog.jpg                          to http://127.0.0.1:8501, model cifs
+    python serving/client.py cat.png dog.jpg                          to http://127.0.0.1:8501
     python serving/client.py FOLDER --model vanilla --label canary
     python serving/client.py cat.png --url https://models.example.org --tls_ca ca.crt
-    python serving/client.py cat.png --grpc 127.0.0.1:8500
+    python serving/client.py cat.png --model cifs --grpc 127.0.0.1:8500
     python serving/client.py cat.png --explain --picture why.png      and which channels decided
 
 Other programs import it:
@@ -58,7 +58,7 @@ class ClientOptions:
     url: str = REST_URL
     grpc: str | None = None
     tls_ca: str | None = None
-    model: str = "cifs"
+    model: str = "default"
     version: int | None = None
     label: str | None = None
     signature: str = "encoded"
@@ -85,7 +85,7 @@ class Client:
     Args:
         target: URL of the REST interface, such as `http://127.0.0.1:8501`, or `HOST:PORT` of the gRPC interface, which
             may have `grpc://` in front. Default `http://127.0.0.1:8501`.
-        model: name under which it is served. Default `cifs`.
+        model: name under which it is served. Default `default`, as of a server that was given no name.
         version: of the model. Default None: the newest.
         label: of the model's version. Default None.
         signature: which function `predict` asks, of one input: images as bytes or as floats. Default `encoded`.
@@ -108,7 +108,7 @@ class Client:
     def __init__(
         self,
         target: str = REST_URL,
-        model: str = "cifs",
+        model: str = "default",
         *,
         version: int | None = None,
         label: str | None = None,

@@ -32,7 +32,8 @@ class ServerOptions:
         model_name: by which requests call it.
         model_config_file: several models instead, in TF Serving's text format.
         model_config_file_poll_wait_seconds: read that file again so often; 0 is never.
-        backend: tensorflow serves saved_model.pb, onnx serves model.onnx.
+        backend: tensorflow serves saved_model.pb, onnx serves an ONNX file.
+        onnx_file: its name in each version's folder; model.int8.onnx is the 8-bit variant.
         host: address to listen on; 127.0.0.1 is this machine alone, 0.0.0.0 is everybody who can reach it.
         port: of gRPC; 0 is none.
         rest_api_port: of REST; 0 is none.
@@ -68,6 +69,7 @@ class ServerOptions:
     model_config_file: str | None = None
     model_config_file_poll_wait_seconds: float = 0
     backend: Literal["tensorflow", "onnx"] = "tensorflow"
+    onnx_file: str = "model.onnx"
     host: str = "127.0.0.1"
     port: int = 8500
     rest_api_port: int = 8501

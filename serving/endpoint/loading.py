@@ -10,7 +10,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from serving.endpoint.grpc_services import read_tensor
 from serving.endpoint.metrics import Metrics
-from serving.endpoint.servables import Servable, load_servable
+from serving.endpoint.servables import ONNX_FILE, Servable, load_servable
 from serving.endpoint.signatures import check_names, check_tensors, find_signature, select_outputs
 from serving.endpoint.status import Code, StatusError
 
@@ -28,6 +28,7 @@ class Loader:
         metrics: where the time is noted.
         warmup: run the requests that lie in the version. Default true.
         session_config: threads of a run. Default the backend's own.
+        onnx_file: name of the ONNX file in a version. Default `model.onnx`.
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class Loader:
         *,
         warmup: bool = True,
         session_config: config_pb2.ConfigProto | None = None,
+        onnx_file: str = ONNX_FILE,
     ) -> None:
         self._backend, self._timeout, self._metrics = backend, timeout, metrics
-        self._warmup, self._session_config = warmup, session_config
+        self._warmup, self._session_config, self._onnx_file = warmup, session_config, onnx_file
 
     def __call__(self, path: Path) -> Servable:
         """Load a version's folder.
@@ -48,7 +50,7 @@ class Loader:
         Raises:
             StatusError: with what is wrong with it.
         """
-        servable = load_servable(path, self._backend, self._timeout, self._session_config)
+        servable = load_servable(path, self._backend, self._timeout, self._session_config, self._onnx_file)
         if self._warmup and (path / WARMUP_FILE).is_file():
             try:
                 with self._metrics.warmup(str(path)):

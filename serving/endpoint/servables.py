@@ -128,12 +128,12 @@ class OnnxModel:
     """An ONNX file in onnxruntime; its inputs and outputs are the signature `serving_default`.
 
     Args:
-        path: folder with `model.onnx`, or an ONNX file.
+        file: the ONNX file.
         timeout: seconds after which a run ends with DEADLINE_EXCEEDED, > 0.
         num_threads: of a run; 0 (default) leaves it to onnxruntime.
     """
 
-    def __init__(self, path: Path, timeout: float, num_threads: int = 0) -> None:
+    def __init__(self, file: Path, timeout: float, num_threads: int = 0) -> None:
         import onnxruntime
 
         self._failures = (
@@ -146,7 +146,6 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 4  # what fails is answered to whoever asked
-        file = path / ONNX_FILE if path.is_dir() else path
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         signature = SignatureDef(method_name=PREDICT_METHOD)
         for values, infos in (
@@ -185,7 +184,11 @@ class OnnxModel:
 
 
 def load_servable(
-    path: Path, backend: str, timeout: float, session_config: config_pb2.ConfigProto | None = None
+    path: Path,
+    backend: str,
+    timeout: float,
+    session_config: config_pb2.ConfigProto | None = None,
+    onnx_file: str = ONNX_FILE,
 ) -> Servable:
     """Load a version.
 
@@ -194,6 +197,7 @@ def load_servable(
         backend: `"tensorflow"` or `"onnx"`.
         timeout: seconds after which a run ends with DEADLINE_EXCEEDED, > 0.
         session_config: threads of a run. Default the backend's own.
+        onnx_file: name of the ONNX file in the folder. Default `model.onnx`.
 
     Returns:
         the loaded version.
@@ -201,7 +205,7 @@ def load_servable(
     Raises:
         StatusError: NOT_FOUND if there is no such file in the folder, else whatever is wrong with it.
     """
-    wanted = SAVED_MODEL_FILES if backend == "tensorflow" else (ONNX_FILE,)
+    wanted = SAVED_MODEL_FILES if backend == "tensorflow" else (onnx_file,)
     if not any((path / name).is_file() for name in wanted):
         found = "model.onnx, use --backend onnx" if (path / ONNX_FILE).is_file() else "no model"
         raise StatusError(Code.NOT_FOUND, f"Could not find {wanted[0]} at {path}: there is {found}")
@@ -209,7 +213,7 @@ def load_servable(
         if backend == "tensorflow":
             return SavedModel(path, timeout, session_config)
         threads = session_config.intra_op_parallelism_threads if session_config else 0
-        return OnnxModel(path, timeout, threads)
+        return OnnxModel(path / onnx_file, timeout, threads)
     except tf.errors.OpError as error:
         raise StatusError(BY_NUMBER[error.error_code], error.message) from error
     except Exception as error:  # whatever a damaged file makes a library raise

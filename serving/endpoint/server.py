@@ -80,6 +80,7 @@ class _Server:
             limits.timeout,
             metrics,
             warmup=options.enable_model_warmup,
+            onnx_file=options.onnx_file,
             session_config=config_pb2.ConfigProto(
                 intra_op_parallelism_threads=options.tensorflow_intra_op_parallelism,
                 inter_op_parallelism_threads=options.tensorflow_inter_op_parallelism,

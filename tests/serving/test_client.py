@@ -59,19 +59,19 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, make_classifier):
-    """The project's server with a small model, `cifs`: its addresses, and the model as it was before the export."""
+    """The project's server with a small model of no name: its addresses, and the model as it was before the export."""
     folder = tmp_path_factory.mktemp("server")
     classifier = make_classifier()
     version = export(classifier, folder / "cifs", class_names=NAMES, formats=("savedmodel",))
     grpc_port, rest_port = free_ports(2)
-    options = [f"--port={grpc_port}", f"--rest_api_port={rest_port}", "--model_name=cifs"]
+    options = [f"--port={grpc_port}", f"--rest_api_port={rest_port}"]
     command = [sys.executable, "serving/server.py", f"--model_base_path={folder / 'cifs'}", *options]
     log = folder / "log"
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     url = f"http://127.0.0.1:{rest_port}"
     try:
-        wait_until_ready(f"{url}/v1/models/cifs/metadata", process, log)
+        wait_until_ready(f"{url}/v1/models/default/metadata", process, log)
         yield types.SimpleNamespace(
             url=url, grpc=f"127.0.0.1:{grpc_port}", classifier=classifier, labels=version / "labels.json"
         )
@@ -295,7 +295,7 @@ class TestWithServer:
         paths = find_images([files / "good"])
         images = np.stack([to_array(path, (8, 8, 3)) for path in paths])
         expected = tf.nn.softmax(server.classifier(images, training=False)[:, 0])
-        outputs = Client(target, "cifs").predict(paths)
+        outputs = Client(target).predict(paths)
         assert set(outputs) == {"probabilities", "logits", "probe_logits"}
         np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
         # Batches of two, and floats in place of files, change nothing.
@@ -306,7 +306,7 @@ class TestWithServer:
     def test_explanations_are_those_of_the_model(self, server, target, files):
         paths = find_images([files / "good"])
         found = server.classifier.explain(np.stack([to_array(path, (8, 8, 3)) for path in paths]))
-        outputs = Client(target, "cifs").explain(paths)
+        outputs = Client(target).explain(paths)
         np.testing.assert_allclose(outputs["heads"], found["heads"], atol=1e-4)
         assert outputs["disagreement"].shape == (5,)
         assert ((outputs["disagreement"] >= 0) & (outputs["disagreement"] <= 1)).all()
@@ -315,7 +315,7 @@ class TestWithServer:
             assert f"relevance_{name}" in outputs
 
     def test_metadata(self, target):
-        signatures = Client(target, "cifs", version=1).metadata()
+        signatures = Client(target, version=1).metadata()
         encoded = signatures["encoded"]
         assert {name: (tensor.dtype, tensor.shape) for name, tensor in encoded.inputs.items()} == {
             "image_bytes": ("DT_STRING", (None,))
@@ -335,7 +335,7 @@ class TestWithServer:
         ("arguments", "message"),
         [
             ({"model": "nope"}, r"model: received nope; .* answered (404 Not Found|NOT_FOUND): Servable not found for"),
-            ({"version": 9}, r"version: received 9 of cifs; .*Specific\(cifs, 9\)"),
+            ({"version": 9}, r"version: received 9 of default; .*Specific\(default, 9\)"),
             ({"label": "x"}, r"label: received x; .*Unrecognized servable version label: x"),
             ({"signature": "nope"}, r"signature: received nope; .* it has encoded, explain, .*serving_default"),
         ],
@@ -389,7 +389,7 @@ class TestWithServer:
         """The README's curl and this client ask the same."""
         content = base64.b64encode((files / "good" / "0.png").read_bytes()).decode()
         body = json.dumps({"signature_name": "encoded", "instances": [{"b64": content}]}).encode()
-        with urllib.request.urlopen(f"{server.url}/v1/models/cifs:predict", body) as response:
+        with urllib.request.urlopen(f"{server.url}/v1/models/default:predict", body) as response:
             (row,) = json.load(response)["predictions"]
         answer = Client(server.url).predict([files / "good" / "0.png"])
         np.testing.assert_allclose(answer["probabilities"][0], row["probabilities"], atol=1e-6)

@@ -1,43 +1,13 @@
-"""The program from the outside: real runs on real digits, interrupted ones, and refusals."""
+"""The program from the outside: real runs on real digits, and refusals."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
-import keras
-import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SHARED = Path(os.environ.get("CIFS_SHARED", ROOT.parent / "shared"))
-SMALL = [
-    "--arch=resnet10",
-    "--width=4",
-    "--train-examples=64",
-    "--test_examples=20",
-    "--batch_size=16",
-    "--num_steps=2",
-    "--attacks=[fgsm, pgd3]",
-    "--attack_betas=[0, 2]",
-]
-
-
-def start(*argv, cwd):
-    command = [sys.executable, str(ROOT / "training" / "run.py"), *argv]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def run(*argv, cwd):
-    process = start(*argv, cwd=cwd)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+from tests.training.running import ROOT, SMALL, run
 
 
 @pytest.mark.slow
@@ -80,75 +50,6 @@ def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
     assert "--workdir: received out" in err
 
 
-@pytest.mark.parametrize(
-    "num_kills", [pytest.param(3, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.soak)]
-)
-def test_a_killed_run_ends_as_if_it_had_not_been(num_kills, tmp_path, kill_at_random_moments):
-    """Killed at random moments of training, evaluation and export, a run ends with the same weights and accuracies."""
-    argv = [*SMALL, "--twin=null", "--epochs=8", "--checkpoint_minutes=0.02"]
-    started = time.monotonic()
-    code, _, err = run(*argv, "--workdir=whole", cwd=tmp_path)
-    assert code == 0, err
-    duration = time.monotonic() - started
-    assert kill_at_random_moments(lambda: start(*argv, "--workdir=killed", cwd=tmp_path), num_kills, duration) > 0
-    code, _, err = run(*argv, "--workdir=killed", cwd=tmp_path)
-    assert code == 0, err
-
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    weights = [keras.models.load_model(path / "cifs" / "last.keras").get_weights() for path in (whole, killed)]
-    for expected, received in zip(*weights, strict=True):
-        np.testing.assert_array_equal(received, expected)
-    networks = [json.loads((path / "result.json").read_text())["networks"] for path in (whole, killed)]
-    assert networks[0] == networks[1]
-    assert {file.relative_to(whole) for file in whole.rglob("*") if "tfevents" not in file.name} == {
-        file.relative_to(killed) for file in killed.rglob("*") if "tfevents" not in file.name
-    }
-
-
-@pytest.mark.slow
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    argv = [*SMALL, "--twin=null", "--learning_rate=1e30", "--epochs=2", "--export=false", "--workdir=run"]
-    code, out, err = run(*argv, cwd=tmp_path)
-    assert code == 2, out
-    for words in ("--on_nan: received stop", "was not finite in step", "(epoch 1)", "--on_nan skip"):
-        assert words in err
-    assert "Traceback" not in err
-    network = tmp_path / "run" / "cifs"
-    assert not (network / "last.keras").exists()
-    assert {file.suffix for file in (network / "not_finite").iterdir()} == {".json", ".npz"}
-    steps = sorted((network / "checkpoints").iterdir())
-
-    # The same command finds the same step again; skipping goes on and counts.
-    code, _, again = run(*argv, cwd=tmp_path)
-    assert (code, again.splitlines()[-1]) == (2, err.splitlines()[-1])
-    assert sorted((network / "checkpoints").iterdir()) == steps
-    code, _, err = run(*argv, "--on_nan=skip", cwd=tmp_path)
-    assert code == 0, err
-    history = json.loads((network / "history.json").read_text())
-    assert history[-1]["skipped_steps"] > 0
-
-
-@pytest.mark.slow
-def test_sigterm_saves_and_the_run_goes_on(tmp_path):
-    """Ended in the middle of training, with code 0 and a sentence; it ends as if it had not been."""
-    argv = [*SMALL, "--twin=null", "--epochs=20", "--export=false", "--attacks=[fgsm]"]
-    process = start(*argv, "--workdir=run", cwd=tmp_path)
-    checkpoints = tmp_path / "run" / "cifs" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert "run.py: ended by SIGTERM" in err
-    assert "Traceback" not in err
-    newest = sorted(checkpoints.glob("step-*"))[-1].name
-    code, out, err = run(*argv, "--workdir=run", cwd=tmp_path)
-    assert code == 0, err
-    assert f"continuing after step {int(newest[5:13])}" in out
-    assert len(json.loads((tmp_path / "run" / "cifs" / "history.json").read_text())) == 20
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "argv",
@@ -167,24 +68,6 @@ def test_every_method_trains_what_goes_on_top_too(argv, tmp_path):
     (network,) = result["networks"].values()
     assert network["history"][-1]["loss"] > 0
     assert ("best" in network["evaluation"]) == ("--val_examples=0" not in argv)
-
-
-@pytest.mark.slow
-def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path):
-    """No file may grow beyond 64 KB, which a checkpoint would."""
-    argv = [*SMALL, "--twin=null", "--epochs=1", "--export=false", "--workdir=run"]
-    limited = (
-        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)); "
-        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    command = [sys.executable, "-c", limited, str(ROOT / "training" / "run.py"), *argv]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-    assert process.returncode == 2, process.stderr
-    assert "the disk is full" in process.stderr
-    assert "Traceback" not in process.stderr
-    assert not [file for file in tmp_path.rglob("*") if file.name.startswith(".writing")]
-    code, _, err = run(*argv, cwd=tmp_path)
-    assert code == 0, err
 
 
 @pytest.mark.slow
@@ -214,21 +97,6 @@ def test_warm_start_from_a_naturally_trained_network(tmp_path):
     assert code == 2
     assert "--warm_start: received natural" in err
     assert not (tmp_path / "wider").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("dataset", "shorter"),
-    [("cifar10", []), *((dataset, ["--twin=null", "--checkpoints=[last]"]) for dataset in ("svhn", "fashion_mnist"))],
-)
-def test_paper_recipes_run_on_real_images(dataset, shorter, tmp_path):
-    if not SHARED.is_dir():
-        pytest.skip(f"needs the prepared datasets, and {SHARED} is not there")
-    argv = ["--dataset", dataset, "--data-dir", str(SHARED / "data"), "--train-examples", "24", "--epochs", "1"]
-    code, out, err = run(*argv, "--width", "4", "--workdir", "run", *shorter, cwd=tmp_path)
-    assert code == 0, err
-    assert "pgd100" in out
-    assert "16 test images" in out
 
 
 @pytest.mark.parametrize(
