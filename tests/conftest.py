@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import collections
 import types
 
 import hypothesis
@@ -35,6 +36,12 @@ def pytest_addoption(parser):
     group.addoption(
         "--external", action="store_true", help="it is a real TF Serving: leave out what crashes it, or needs its flags"
     )
+
+
+def pytest_collection_modifyitems(items):
+    """Files with many slow tests first: what comes last is short, so that no worker waits long for another."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True)

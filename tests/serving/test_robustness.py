@@ -27,6 +27,7 @@ from tests.serving.running import running_server
 REQUESTS = 20_000
 CLIENTS = 8
 LIMIT = 4 * 2**20
+pytestmark = pytest.mark.slow
 GROWTH = 150 * 2**20
 SHAPE = (32, 32, 3)
 IMAGE = np.random.default_rng(0).random(SHAPE).round(3).tolist()

@@ -24,6 +24,7 @@ from cifs_tf.export import export
 from tests.serving.models import save_plain
 from tests.serving.running import ROOT, free_port, running_server
 
+pytestmark = pytest.mark.slow
 IMAGE = np.random.default_rng(0).random((32, 32, 3)).astype(np.float32)
 BODY = json.dumps({"instances": [IMAGE.tolist()]})
 
