@@ -1,12 +1,17 @@
-"""TF Serving's gRPC API: PredictionService and ModelService."""
+"""TF Serving's gRPC API: PredictionService and ModelService.
+
+Calls are received by an event loop, and answered in threads once their message is there: a client that never sends its
+message holds no thread.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,11 +19,11 @@ from typing import Any
 import grpc
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.framework.tensor_pb2 import TensorProto
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
-from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, ClassificationResponse
+from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.get_model_metadata_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
@@ -28,20 +33,27 @@ from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest, 
 from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
-from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from cifs_tf.errors import UserError
 from serving.config_files import check_model_config
 from serving.endpoint.classification import check_method
 from serving.endpoint.model_configs import to_configs
 from serving.endpoint.predictor import Predictor
+from serving.endpoint.signatures import DEFAULT_SIGNATURE
 from serving.endpoint.status import Code, StatusError, invalid_argument
-from serving.endpoint.versions import Version
+from serving.endpoint.versions import Version, Versions
 
 LOGGER = logging.getLogger("serving")
 MESSAGE_CHARACTERS = 1024
 TRUNCATED = "...TRUNCATED"
 HEALTH_NAMES = ("", "PredictionService", "ModelService", "tensorflow.serving.PredictionService")
+# Of a connection: calls at a time, how long it lasts, and a call that it stalls; clients connect anew by themselves.
+CONNECTION_LIMITS = (
+    ("grpc.max_concurrent_streams", 256),
+    ("grpc.max_connection_age_ms", 600_000),
+    ("grpc.max_connection_age_grace_ms", 60_000),
+)
 # Where a TensorProto keeps values of a type; clients read these fields by name.
 FIELDS = {
     types_pb2.DT_FLOAT: "float_val",
@@ -55,8 +67,8 @@ FIELDS = {
 }
 
 
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata.
+class PredictionService:
+    """Predict and GetModelMetadata; Classify and Regress say why a model cannot.
 
     Args:
         predictor: answers what was asked.
@@ -65,53 +77,50 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
 
-    def Predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:
+    def predict(self, request: PredictRequest, started: float) -> PredictResponse:
         """Run a model."""
-        started = time.monotonic()
-        with _answering(context), self._count(request.model_spec, "Predict"), self._use(request) as version:
+        with self._count(request.model_spec, "Predict"), self._use(request) as version:
             limit = self._predictor.limits.max_request_bytes
             inputs = {name: read_tensor(name, proto, limit) for name, proto in request.inputs.items()}
             spec = request.model_spec
             outputs = self._predictor.predict(
                 version, spec.signature_name, inputs, tuple(request.output_filter), started
             )
-            response = PredictResponse(model_spec=_spec(version, spec.signature_name or "serving_default"))
+            response = PredictResponse(model_spec=_spec(version, spec.signature_name or DEFAULT_SIGNATURE))
             for name, tensor in outputs.items():
                 write_tensor(tensor, response.outputs[name])
             return response
 
-    def GetModelMetadata(
-        self, request: GetModelMetadataRequest, context: grpc.ServicerContext
-    ) -> GetModelMetadataResponse:
+    def get_model_metadata(self, request: GetModelMetadataRequest, started: float) -> GetModelMetadataResponse:
         """Say what a model's signatures are."""
-        with _answering(context):
-            if not request.HasField("model_spec"):
-                raise invalid_argument("Missing ModelSpec")
-            if not request.metadata_field:
-                raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
-            for field in request.metadata_field:
-                if field != "signature_def":
-                    raise invalid_argument(f"Metadata field {field} is not supported")
-            with self._use(request) as version:
-                assert version.servable is not None, "a version in use is loaded"
-                signatures = SignatureDefMap()
-                for name, signature in version.servable.signatures.items():
-                    signatures.signature_def[name].CopyFrom(signature)
-                response = GetModelMetadataResponse(model_spec=_spec(version))
-            response.metadata["signature_def"].Pack(signatures)
-            return response
-
-    def Classify(self, request: ClassificationRequest, context: grpc.ServicerContext) -> ClassificationResponse:
-        """Say why a model cannot."""
-        with _answering(context), self._count(request.model_spec, "Classify"), self._use(request) as version:
+        if not request.HasField("model_spec"):
+            raise invalid_argument("Missing ModelSpec")
+        if not request.metadata_field:
+            raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != "signature_def":
+                raise invalid_argument(f"Metadata field {field} is not supported")
+        with self._use(request) as version:
             assert version.servable is not None, "a version in use is loaded"
-            raise check_method(version.servable.signatures, request.model_spec.signature_name, "classify")
+            signatures = SignatureDefMap()
+            for name, signature in version.servable.signatures.items():
+                signatures.signature_def[name].CopyFrom(signature)
+            response = GetModelMetadataResponse(model_spec=_spec(version))
+        response.metadata["signature_def"].Pack(signatures)
+        return response
 
-    def Regress(self, request: RegressionRequest, context: grpc.ServicerContext) -> RegressionResponse:
+    def classify(self, request: ClassificationRequest, started: float) -> Message:
         """Say why a model cannot."""
-        with _answering(context), self._count(request.model_spec, "Regress"), self._use(request) as version:
+        return self._refuse(request, "classify")
+
+    def regress(self, request: RegressionRequest, started: float) -> Message:
+        """Say why a model cannot."""
+        return self._refuse(request, "regress")
+
+    def _refuse(self, request: Any, method: str) -> Message:
+        with self._count(request.model_spec, method.capitalize()), self._use(request) as version:
             assert version.servable is not None, "a version in use is loaded"
-            raise check_method(version.servable.signatures, request.model_spec.signature_name, "regress")
+            raise check_method(version.servable.signatures, request.model_spec.signature_name, method)
 
     def _use(self, request: Any) -> contextlib.AbstractContextManager[Version]:
         if not request.HasField("model_spec"):
@@ -127,120 +136,129 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         return self._predictor.metrics.request(spec.name, api, "GRPC")
 
 
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+class ModelService:
     """GetModelStatus and HandleReloadConfigRequest.
 
     Args:
-        predictor: with the versions.
+        versions: the loaded models.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
-        self._versions = predictor.versions
+    def __init__(self, versions: Versions) -> None:
+        self._versions = versions
 
-    def GetModelStatus(self, request: GetModelStatusRequest, context: grpc.ServicerContext) -> GetModelStatusResponse:
+    def get_model_status(self, request: GetModelStatusRequest, started: float) -> GetModelStatusResponse:
         """Say in which state versions are."""
-        with _answering(context):
-            if not request.HasField("model_spec"):
-                raise invalid_argument("Missing ModelSpec")
-            spec = request.model_spec
-            return GetModelStatusResponse(model_version_status=self._versions.states(spec.name, _number(spec)))
+        if not request.HasField("model_spec"):
+            raise invalid_argument("Missing ModelSpec")
+        spec = request.model_spec
+        return GetModelStatusResponse(model_version_status=self._versions.states(spec.name, _number(spec)))
 
-    def HandleReloadConfigRequest(
-        self, request: ReloadConfigRequest, context: grpc.ServicerContext
-    ) -> ReloadConfigResponse:
+    def handle_reload_config_request(self, request: ReloadConfigRequest, started: float) -> ReloadConfigResponse:
         """Change labels, policies and which of the server's own models are served; a request names no new folder."""
-        with _answering(context):
-            if not request.HasField("config") or not request.config.HasField("model_config_list"):
-                raise invalid_argument("ReloadConfigRequest has no model_config_list")
-            try:
-                check_model_config(request.config)
-            except UserError as error:
-                raise invalid_argument(str(error)) from error
-            known = {config.name: config.base_path for config in self._versions.configs().values()}
-            for model in request.config.model_config_list.config:
-                if known.get(model.name) != Path(model.base_path):
-                    raise StatusError(
-                        Code.PERMISSION_DENIED,
-                        f"This server takes the folders of its models from its own command line and files only; "
-                        f"{model.name} at {model.base_path} is none of them",
-                    )
-            self._versions.configure(to_configs(request.config))
-            self._versions.poll()
-            response = ReloadConfigResponse()
-            response.status.SetInParent()
-            return response
+        if not request.HasField("config") or not request.config.HasField("model_config_list"):
+            raise invalid_argument("ReloadConfigRequest has no model_config_list")
+        try:
+            check_model_config(request.config)
+        except UserError as error:
+            raise invalid_argument(str(error)) from error
+        known = {config.name: config.base_path for config in self._versions.configs().values()}
+        for model in request.config.model_config_list.config:
+            if known.get(model.name) != Path(model.base_path):
+                raise StatusError(
+                    Code.PERMISSION_DENIED,
+                    f"This server takes the folders of its models from its own command line and files only; "
+                    f"{model.name} at {model.base_path} is none of them",
+                )
+        self._versions.configure(to_configs(request.config))
+        self._versions.poll()
+        response = ReloadConfigResponse()
+        response.status.SetInParent()
+        return response
 
 
-class Farewell(grpc.ServerInterceptor):
-    """Refuses calls that come when the server is about to end; those that came before are answered.
-
-    gRPC itself cancels what it has received and not begun when it shuts down: a client that was told before calls
-    somebody else.
-
-    Args:
-        ending: set when the end begins.
-    """
-
-    def __init__(self, ending: threading.Event) -> None:
-        self._ending = ending
-
-    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        """Put a refusal in the handler's place."""
-        handler = continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None or not self._ending.is_set():
-            return handler
-        return grpc.unary_unary_rpc_method_handler(
-            lambda request, context: context.abort(Code.UNAVAILABLE, "The server is ending"),
-            handler.request_deserializer,
-            handler.response_serializer,
-        )
-
-
-def make_grpc_server(
+async def make_grpc_server(
     predictor: Predictor,
-    address: str,
+    addresses: Sequence[str],
     *,
     num_threads: int,
     ending: threading.Event,
     health_service: bool = False,
     credentials: grpc.ServerCredentials | None = None,
-) -> tuple[grpc.Server, int]:
+) -> grpc.aio.Server:
     """Bind, but do not start, a server.
 
     Args:
         predictor: answers what was asked.
-        address: HOST:PORT, or `unix:PATH`.
+        addresses: HOST:PORT, or `unix:PATH`.
         num_threads: that decode and answer, >= 1.
-        ending: set when the end begins, see `Farewell`.
+        ending: once it is set calls are refused, those that came before are answered. gRPC itself cancels what it has
+            received and not begun when it shuts down: a client that was told before calls somebody else.
         health_service: whether to answer gRPC's health checks. Default false.
-        credentials: of TLS. Default none.
+        credentials: of TLS, but for UNIX sockets. Default none.
 
     Returns:
-        the server, and its port.
+        the server.
 
     Raises:
-        RuntimeError: if the address cannot be bound.
+        RuntimeError: if an address cannot be bound.
     """
-    limits = predictor.limits
-    server = grpc.server(
-        ThreadPoolExecutor(num_threads, thread_name_prefix="grpc"),
+    limits, threads = predictor.limits, ThreadPoolExecutor(num_threads, thread_name_prefix="grpc")
+    server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", limits.max_request_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
+            *CONNECTION_LIMITS,
         ],
-        interceptors=[Farewell(ending)],
         maximum_concurrent_rpcs=limits.max_concurrent_requests,
     )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(predictor), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(predictor), server)
+
+    def handler(function: Callable[[Any, float], Message], request_class: Any) -> grpc.RpcMethodHandler:
+        async def answer(request: Message, context: grpc.aio.ServicerContext) -> Message:
+            if ending.is_set():
+                await context.abort(Code.UNAVAILABLE, "The server is ending")
+            try:
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(threads, function, request, time.monotonic())
+            except StatusError as error:
+                cut = len(error.message) > MESSAGE_CHARACTERS
+                await context.abort(error.code, error.message[:MESSAGE_CHARACTERS] + TRUNCATED * cut)
+            except Exception:
+                LOGGER.exception("a gRPC call failed")
+                await context.abort(Code.INTERNAL, "The server failed to answer this request; its log says why")
+            raise AssertionError("abort raises")
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer, request_class.FromString, lambda response: response.SerializeToString()
+        )
+
+    prediction, model = PredictionService(predictor), ModelService(predictor.versions)
+    services = {
+        "PredictionService": {
+            "Predict": handler(prediction.predict, PredictRequest),
+            "GetModelMetadata": handler(prediction.get_model_metadata, GetModelMetadataRequest),
+            "Classify": handler(prediction.classify, ClassificationRequest),
+            "Regress": handler(prediction.regress, RegressionRequest),
+        },
+        "ModelService": {
+            "GetModelStatus": handler(model.get_model_status, GetModelStatusRequest),
+            "HandleReloadConfigRequest": handler(model.handle_reload_config_request, ReloadConfigRequest),
+        },
+    }
+    for name, methods in services.items():
+        generic = grpc.method_handlers_generic_handler(f"tensorflow.serving.{name}", methods)
+        server.add_generic_rpc_handlers((generic,))
     if health_service:
-        servicer = health.HealthServicer()
+        servicer = health.aio.HealthServicer()
         for name in HEALTH_NAMES:
-            servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+            await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
-    return server, port
+    for address in addresses:
+        if credentials and not address.startswith("unix:"):
+            server.add_secure_port(address, credentials)
+        else:
+            server.add_insecure_port(address)
+    return server
 
 
 def read_tensor(name: str, proto: TensorProto, limit: int) -> np.ndarray:
@@ -289,21 +307,6 @@ def write_tensor(tensor: np.ndarray, proto: TensorProto) -> None:
     for size in tensor.shape:
         proto.tensor_shape.dim.add(size=size)
     getattr(proto, FIELDS[dtype]).extend(tensor.reshape(-1).tolist())
-
-
-@contextlib.contextmanager
-def _answering(context: grpc.ServicerContext) -> Iterator[None]:
-    """End a call with a status instead of an exception."""
-    try:
-        yield
-    except StatusError as error:
-        message = error.message
-        if len(message) > MESSAGE_CHARACTERS:
-            message = message[:MESSAGE_CHARACTERS] + TRUNCATED
-        context.abort(error.code, message)
-    except Exception:
-        LOGGER.exception("a gRPC call failed")
-        context.abort(Code.INTERNAL, "The server failed to answer this request; its log says why")
 
 
 def _number(spec: ModelSpec) -> int | None:

@@ -111,7 +111,7 @@ class _Server:
         with contextlib.ExitStack() as stack:
             # Taken before the models load: a port that is not free is known at once.
             rest_socket = stack.enter_context(_listen(options.host, options.rest_api_port))
-            grpc_server = self._bind_grpc()
+            grpc_server = await self._bind_grpc()
             stop = asyncio.Event()
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, self._on_signal, stop)
@@ -126,7 +126,7 @@ class _Server:
             sockets = [rest_socket] if rest_socket else []
             http_task = asyncio.create_task(http_server.serve(sockets)) if sockets else None
             if grpc_server:
-                grpc_server.start()
+                await grpc_server.start()
             self._announce()
             await stopping
             LOGGER.info("ending: answering what has come")
@@ -135,12 +135,11 @@ class _Server:
             for server in http_server.servers if http_task else ():
                 server.close()
             await asyncio.sleep(GOODBYE_SECONDS)
-            grpc_stopped = grpc_server.stop(options.drain_timeout_in_ms / 1000) if grpc_server else None
+            http_server.should_exit = True
+            if grpc_server:
+                await grpc_server.stop(options.drain_timeout_in_ms / 1000)
             if http_task:
-                http_server.should_exit = True
                 await http_task
-            if grpc_stopped:
-                await asyncio.to_thread(grpc_stopped.wait)
             await asyncio.to_thread(self._versions.close)
             LOGGER.info("ended")
 
@@ -149,29 +148,25 @@ class _Server:
             raise KeyboardInterrupt  # the second one does not wait
         stop.set()
 
-    def _bind_grpc(self) -> grpc.Server | None:
+    async def _bind_grpc(self) -> grpc.aio.Server | None:
         options = self._options
-        credentials = _credentials(options.ssl_config_file)
         host = f"[{options.host}]" if ":" in options.host else options.host
         addresses = [f"{host}:{options.port}"] if options.port else []
         addresses += [f"unix:{options.grpc_socket_path}"] if options.grpc_socket_path else []
         if not addresses:
             return None
         try:
-            server, _ = make_grpc_server(
+            return await make_grpc_server(
                 self._predictor,
-                addresses[0],
+                addresses,
                 num_threads=options.grpc_max_threads,
                 ending=self._ending,
                 health_service=options.enable_grpc_healthcheck_service,
-                credentials=credentials,
+                credentials=_credentials(options.ssl_config_file),
             )
-            for address in addresses[1:]:
-                server.add_insecure_port(address)
         except RuntimeError as error:
             advice = "it cannot be listened on; give another --port, or end the program that has it"
             raise UserError("--port", addresses[0], advice) from error
-        return server
 
     def _http_config(self) -> uvicorn.Config:
         options = self._options

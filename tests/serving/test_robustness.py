@@ -11,15 +11,19 @@ import json
 import random
 import socket
 import struct
+import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import httpx
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tensorflow_serving.apis import prediction_service_pb2_grpc
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
 from tests.serving.models import models_config
 from tests.serving.running import running_server
@@ -202,10 +206,6 @@ def test_decompression_bomb_images(server, file):
 
 
 def test_one_value_that_stands_for_gigabytes(server):
-    import grpc
-    from tensorflow_serving.apis import prediction_service_pb2_grpc
-    from tensorflow_serving.apis.predict_pb2 import PredictRequest
-
     request = PredictRequest()
     request.model_spec.name = "plain"
     proto = request.inputs["image"]
@@ -216,6 +216,23 @@ def test_one_value_that_stands_for_gigabytes(server):
     with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
         prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60)
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_grpc_calls_that_never_send_their_message_hold_nobody_up(server):
+    channel = grpc.insecure_channel(server.grpc)
+    silent = threading.Event()
+    call = channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
+    calls = [call.future(iter(silent.wait, True), timeout=60) for _ in range(100)]
+    time.sleep(1)
+    with grpc.insecure_channel(server.grpc) as other:
+        request = PredictRequest()
+        request.model_spec.name = "plain"
+        request.inputs["image"].CopyFrom(tf.make_tensor_proto(np.array([IMAGE], np.float32)))
+        assert prediction_service_pb2_grpc.PredictionServiceStub(other).Predict(request, timeout=20).outputs
+    for waiting in calls:
+        waiting.cancel()
+    silent.set()
+    channel.close()
 
 
 class Fuzzer:
