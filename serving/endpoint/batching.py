@@ -149,8 +149,8 @@ def _run(batch: list[_Task], allowed_batch_sizes: tuple[int, ...]) -> None:
         )
     try:
         outputs = run_alone(first.version, first.signature_name, inputs, first.outputs)
-    except StatusError:
-        if len(batch) == 1:
+    except StatusError as error:
+        if len(batch) == 1 or error.code != Code.INVALID_ARGUMENT:
             raise
         # One request's bad row, such as a broken image, is nobody else's fault.
         for task in batch:

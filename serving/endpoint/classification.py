@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from serving.endpoint.json_parser import Members, parse
-from serving.endpoint.json_requests import read_object, read_signature_name
+from serving.endpoint.json_requests import kind_of, read_object, read_signature_name
 from serving.endpoint.json_writer import quote
 from serving.endpoint.signatures import DEFAULT_SIGNATURE
 from serving.endpoint.status import Code, StatusError, invalid_argument
@@ -40,7 +40,7 @@ def check_examples_body(text: bytes) -> str:
         raise invalid_argument(f"JSON Value: {quote(root)} 'examples' value is an empty array")
     for example in examples:
         if not isinstance(example, Members):
-            raise invalid_argument("Example must be JSON object but got JSON value")
+            raise invalid_argument(f"Example must be JSON object but got JSON {kind_of(example)}")
     return signature_name
 
 

@@ -39,7 +39,7 @@ from cifs_tf.errors import UserError
 from serving.config_files import check_model_config
 from serving.endpoint.classification import check_method
 from serving.endpoint.model_configs import to_configs
-from serving.endpoint.predictor import Predictor
+from serving.endpoint.predictor import BYTES_OF_A_TEXT, Predictor
 from serving.endpoint.signatures import DEFAULT_SIGNATURE
 from serving.endpoint.status import Code, StatusError, invalid_argument
 from serving.endpoint.versions import Version, Versions
@@ -283,11 +283,15 @@ def read_tensor(name: str, proto: TensorProto, limit: int) -> np.ndarray:
         num_bytes *= size
     try:
         dtype = tf.as_dtype(proto.dtype)
-        num_bytes *= dtype.size or 1
+        num_bytes *= dtype.size or BYTES_OF_A_TEXT
         if num_bytes > limit:
             raise StatusError(Code.RESOURCE_EXHAUSTED, f"Tensor {name} would take {num_bytes} bytes, more than {limit}")
-        return tf.make_ndarray(proto)
-    except (ValueError, TypeError, NotImplementedError, AttributeError, OverflowError) as error:
+        if dtype != tf.string and len(proto.tensor_content) == num_bytes:
+            return np.frombuffer(proto.tensor_content, dtype.as_numpy_dtype).reshape(sizes)
+        # What TensorFlow makes of too many values, of too few and of none is for TensorFlow to say.
+        tensor = tf.io.parse_tensor(proto.SerializeToString(), dtype).numpy()
+        return tensor if isinstance(tensor, np.ndarray) else np.array(tensor, dtype.as_numpy_dtype)
+    except (tf.errors.OpError, ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise invalid_argument(f"tensor parsing error: {name}") from error
 
 

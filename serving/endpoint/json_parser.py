@@ -39,11 +39,13 @@ class Document:
     Args:
         root: `Members`, list, str, int, float, bool or None.
         num_objects: how many objects the text holds, the root counted.
+        num_strings: how many of its values are texts; names are none.
         has_words: whether `true`, `false` or `null` occurs in it.
     """
 
     root: Any
     num_objects: int
+    num_strings: int
     has_words: bool
 
 
@@ -89,7 +91,7 @@ def parse(text: bytes) -> Document:
             raise invalid_argument(f"JSON Parse error: {message} at offset: {offset}") from error
     root = _restore(root) if as_bytes else root
     has_words = any(word in text for word in (b"true", b"false", b"null"))
-    return Document(root, decoder.num_objects, has_words)
+    return Document(root, decoder.num_objects, decoder.num_strings, has_words)
 
 
 class _Decoder(rapidjson.Decoder):
@@ -100,7 +102,12 @@ class _Decoder(rapidjson.Decoder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.num_objects = 0
+        self.num_objects = self.num_strings = 0
+
+    def string(self, text: str) -> str:
+        """Count the values that are texts."""
+        self.num_strings += 1
+        return text
 
     def start_object(self) -> Members:
         """Keep the members as pairs."""
@@ -135,7 +142,7 @@ def _first_too_deep(text: bytes) -> int | None:
     """
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH or _depths(text) is None:
         return None
-    without_strings = re.sub(rb'"(?:[^"\\]|\\.)*"', lambda found: b" " * len(found[0]), text, flags=re.DOTALL)
+    without_strings = re.sub(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', lambda found: b" " * len(found[0]), text, flags=re.DOTALL)
     return _depths(without_strings)
 
 

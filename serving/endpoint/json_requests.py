@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
-from serving.endpoint.json_parser import Members, parse
+from serving.endpoint.json_parser import Document, Members, parse
 from serving.endpoint.json_writer import quote
 from serving.endpoint.signatures import type_name
 from serving.endpoint.status import Code, StatusError, invalid_argument
@@ -89,11 +89,11 @@ def read_predict_body(text: bytes, lookup: Lookup) -> PredictBody:
             raise _malformed(root, "Expecting 'instances' to be an list/array")
         if not rows:
             raise _malformed(root, "No values in 'instances' array")
-        inputs = _rows_at_once(rows, infos, document.num_objects, document.has_words)
+        inputs = _rows_at_once(rows, infos, document)
         return PredictBody(signature_name, inputs or _read_rows(rows, infos), by_row=True)
     if COLUMNS_KEY in names:
         columns = root.find(COLUMNS_KEY)
-        inputs = _read_columns(columns, infos, document.num_objects, document.has_words)
+        inputs = _read_columns(columns, infos, document)
         return PredictBody(signature_name, inputs, by_row=False)
     raise invalid_argument("Missing 'inputs' or 'instances' key")
 
@@ -113,15 +113,13 @@ def read_signature_name(root: Members) -> str:
     return name
 
 
-def _rows_at_once(
-    rows: list, infos: Mapping[str, TensorInfo], num_objects: int, has_words: bool
-) -> dict[str, np.ndarray] | None:
+def _rows_at_once(rows: list, infos: Mapping[str, TensorInfo], document: Document) -> dict[str, np.ndarray] | None:
     """All rows in one go, if they are numbers without a fault; None leaves it to the careful way."""
-    if has_words:
+    if not _only_numbers(document):
         return None
-    if num_objects == 1:
+    if document.num_objects == 1:
         columns: dict[str, list] = dict.fromkeys(infos, rows) if len(infos) == 1 else {}
-    elif num_objects == 1 + len(rows) and all(isinstance(row, Members) for row in rows):
+    elif document.num_objects == 1 + len(rows) and all(isinstance(row, Members) for row in rows):
         expected = sorted(infos)
         if any(sorted(row.names()) != expected for row in rows):
             return None
@@ -132,8 +130,15 @@ def _rows_at_once(
     return None if any(tensor is None for tensor in inputs.values()) else inputs  # type: ignore[return-value]
 
 
+def _only_numbers(document: Document) -> bool:
+    """Whether nothing but numbers can be among the values: NumPy would make a text of everything beside one text."""
+    return not document.has_words and document.num_strings == (document.root.find(SIGNATURE_KEY) is not None)
+
+
 def _numbers_at_once(value: Any, dtype: int) -> np.ndarray | None:
     """A nested list of numbers as a tensor, or None if there is anything to be said about it."""
+    if dtype not in FLOATS and dtype not in INTEGER_RANGES:
+        return None
     try:
         array = np.array(value)
     except (ValueError, OverflowError):
@@ -199,18 +204,16 @@ def _add_row(
     flat[name] += values
 
 
-def _read_columns(
-    columns: Any, infos: Mapping[str, TensorInfo], num_objects: int, has_words: bool
-) -> dict[str, np.ndarray]:
+def _read_columns(columns: Any, infos: Mapping[str, TensorInfo], document: Document) -> dict[str, np.ndarray]:
     if not isinstance(columns, Members) or _is_base64(columns):
         if len(infos) > 1:
             raise invalid_argument(
                 "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
                 "tensorinfo_map"
             )
-        values, plain = {next(iter(infos)): columns}, num_objects == 1
+        values, plain = {next(iter(infos)): columns}, document.num_objects == 1
     else:
-        values, plain = {}, num_objects == 2
+        values, plain = {}, document.num_objects == 2
         for name in infos:
             if name not in columns.names():
                 raise invalid_argument(f"Missing named input: {name} in 'inputs' object.")
@@ -218,7 +221,7 @@ def _read_columns(
     inputs = {}
     for name, value in values.items():
         dtype = infos[name].dtype
-        tensor = _numbers_at_once(value, dtype) if plain and not has_words else None
+        tensor = _numbers_at_once(value, dtype) if plain and _only_numbers(document) else None
         if tensor is None:
             flat: list = []
             shape = _shape_of(value)
@@ -285,8 +288,8 @@ def _decode_base64(value: Members) -> bytes:
 
 
 def _tensor(values: list, shape: list[int], dtype: int, name: str) -> np.ndarray:
-    # A row that names an input twice; more dimensions than a tensor can have.
-    if len(values) != _size(shape) or len(shape) > MAX_RANK:
+    values = values[: _size(shape)]  # of a row that names an input twice
+    if len(shape) > MAX_RANK:
         raise invalid_argument(f"tensor parsing error: {name}")
     if dtype == types_pb2.DT_STRING:
         tensor = np.empty(len(values), object)
@@ -303,7 +306,7 @@ def _tensor(values: list, shape: list[int], dtype: int, name: str) -> np.ndarray
 
 def _as_floats(array: np.ndarray, dtype: int) -> np.ndarray:
     with np.errstate(over="ignore"):  # beyond float32 is infinite
-        return array.astype(_numpy_type(dtype))
+        return array.astype(np.float64).astype(_numpy_type(dtype))  # by way of double, as RapidJSON
 
 
 def _shape_of(value: Any) -> list[int]:
@@ -341,10 +344,15 @@ def _is_row_object(value: Any) -> bool:
     return isinstance(value, Members) and not _is_base64(value)
 
 
+def kind_of(value: Any) -> str:
+    """Name of a value's kind in TF Serving's messages, such as `Number`."""
+    kinds = {type(None): "Null", str: "String", list: "Array", Members: "Object", int: "Number", float: "Number"}
+    return str(value) if isinstance(value, bool) else kinds[type(value)]
+
+
 def _type_error(value: Any, dtype: int) -> StatusError:
-    kind = {type(None): "Null", str: "String", list: "Array", Members: "Object", int: "Number", float: "Number"}
-    found = str(value) if isinstance(value, bool) else kind[type(value)]
-    return invalid_argument(f"JSON Value: {quote(value)} Type: {found} is not of expected type: {type_name(dtype)}")
+    message = f"JSON Value: {quote(value)} Type: {kind_of(value)} is not of expected type: {type_name(dtype)}"
+    return invalid_argument(message)
 
 
 def _malformed(value: Any, message: str) -> StatusError:

@@ -12,8 +12,11 @@ import numpy as np
 from serving.endpoint.images import check_images
 from serving.endpoint.metrics import Metrics
 from serving.endpoint.signatures import check_names, check_tensors, find_signature, is_batchable, select_outputs
-from serving.endpoint.status import Code, StatusError
+from serving.endpoint.status import Code, StatusError, invalid_argument
 from serving.endpoint.versions import Version, Versions
+
+# What an empty text costs at least.
+BYTES_OF_A_TEXT = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,16 +94,20 @@ class Predictor:
         check_tensors(signature, inputs)
         for tensor in inputs.values():
             if tensor.dtype == object:
+                if tensor.size * BYTES_OF_A_TEXT > self.limits.max_request_bytes:
+                    raise invalid_argument(f"{tensor.size} texts in a request are too many (--max_request_bytes)")
                 check_images(tensor.reshape(-1).tolist(), self.limits.max_image_pixels)
         lengths = {len(tensor) if tensor.ndim else -1 for tensor in inputs.values()}
         with self.metrics.run(version.model):
             if len(lengths) > 1 or -1 in lengths or not is_batchable(signature):
                 _check_deadline(deadline)
                 return run_alone(version, name, inputs, outputs)
-            parts = []
-            for start in range(0, max(1, *lengths), self.limits.max_run_rows):
+            parts, (rows,) = [], lengths
+            # A batcher has a limit of its own, which it tells.
+            step = self.limits.max_run_rows if self._run is run_alone else max(1, rows)
+            for start in range(0, max(1, rows), step):
                 _check_deadline(deadline)
-                part = {key: tensor[start : start + self.limits.max_run_rows] for key, tensor in inputs.items()}
+                part = {key: tensor[start : start + step] for key, tensor in inputs.items()}
                 parts.append(self._run(version, name, part, outputs))
         return parts[0] if len(parts) == 1 else {key: np.concatenate([p[key] for p in parts]) for key in outputs}
 

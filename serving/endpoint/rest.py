@@ -40,6 +40,8 @@ PREDICTION_PATH = re.compile(
 MODEL_PATH = re.compile(
     rf"/v1/models(?:/(?P<model>[^/:]+))?{_VERSION}(?:/(?P<metadata>metadata))?", re.IGNORECASE | re.ASCII
 )
+# A target in the form that proxies are sent.
+ABSOLUTE = re.compile(r"^https?://[^/]*", re.IGNORECASE)
 JSON, HTML, TEXT = "application/json", "text/html", "text/plain; version=0.0.4; charset=utf-8"
 CORS_HEADERS = {
     "access-control-allow-origin": "*",
@@ -96,7 +98,7 @@ class RestApi:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         assert scope["type"] == "http", "neither websockets nor lifespan are configured"
-        path = scope["raw_path"].decode("latin-1")
+        path = ABSOLUTE.sub("", scope["raw_path"].decode("latin-1"))
         if scope["query_string"]:  # part of the path, as in TF Serving
             path += f"?{scope['query_string'].decode('latin-1')}"
         started = time.monotonic()
@@ -244,21 +246,27 @@ class RestApi:
 
     def _metadata(self, target: Target) -> str:
         with self._use(target) as version:
-            assert version.servable is not None, "a version in use is loaded"
-            spec = ModelSpec(name=target.model)
-            spec.version.value = version.number
-            signatures = SignatureDefMap()
-            for name, signature in version.servable.signatures.items():
-                signatures.signature_def[name].CopyFrom(signature)
-        return (
-            f'{{\n"model_spec":{_message_text(spec)}\n,\n"metadata": '
-            f'{{"signature_def": {_message_text(signatures)}\n}}\n}}\n'
-        )
+            if version.metadata_text is None:
+                version.metadata_text = _metadata_text(version)
+            return version.metadata_text
 
     def _with_cors(self, response: Response) -> Response:
         if self._cors:
             response.headers.update(CORS_HEADERS)
         return response
+
+
+def _metadata_text(version: Version) -> str:
+    assert version.servable is not None, "a version in use is loaded"
+    spec = ModelSpec(name=version.model)
+    spec.version.value = version.number
+    signatures = SignatureDefMap()
+    for name, signature in version.servable.signatures.items():
+        signatures.signature_def[name].CopyFrom(signature)
+    return (
+        f'{{\n"model_spec":{_message_text(spec)}\n,\n"metadata": '
+        f'{{"signature_def": {_message_text(signatures)}\n}}\n}}\n'
+    )
 
 
 def _target(found: re.Match[str]) -> Target:

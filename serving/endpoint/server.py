@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import ipaddress
 import logging
+import os
 import resource
 import signal
 import socket
@@ -18,8 +19,6 @@ from typing import Any
 
 import grpc
 import uvicorn
-from starlette.applications import Starlette
-from starlette.routing import Mount
 from tensorflow.core.protobuf import config_pb2
 
 from cifs_tf.errors import UserError
@@ -140,12 +139,12 @@ class _Server:
                 await grpc_server.stop(options.drain_timeout_in_ms / 1000)
             if http_task:
                 await http_task
-            await asyncio.to_thread(self._versions.close)
+            await asyncio.to_thread(self._versions.close, options.drain_timeout_in_ms / 1000)
             LOGGER.info("ended")
 
     def _on_signal(self, stop: asyncio.Event) -> None:
         if stop.is_set():
-            raise KeyboardInterrupt  # the second one does not wait
+            os._exit(130)  # the second one does not wait, for a model that loads neither
         stop.set()
 
     async def _bind_grpc(self) -> grpc.aio.Server | None:
@@ -171,7 +170,7 @@ class _Server:
     def _http_config(self) -> uvicorn.Config:
         options = self._options
         return uvicorn.Config(
-            Starlette(routes=[Mount("/", app=self._api)]),
+            self._api,
             http=guarded_protocol(options.receive_timeout_in_ms / 1000, options.max_connections),
             loop="none",
             ws="none",
@@ -194,10 +193,11 @@ class _Server:
             try:
                 if options.model_config_file and 0 < options.model_config_file_poll_wait_seconds <= since_config:
                     since_config = 0.0
-                    self._versions.configure(_configs(options))
+                    try:
+                        self._versions.configure(_configs(options))
+                    except (UserError, StatusError) as error:
+                        LOGGER.error("the config cannot be followed: %s", error)
                 self._versions.poll()
-            except (UserError, StatusError) as error:
-                LOGGER.error("the models stay as they are: %s", error)
             except Exception:
                 LOGGER.exception("looking for new versions failed, will try again")
 

@@ -73,6 +73,8 @@ class Version:
     failures: int = 0
     retry_at: float = 0.0
     files: tuple = ()
+    # Made by whoever asks first: it takes milliseconds, and never changes.
+    metadata_text: str | None = None
 
 
 class Versions:
@@ -121,18 +123,24 @@ class Versions:
         Raises:
             StatusError: FAILED_PRECONDITION if a label names a version that a known model has not loaded.
         """
+        refused = None
         with self._changed:
+            old, self._configs = self._configs, {config.name: config for config in configs}
             for config in configs:
-                for label, number in config.labels.items():
+                for label, number in config.labels.items() if config.name in old else ():
                     version = self._versions.get(config.name, {}).get(number)
-                    known = config.name in self._configs
-                    if known and not self._unavailable_labels and (not version or version.state != State.AVAILABLE):
-                        raise StatusError(
-                            Code.FAILED_PRECONDITION,
-                            f"Request to assign label to {number} of model {config.name}, which is not currently "
-                            f"available for inference (label {label})",
-                        )
-            self._configs = {config.name: config for config in configs}
+                    if self._unavailable_labels or (version and version.state == State.AVAILABLE):
+                        continue
+                    # Versions follow the new config, so that the next try can succeed; labels stay until then.
+                    labels = old[config.name].labels
+                    self._configs[config.name] = dataclasses.replace(config, labels=labels)
+                    refused = StatusError(
+                        Code.FAILED_PRECONDITION,
+                        f"Request to assign label to {number} of model {config.name}, which is not currently "
+                        f"available for inference (label {label})",
+                    )
+        if refused:
+            raise refused
 
     def configs(self) -> dict[str, ModelConfig]:
         """What was asked for, by name."""
@@ -195,13 +203,13 @@ class Versions:
                 raise StatusError(Code.NOT_FOUND, f"Could not find any versions of model {model}")
             return [_status(versions[n]) for n in sorted(versions, reverse=True) if number in (None, n)]
 
-    def close(self) -> None:
-        """Wait for the last request of every version and unload it."""
+    def close(self, timeout: float | None = None) -> None:
+        """Wait for the last request of every version, so many seconds at most, and unload it."""
         with self._polling:
             for versions in self._versions.values():
                 for version in versions.values():
                     if version.state == State.AVAILABLE:
-                        self._unload(version)
+                        self._unload(version, timeout)
 
     def _meant(self, model: str, number: int | None) -> int | None:
         """Take 0 for the latest, as clients such as ovmsclient mean it, unless there is a version 0."""
@@ -214,7 +222,8 @@ class Versions:
             versions = self._versions.setdefault(name, {})
         for number in sorted(wanted):
             path, version = wanted[number], versions.get(number)
-            if version is None or version.path != path or (version.state == State.END and version.error is None):
+            moved = version is not None and version.path != path and version.state != State.AVAILABLE
+            if version is None or moved or (version.state == State.END and version.error is None):
                 version = Version(name, number, path)
                 with self._changed:
                     versions[number] = version
@@ -238,8 +247,9 @@ class Versions:
         return version.failures <= self._max_load_retries and time.monotonic() >= version.retry_at
 
     def _try_to_load(self, version: Version) -> None:
+        files = _listing(version.path)
         with self._changed:
-            version.state, version.files = State.LOADING, _listing(version.path)
+            version.state, version.files = State.LOADING, files
         started = time.monotonic()
         try:
             servable = self._load(version.path)
@@ -256,10 +266,11 @@ class Versions:
         LOGGER.info("%s version %d is available, loaded in %.1f s", version.model, version.number, seconds)
         self._on_load(version, seconds)
 
-    def _unload(self, version: Version) -> None:
+    def _unload(self, version: Version, timeout: float | None = None) -> None:
         with self._changed:
             version.state = State.UNLOADING
-            self._changed.wait_for(lambda: not version.uses)
+            if not self._changed.wait_for(lambda: not version.uses, timeout):
+                return
             servable, version.servable = version.servable, None
         if servable:
             servable.close()

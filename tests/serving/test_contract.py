@@ -429,6 +429,8 @@ def test_case_48_batching(flagged_endpoint):
     assert flagged_endpoint.predict({"instances": [IMAGE] * 8}).status_code == 200
     too_many = "Task size 9 is larger than maximum input batch size 8"
     assert_refused(flagged_endpoint.predict({"instances": [IMAGE] * 9}), 400, too_many)
+    too_many = "Task size 100 is larger than maximum input batch size 8"
+    assert_refused(flagged_endpoint.predict({"instances": [[1.0]] * 100}, "slow"), 400, too_many)
     # One request runs, one waits and fills the queue; there is no room for the others.
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: flagged_endpoint.predict({"instances": [[1.0]] * 8}, "slow"), range(4)))

@@ -396,7 +396,7 @@ def test_bad_input_is_one_sentence_and_code_2(workdir, tmp_path, argv, named):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
 def test_an_export_that_is_stopped_publishes_nothing(workdir, tmp_path, how):
     """Killed in the midst of it; the next export works and removes what was left."""
     base = tmp_path / "models"

@@ -235,6 +235,23 @@ def test_grpc_calls_that_never_send_their_message_hold_nobody_up(server):
     channel.close()
 
 
+def test_headers_that_only_a_decoder_can_read_are_not_decoded(server):
+    buffer = io.BytesIO()
+    Image.new("RGB", (3000, 3000)).save(buffer, "JPEG")
+    file = buffer.getvalue()[:2] + b"\xff\x01" + buffer.getvalue()[2:]
+    body = {"signature_name": "encoded", "instances": [{"b64": base64.b64encode(file).decode()}]}
+    assert httpx.post(f"{server.url}/v1/models/multi:predict", json=body, timeout=60).status_code == 400
+
+
+def test_a_long_text_among_numbers_takes_no_memory(server):
+    before = server.resident_bytes
+    body = json.dumps({"instances": ["a" * 400_000, *[1] * 1000]}).encode()
+    assert httpx.post(f"{server.url}/v1/models/plain:predict", content=body, timeout=60).status_code == 400
+    body = json.dumps({"instances": ["[" * 3_000_000]}).encode()
+    assert httpx.post(f"{server.url}/v1/models/plain:predict", content=body, timeout=60).status_code == 400
+    assert server.resident_bytes < before + GROWTH
+
+
 class Fuzzer:
     """Requests of every kind between a good one and noise, the same for the same seed."""
 
