@@ -63,7 +63,7 @@ def _still_well(server):
         before = median_seconds(http)
         yield
         assert server.process.poll() is None, server.log.read_text()[-2000:]
-        assert median_seconds(http) < 10 * before + 0.2
+        assert median_seconds(http) < 20 * before + 2  # others may be at work on the machine
 
 
 def median_seconds(http):
