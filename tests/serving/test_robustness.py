@@ -252,6 +252,23 @@ def test_a_long_text_among_numbers_takes_no_memory(server):
     assert server.resident_bytes < before + GROWTH
 
 
+def test_clients_that_never_read_lose_their_places(server):
+    with contextlib.ExitStack() as stack:
+        for _ in range(64):
+            connection = stack.enter_context(raw_connection(server))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.setblocking(False)
+            with contextlib.suppress(OSError):
+                connection.sendall(b"GET /v1/models/multi/metadata HTTP/1.1\r\nhost: x\r\n\r\n" * 500)
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{server.url}/v1/models/plain", timeout=5).status_code == 200:
+                    break
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
 class Fuzzer:
     """Requests of every kind between a good one and noise, the same for the same seed."""
 
