@@ -144,7 +144,7 @@ def test_precision_is_the_classifiers_own(precision):
         ({"cuts": ("stage1_block1_out",)}, (8, 8, 3), 5, "probes", r"\['mlp', 'linear'\]"),
         ({"cuts": ("stage9_block1_out", "stage4_block1_out")}, (8, 8, 3), 5, "cuts", "stage9_block1_out"),
         ({"top_k": 6}, (8, 8, 3), 5, "top_k", 6),
-        ({"importance": "relu"}, (8, 8, 3), 5, "importance", "relu"),
+        ({"importance": "no_such_importance"}, (8, 8, 3), 5, "importance", "no_such_importance"),
     ],
 )
 def test_errors_name_the_argument_and_the_value(config, image_shape, num_classes, argument, received):
