@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
 from collections import deque
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.endpoint.predictor import run_alone
+from serving.endpoint.predictor import check_deadline, run_alone
 from serving.endpoint.status import Code, StatusError, invalid_argument
 from serving.endpoint.versions import Version
 
@@ -59,22 +60,28 @@ class Batcher:
             thread.start()
 
     def __call__(
-        self, version: Version, signature_name: str, inputs: Mapping[str, np.ndarray], outputs: tuple[str, ...]
+        self,
+        version: Version,
+        signature_name: str,
+        inputs: Mapping[str, np.ndarray],
+        outputs: tuple[str, ...],
+        deadline: float = math.inf,
     ) -> dict[str, np.ndarray]:
         """Wait for the run that these rows are part of.
 
         Raises:
-            StatusError: UNAVAILABLE if too many wait, INVALID_ARGUMENT for more rows than a run may have.
+            StatusError: UNAVAILABLE if too many wait, INVALID_ARGUMENT for more rows than a run may have,
+                DEADLINE_EXCEEDED if their turn comes after the deadline.
         """
         limit = self._options.max_batch_size
         rows = len(next(iter(inputs.values())))
         if rows > limit:
             raise invalid_argument(f"Task size {rows} is larger than maximum input batch size {limit}")
         if not rows:
-            return run_alone(version, signature_name, inputs, outputs)
+            return run_alone(version, signature_name, inputs, outputs, deadline)
         # Rows of different shapes, where a signature leaves a dimension open, cannot share a run.
         shapes = tuple((name, inputs[name].shape[1:]) for name in sorted(inputs))
-        task = _Task(version, signature_name, inputs, outputs, rows)
+        task = _Task(version, signature_name, inputs, outputs, rows, deadline)
         with self._changed:
             queue = self._queues.setdefault((id(version), signature_name, outputs, shapes), deque())
             if sum(waiting.rows for waiting in queue) + rows > limit * self._options.max_enqueued_batches:
@@ -89,9 +96,10 @@ class Batcher:
 
     def _work(self) -> None:
         while True:
-            batch = self._next_batch()
+            batch = _on_time(self._next_batch())
             try:
-                _run(batch, self._options.allowed_batch_sizes)
+                if batch:
+                    _run(batch, self._options.allowed_batch_sizes)
             except BaseException as error:
                 for task in batch:
                     task.future.set_exception(error)
@@ -131,11 +139,24 @@ class _Task:
     inputs: Mapping[str, np.ndarray]
     outputs: tuple[str, ...]
     rows: int
+    deadline: float
     future: Future = dataclasses.field(default_factory=Future)
     enqueued: float = dataclasses.field(default_factory=time.monotonic)
 
     def ready_at(self, options: BatchingOptions) -> float:
         return self.enqueued + options.batch_timeout_micros / 1e6
+
+
+def _on_time(batch: list[_Task]) -> list[_Task]:
+    """Tell the requests that waited too long, return the others."""
+    kept = []
+    for task in batch:
+        try:
+            check_deadline(task.deadline)
+            kept.append(task)
+        except StatusError as error:
+            task.future.set_exception(error)
+    return kept
 
 
 def _run(batch: list[_Task], allowed_batch_sizes: tuple[int, ...]) -> None:

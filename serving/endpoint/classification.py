@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from serving.endpoint.json_parser import Members, parse
-from serving.endpoint.json_requests import kind_of, read_object, read_signature_name
+from serving.endpoint.json_requests import decode_base64, is_base64, kind_of, read_object, read_signature_name
 from serving.endpoint.json_writer import quote
 from serving.endpoint.signatures import DEFAULT_SIGNATURE
 from serving.endpoint.status import Code, StatusError, invalid_argument
 
+MAX_INT64 = 2**63 - 1
 WORDS = {"classify": "classification", "regress": "regression"}
 
 
@@ -29,6 +31,8 @@ def check_examples_body(text: bytes) -> str:
     """
     root = read_object(parse(text).root)
     signature_name = read_signature_name(root)
+    if "context" in root.names():
+        _check_example(root.find("context"))
     if "examples" not in root.names():
         raise invalid_argument(
             f"JSON Value: {quote(root)} When method is classify, key 'examples' is expected and was not found"
@@ -39,9 +43,36 @@ def check_examples_body(text: bytes) -> str:
     if not examples:
         raise invalid_argument(f"JSON Value: {quote(root)} 'examples' value is an empty array")
     for example in examples:
-        if not isinstance(example, Members):
-            raise invalid_argument(f"Example must be JSON object but got JSON {kind_of(example)}")
+        _check_example(example)
     return signature_name
+
+
+def _check_example(example: Any) -> None:
+    """Check features, which are a value or a list of values of one kind each."""
+    if not isinstance(example, Members):
+        raise invalid_argument(f"Example must be JSON object but got JSON {kind_of(example)}")
+    for name, content in example:
+        values = content if isinstance(content, list) and not isinstance(content, Members) else [content]
+        kinds = (_feature_kind(name, value) for value in values)
+        first = next(kinds, "")
+        if any(kind != first for kind in kinds):
+            raise invalid_argument(f"Unexpected element type in feature: {name} expecting type: {first}")
+
+
+def _feature_kind(name: str, value: Any) -> str:
+    """The list of tf.train.Feature that holds a value; true and false are integers there."""
+    if isinstance(value, float):
+        return "float"
+    if isinstance(value, int):
+        if value > MAX_INT64:
+            raise invalid_argument(f"Feature: {name} has uint64 element. Only int64 is supported.")
+        return "int64"
+    if isinstance(value, str):
+        return "bytes"
+    if not is_base64(value):
+        raise invalid_argument(f"Feature: {name} has element with unexpected JSON type: {kind_of(value)}")
+    decode_base64(value)
+    return "bytes"
 
 
 def check_method(signatures: Mapping[str, SignatureDef], signature_name: str, method: str) -> StatusError:

@@ -17,6 +17,9 @@ MAX_DEPTH = 1000
 sys.setrecursionlimit(max(sys.getrecursionlimit(), 5 * MAX_DEPTH))
 BOM = b"\xef\xbb\xbf"
 
+# Bytes that are no UTF-8: as Python decodes them, and as characters of the last private plane, which can be encoded.
+_TO_PRIVATE = {0xDC00 + byte: 0x10FE00 + byte for byte in range(0x80, 0x100)}
+_FROM_PRIVATE = {private: surrogate for surrogate, private in _TO_PRIVATE.items()}
 _TRAILING = "The document root must not be followed by other values."
 
 
@@ -71,25 +74,24 @@ def parse(text: bytes) -> Document:
         raise invalid_argument(f"JSON Parse error: Nested deeper than {MAX_DEPTH} levels. at offset: {too_deep}")
     start = len(BOM) if text.startswith(BOM) else 0
     body: Any = text[start:] if start else text
-    as_bytes = False
+    is_utf8 = True
     try:
         body.decode()
     except UnicodeDecodeError:
-        # RapidJSON does not mind; the library takes texts only, so each byte becomes a character until it is parsed.
-        body, as_bytes = body.decode("latin-1"), True
+        # RapidJSON does not mind; the library takes texts only, so a stray byte becomes a character that nobody uses.
+        body, is_utf8 = body.decode(errors="surrogateescape").translate(_TO_PRIVATE), False
     decoder = _Decoder()
     try:
         root = decoder(body)
     except rapidjson.JSONDecodeError as error:
         offset, message = _understand(error)
         if message == _TRAILING:
-            end = _byte_to_character(body, offset) if as_bytes else offset
             decoder = _Decoder()
-            root = decoder(body[:end])
+            root = decoder(body[:offset] if is_utf8 else body.encode()[:offset].decode())
         else:
-            offset = (_byte_to_character(body, offset) if as_bytes else offset) + start
+            offset = (offset if is_utf8 else _offset_in_bytes(body, offset)) + start
             raise invalid_argument(f"JSON Parse error: {message} at offset: {offset}") from error
-    root = _restore(root) if as_bytes else root
+    root = root if is_utf8 else _restore(root)
     has_words = any(word in text for word in (b"true", b"false", b"null"))
     return Document(root, decoder.num_objects, decoder.num_strings, has_words)
 
@@ -121,18 +123,19 @@ def _understand(error: rapidjson.JSONDecodeError) -> tuple[int, str]:
     return int(found[1]), found[2]
 
 
-def _byte_to_character(text: str, offset: int) -> int:
-    """Where in a text a byte of its UTF-8 encoding stands."""
-    return len(text.encode()[:offset].decode(errors="ignore"))
+def _offset_in_bytes(text: str, offset: int) -> int:
+    """Where in the bytes that came a place of the text with private characters, encoded, stands."""
+    before = text.encode()[:offset].decode(errors="ignore")
+    return len(before.translate(_FROM_PRIVATE).encode(errors="surrogateescape"))
 
 
 def _restore(value: Any) -> Any:
-    """Undo the reading of bytes as characters; what is no UTF-8 stays as surrogates."""
+    """Put stray bytes back, as surrogates."""
     if isinstance(value, Members):
         return Members((_restore(name), _restore(member)) for name, member in value)
     if isinstance(value, list):
         return [_restore(item) for item in value]
-    return value.encode("latin-1", "replace").decode(errors="surrogateescape") if isinstance(value, str) else value
+    return value.translate(_FROM_PRIVATE) if isinstance(value, str) else value
 
 
 def _first_too_deep(text: bytes) -> int | None:

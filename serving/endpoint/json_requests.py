@@ -205,7 +205,7 @@ def _add_row(
 
 
 def _read_columns(columns: Any, infos: Mapping[str, TensorInfo], document: Document) -> dict[str, np.ndarray]:
-    if not isinstance(columns, Members) or _is_base64(columns):
+    if not isinstance(columns, Members) or is_base64(columns):
         if len(infos) > 1:
             raise invalid_argument(
                 "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
@@ -255,7 +255,7 @@ def _read_leaf(value: Any, dtype: int) -> Any:
     if isinstance(value, Members):
         if dtype != types_pb2.DT_STRING:
             raise _type_error(value, dtype)
-        return _decode_base64(value)
+        return decode_base64(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if dtype in FLOATS:
         fits = is_number
@@ -273,10 +273,15 @@ def _read_leaf(value: Any, dtype: int) -> Any:
     return value.encode(errors="surrogateescape") if isinstance(value, str) else value
 
 
-def _decode_base64(value: Members) -> bytes:
-    if not _is_base64(value):
+def decode_base64(value: Members) -> bytes:
+    """Return the bytes of `{"b64": "..."}`.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT if it is another object, or no base64.
+    """
+    if not is_base64(value):
         raise invalid_argument(f"JSON Value: {quote(value)} not formatted correctly for base64 data")
-    text = _WHITESPACE.sub("", value.find("b64"))
+    text = _WHITESPACE.sub("", value.find("b64")).replace(".", "=")  # TF Serving takes either as padding
     unpadded = text.rstrip("=")
     padding = "=" * (-len(unpadded) % 4)
     try:
@@ -336,12 +341,13 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, list) and not isinstance(value, Members)
 
 
-def _is_base64(value: Any) -> bool:
+def is_base64(value: Any) -> bool:
+    """Whether a value is an object of the form `{"b64": "..."}`."""
     return isinstance(value, Members) and len(value) == 1 and value[0][0] == "b64" and isinstance(value[0][1], str)
 
 
 def _is_row_object(value: Any) -> bool:
-    return isinstance(value, Members) and not _is_base64(value)
+    return isinstance(value, Members) and not is_base64(value)
 
 
 def kind_of(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -44,9 +45,14 @@ class Runner(Protocol):
     """Runs a batch of rows, alone or together with others: `Predictor` itself, or a `Batcher`."""
 
     def __call__(
-        self, version: Version, signature_name: str, inputs: Mapping[str, np.ndarray], outputs: tuple[str, ...]
+        self,
+        version: Version,
+        signature_name: str,
+        inputs: Mapping[str, np.ndarray],
+        outputs: tuple[str, ...],
+        deadline: float,
     ) -> dict[str, np.ndarray]:
-        """Return outputs by name."""
+        """Return outputs by name, unless the run cannot begin by `deadline`, in `time.monotonic()`."""
 
 
 class Predictor:
@@ -100,26 +106,30 @@ class Predictor:
         lengths = {len(tensor) if tensor.ndim else -1 for tensor in inputs.values()}
         with self.metrics.run(version.model):
             if len(lengths) > 1 or -1 in lengths or not is_batchable(signature):
-                _check_deadline(deadline)
-                return run_alone(version, name, inputs, outputs)
+                return run_alone(version, name, inputs, outputs, deadline)
             parts, (rows,) = [], lengths
             # A batcher has a limit of its own, which it tells.
             step = self.limits.max_run_rows if self._run is run_alone else max(1, rows)
             for start in range(0, max(1, rows), step):
-                _check_deadline(deadline)
                 part = {key: tensor[start : start + step] for key, tensor in inputs.items()}
-                parts.append(self._run(version, name, part, outputs))
+                parts.append(self._run(version, name, part, outputs, deadline))
         return parts[0] if len(parts) == 1 else {key: np.concatenate([p[key] for p in parts]) for key in outputs}
 
 
 def run_alone(
-    version: Version, signature_name: str, inputs: Mapping[str, np.ndarray], outputs: tuple[str, ...]
+    version: Version,
+    signature_name: str,
+    inputs: Mapping[str, np.ndarray],
+    outputs: tuple[str, ...],
+    deadline: float = math.inf,
 ) -> dict[str, np.ndarray]:
     """Run a request's rows by themselves."""
+    check_deadline(deadline)
     assert version.servable is not None, "a version in use is loaded"
     return version.servable.run(signature_name, inputs, outputs)
 
 
-def _check_deadline(deadline: float) -> None:
+def check_deadline(deadline: float) -> None:
+    """Raise DEADLINE_EXCEEDED if it is past."""
     if time.monotonic() > deadline:
         raise StatusError(Code.DEADLINE_EXCEEDED, "Deadline exceeded before the model could run; the server is busy")

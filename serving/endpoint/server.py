@@ -117,7 +117,10 @@ class _Server:
             loading = asyncio.create_task(asyncio.to_thread(self._versions.poll))
             await asyncio.wait([loading, stopping := asyncio.create_task(stop.wait())], return_when="FIRST_COMPLETED")
             if stop.is_set():
-                return
+                # Nobody was answered yet, and a load cannot be interrupted: nothing to wait for.
+                LOGGER.info("ended while the models were loading")
+                logging.shutdown()
+                os._exit(0)
             loading.result()
             watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
             watcher.start()

@@ -250,6 +250,7 @@ class Versions:
         files = _listing(version.path)
         with self._changed:
             version.state, version.files = State.LOADING, files
+        LOGGER.info("%s version %d is loading", version.model, version.number)
         started = time.monotonic()
         try:
             servable = self._load(version.path)

@@ -91,3 +91,20 @@ def test_different_shapes_do_not_meet(version):
     batcher = Batcher(BatchingOptions(max_batch_size=8, num_batch_threads=1))
     assert held(batcher, version, [[[1]], [[1, 2]], [[3]], [[4]]]) == [[[2]], [[2, 4]], [[6]], [[8]]]
     assert sorted(version.servable.sizes) == [1, 1, 2]
+
+
+def test_a_request_that_waited_too_long_is_not_run(version):
+    batcher = Batcher(BatchingOptions(max_batch_size=1, num_batch_threads=1))
+    version.servable.gate.clear()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, batcher, version, [1])
+        time.sleep(0.05)
+        late = pool.submit(
+            batcher, version, "serving_default", {"x": np.array([2.0])}, ("y",), deadline=time.monotonic()
+        )
+        time.sleep(0.05)
+        version.servable.gate.set()
+        assert first.result() == [2]
+        with pytest.raises(StatusError, match="DEADLINE_EXCEEDED"):
+            late.result()
+    assert version.servable.sizes == [1]

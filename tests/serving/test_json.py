@@ -105,6 +105,21 @@ def test_brackets_in_strings_are_no_depth():
 
 def test_bytes_that_are_no_text_pass_through():
     assert answer(b'{"inputs": "\xff\xc3\xa9"}', x=types_pb2.DT_STRING)["x"][()] == b"\xff\xc3\xa9"
+    escaped = answer(b'{"inputs": "\xff\\u00e9\\u20ac"}', x=types_pb2.DT_STRING)["x"][()]
+    assert escaped == b"\xff" + "é€".encode()
+    assert parse(b'["\xff\xff\xc3\xa9"] "\xff"').root == ["\udcff\udcffé"]
+
+
+@pytest.mark.parametrize("text", ["eA==", "eA", "eA..", "eA=.", "e A\n=="])
+def test_base64_as_tf_serving_reads_it(text):
+    body = json.dumps({"inputs": {"b64": text}}).encode()
+    assert answer(body, x=types_pb2.DT_STRING)["x"][()] == b"x"
+
+
+@pytest.mark.parametrize("text", ["eA=", "eA===", "eA.", "=eA=", "e.A=", "e", "eA_="])
+def test_what_is_no_base64(text):
+    body = json.dumps({"inputs": {"b64": text}}).encode()
+    assert answer(body, x=types_pb2.DT_STRING) == "INVALID_ARGUMENT: Unable to base64 decode"
 
 
 def test_quotes_are_cut_where_a_value_ends():

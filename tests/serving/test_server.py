@@ -4,6 +4,7 @@ import base64
 import contextlib
 import http.client
 import json
+import os
 import re
 import shutil
 import signal
@@ -178,6 +179,30 @@ def test_ctrl_c_ends_in_order_and_its_own_machine_is_no_reason_to_warn(tmp_path,
         assert "WARNING listening" not in server.log.read_text()
         assert server.stop(signal.SIGINT) == 0
     assert "Traceback" not in server.log.read_text()
+
+
+def test_sigterm_does_not_wait_for_a_model_that_loads(tmp_path):
+    publish(tmp_path / "m", 1, seed=1)
+    values = tmp_path / "m" / "1" / "variables" / "variables.index"
+    values.unlink()
+    os.mkfifo(values)  # whoever reads it waits for ever
+    log = tmp_path / "log"
+    command = [sys.executable, "serving/server.py", f"--model_base_path={tmp_path / 'm'}"]
+    command += [f"--rest_api_port={free_port()}", f"--port={free_port()}"]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 120
+        while "version 1 is loading" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert log.read_text().splitlines()[-1].endswith("ended while the models were loading")
 
 
 def test_model_saved_model_onnx_rest_and_grpc_agree(tmp_path, make_classifier):
