@@ -13,6 +13,7 @@ from typing import Any, Literal
 from cifs_tf.errors import UserError
 
 MaskGradient = Literal["detached", "full", "smoothed"]
+Precision = Literal["float32", "mixed_bfloat16", "float64"]
 Arch = Literal["auto", "resnet10", "resnet18", "resnet34", "wrn28-10", "wrn34-10"]
 
 
@@ -144,7 +145,8 @@ class TrainConfig(_Group):
         beta_warmup: epochs in which beta rises linearly from 0; 0 for none.
         loss_scale: paper (Eq. 3) or official (times 3 for cifs, times 1 + beta for cas, as the official code).
         epochs: passes over the training images.
-        batch_size: images per optimizer step, over all devices; at most all the training images.
+        batch_size: images per optimizer step, over all devices, whose number must divide it; at most all the training
+            images.
         learning_rate: of SGD, at the start.
         lr_milestones: the learning rate is multiplied by lr_decay after each of these epochs.
         lr_decay: see lr_milestones.
@@ -163,7 +165,8 @@ class TrainConfig(_Group):
         awp_start: epochs before it begins.
         ema_decay: exponential moving average of the weights, which then is what is validated, measured and exported;
             its decay per step, such as 0.995; null for none.
-        precision: float32, mixed_bfloat16, or float64.
+        precision: float32, mixed_bfloat16 (about twice as fast where the hardware has it), float64, or auto:
+            mixed_bfloat16 where it is fast. Evaluation is in float32 at least.
         deterministic: make every operation repeatable, at the price of speed on a GPU; on a CPU they are anyway.
         seed: of everything random.
     """
@@ -189,7 +192,7 @@ class TrainConfig(_Group):
     awp_gamma: float | None = _field(None, low=0)
     awp_start: float = _field(0.0, low=0)
     ema_decay: float | None = _field(None, low=0, high=0.999999)
-    precision: Literal["float32", "mixed_bfloat16", "float64"] = "float32"
+    precision: Literal["auto", "float32", "mixed_bfloat16", "float64"] = "float32"
     deterministic: bool = False
     seed: int = _field(0, low=0, high=2**31 - 1)
 
@@ -206,6 +209,8 @@ class AttackConfig(_Group):
             mart).
         epsilon_warmup: epochs in which the radius of the training attack rises linearly from 0; 0 for none.
         train_mask_gradient: what the training attack sees of the mask, as for mask_gradient.
+        attack_precision: precision of the training attack, such as mixed_bfloat16 beside a float32 update; null is that
+            of the update.
     """
 
     epsilon: Ratio = _field(Ratio("8/255"), above=0, high=1)
@@ -214,6 +219,7 @@ class AttackConfig(_Group):
     random_start: bool = True
     epsilon_warmup: float = _field(0.0, low=0)
     train_mask_gradient: MaskGradient = "detached"
+    attack_precision: Precision | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,6 +281,26 @@ class OutputConfig(_Group):
 
 
 @dataclasses.dataclass(frozen=True)
+class MachineConfig(_Group):
+    """The devices that share the work. What comes out does not depend on them, but for rounding.
+
+    Args:
+        strategy: one (one device), mirrored (all GPUs of this machine), multiworker (many machines, see TF_CONFIG and
+            training/launch), tpu (unverified: nobody has run it), or auto: what TF_CONFIG and the GPUs suggest.
+        replicas: mirrored only: how many GPUs; without a GPU the processor is divided into so many devices, which is no
+            faster. null is all GPUs.
+    """
+
+    strategy: Literal["auto", "one", "mirrored", "multiworker", "tpu"] = "auto"
+    replicas: int | None = _field(None, low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.replicas is not None and self.strategy != "mirrored":
+            raise UserError("--replicas", self.replicas, "it goes with --strategy mirrored only")
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """One run, whole: a group of fields for each part of it.
 
@@ -285,6 +311,7 @@ class RunConfig:
         attack: the threat model and the training attack.
         evaluation: the attacks that measure.
         output: what is left behind.
+        machine: the devices that share the work.
 
     Example:
         >>> RunConfig(train=TrainConfig(epochs=1)).flat()["epochs"]
@@ -297,6 +324,7 @@ class RunConfig:
     attack: AttackConfig = dataclasses.field(default_factory=AttackConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
+    machine: MachineConfig = dataclasses.field(default_factory=MachineConfig)
 
     @classmethod
     def from_flat(cls, values: dict[str, Any]) -> RunConfig:
@@ -344,4 +372,5 @@ GROUPS: dict[str, Any] = {
     "attack": AttackConfig,
     "evaluation": EvaluationConfig,
     "output": OutputConfig,
+    "machine": MachineConfig,
 }

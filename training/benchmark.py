@@ -4,6 +4,8 @@
     python training/benchmark.py step --width 16 --pairs 5 --json step.json
     python training/benchmark.py attack --recording FILE.npz     our AutoAttack beside the official one's seconds
     python training/benchmark.py serve               REST and gRPC requests beside calls of the model itself
+    python training/benchmark.py scale               what sharing a step among devices costs; a projection to 64 GPUs
+    python training/benchmark.py precision --run WORKDIR         whether attacks in bfloat16 are as strong
 
 FLOPs are counted from the layers' shapes, 2 per multiply-accumulate of every convolution and dense layer.
 A forward pass is F; a step of an attack 2 F (forward, and backward to the image); an update 3 F (forward, and
@@ -27,7 +29,8 @@ from cifs_tf.command_line import parse_options
 from cifs_tf.config import AttackConfig, DataConfig, ModelConfig, RunConfig, TrainConfig
 from cifs_tf.errors import UserError
 from training.cli import run_program
-from training.workdir import write_json
+from training.replicas import ScaleOptions, scale
+from training.workdir import Workdir, write_json
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "reference" / "golden"
 # Columns of the table of `serve`.
@@ -326,10 +329,56 @@ def serve(options: ServeOptions) -> dict:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class PrecisionOptions:
+    """The training attack and PGD-20 on a trained run, in float32 and in bfloat16, on the same images and starts.
+
+    Args:
+        run: workdir of a finished run, whose network is attacked.
+        examples: test images, class-balanced.
+        batch_size: images per batch.
+        json: file for everything that was measured; null for none.
+    """
+
+    run: str = "runs/fashion_mnist_small"
+    examples: int = 1000
+    batch_size: int = 250
+    json: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("examples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name}", getattr(self, name), "give a number of 1 or more")
+        if not (Workdir(self.run).path / "config.yaml").is_file():
+            raise UserError("--run", self.run, "there is no run, give the workdir of a finished one")
+
+
+def precision(options: PrecisionOptions) -> dict[str, Any]:
+    """Compare attacks in two precisions, and print a table.
+
+    Returns:
+        what the JSON file holds.
+    """
+    from training import machine
+    from training import precision as precisions
+
+    workdir = Workdir(options.run)
+    result = {
+        "command": "precision",
+        "options": {**dataclasses.asdict(options), "run": workdir.path.name, "json": None},
+        "machine": machine.describe_machine(),
+        "attacks": precisions.measure(workdir, options.examples, options.batch_size),
+    }
+    Console().print(precisions.table(result))
+    return result
+
+
 COMMANDS: dict[str, tuple[type, Callable]] = {
     "step": (StepOptions, step),
     "attack": (AttackOptions, attack),
     "serve": (ServeOptions, serve),
+    "scale": (ScaleOptions, scale),
+    "precision": (PrecisionOptions, precision),
 }
 
 

@@ -17,6 +17,7 @@ from rich import print as rich_print
 from cifs_tf.adversarial import AdversarialTrainer
 from cifs_tf.errors import UserError
 from cifs_tf.files import write_atomically
+from training.cluster import ALONE, Cluster
 from training.preemption import Preempted
 from training.workdir import read_json, write_json
 
@@ -34,7 +35,8 @@ class Checkpoints(keras.callbacks.Callback):
     """Save weights, optimizer, metrics and history; restore the newest that can be read.
 
     Also keeps the weights of the best epoch on the validation images, and watches for SIGTERM and for steps in which
-    something was not finite, because both end with a checkpoint.
+    something was not finite, because both end with a checkpoint. Of several workers the chief alone writes; all of
+    them read, in a folder that they share, and what one of them is asked is done by all.
 
     Args:
         folder: where the checkpoints lie.
@@ -44,6 +46,7 @@ class Checkpoints(keras.callbacks.Callback):
         on_nan: `"stop"` at a step that is not finite, or `"skip"` it.
         batch_at: step -> (images, labels) of it, for the dump of such a step.
         requested: tells whether the process was asked to end.
+        cluster: the workers of the run. Default this process alone.
     """
 
     def __init__(
@@ -56,11 +59,12 @@ class Checkpoints(keras.callbacks.Callback):
         on_nan: str,
         batch_at: Callable[[int], tuple[np.ndarray, np.ndarray]],
         requested: Callable[[], bool],
+        cluster: Cluster = ALONE,
     ):
         super().__init__()
         self.folder, self.history_file = folder, history_file
         self.steps_per_epoch, self.minutes = steps_per_epoch, minutes
-        self.on_nan, self.batch_at, self.requested = on_nan, batch_at, requested
+        self.on_nan, self.batch_at, self.requested, self.cluster = on_nan, batch_at, requested, cluster
         self.history: list[dict[str, Any]] = []
         self.saved_at = time.monotonic()
         # Steps that were skipped before, and why: with `--on_nan skip` there may have been some.
@@ -76,8 +80,19 @@ class Checkpoints(keras.callbacks.Callback):
 
         Returns:
             the number of finished steps, 0 without a checkpoint.
+
+        Raises:
+            UserError: if another worker finds another checkpoint.
         """
-        trainer.optimizer.build(trainer.trainable_variables)
+        step = self._restore(trainer)
+        if not self.cluster.agree(step):
+            advice = "the workers do not find the same checkpoints there, give a folder that all of them share"
+            raise UserError("--workdir", self.folder, advice)
+        return step
+
+    def _restore(self, trainer: AdversarialTrainer) -> int:
+        with self.cluster.strategy.scope():
+            trainer.optimizer.build(trainer.trainable_variables)
         state = _state(trainer)
         for file in reversed(self._files()):
             step = _step(file)
@@ -108,14 +123,16 @@ class Checkpoints(keras.callbacks.Callback):
             UserError: if something was not finite, and steps like that are not skipped.
             Preempted: after a checkpoint, if the process was asked to end.
         """
-        step = int(self.model.optimizer.iterations)
+        step = int(self.model.optimizer.iterations.numpy())
         if self.on_nan == "stop" and self.model.skipped_steps > self.skipped:
             self._stop_before(step - 1)
         if step % self.steps_per_epoch == 0:
             return  # the epoch's end saves
-        if self.requested() or time.monotonic() - self.saved_at > 60 * self.minutes:
+        is_due = self.cluster.is_chief and time.monotonic() - self.saved_at > 60 * self.minutes
+        requested, is_due = self.cluster.any_of([self.requested(), is_due])
+        if requested or is_due:
             self._save(step)
-        if self.requested():
+        if requested:
             raise Preempted
 
     def on_epoch_end(self, epoch, logs=None):
@@ -133,28 +150,34 @@ class Checkpoints(keras.callbacks.Callback):
         if self.on_nan == "skip":
             entry["skipped_steps"] = self.model.skipped_steps
         self.history.append(entry)
-        if best_epoch(self.history) == len(self.history):
-            write_arrays(self.folder / BEST, self.model.measured.get_weights())
-        # The history first: a checkpoint never misses the epochs before it.
-        write_json(self.history_file, self.history)
-        self._save(int(self.model.optimizer.iterations))
-        if self.requested():
+        if self.cluster.is_chief:
+            if best_epoch(self.history) == len(self.history):
+                write_arrays(self.folder / BEST, self.model.measured.get_weights())
+            # The history first: a checkpoint never misses the epochs before it.
+            write_json(self.history_file, self.history)
+        self._save(int(self.model.optimizer.iterations.numpy()))
+        if self.cluster.any_of([self.requested()])[0]:
             raise Preempted
 
     def _save(self, step: int) -> None:
-        write_arrays(self.folder / f"step-{step:08d}.npz", [variable.numpy() for variable in _state(self.model)])
+        self.saved_at = time.monotonic()
+        # Read by all workers, because what metrics keep is summed over them.
+        values = [variable.numpy() for variable in _state(self.model)]
+        if not self.cluster.is_chief:
+            return
+        write_arrays(self.folder / f"step-{step:08d}.npz", values)
         for old in self._files()[:-KEPT]:
             old.unlink()
-        self.saved_at = time.monotonic()
 
     def _stop_before(self, step: int) -> None:
         """Keep the state before the step whose update was not finite, and its batch; say what it was."""
         model, epoch = self.model, step // self.steps_per_epoch
         quantities = [name for name, count in model.not_finite.items() if count > self.not_finite.get(name, 0)]
-        images, labels = self.batch_at(step)
         stem = self.folder.parent / "not_finite" / f"step-{step:08d}"
-        write_atomically(stem.with_suffix(".npz"), lambda file: np.savez(file, images=images, labels=labels))
-        write_json(stem.with_suffix(".json"), {"epoch": epoch + 1, "step": step, "not_finite": quantities})
+        if self.cluster.is_chief:
+            images, labels = self.batch_at(step)
+            write_atomically(stem.with_suffix(".npz"), lambda file: np.savez(file, images=images, labels=labels))
+            write_json(stem.with_suffix(".json"), {"epoch": epoch + 1, "step": step, "not_finite": quantities})
         model.optimizer.iterations.assign(step)
         model.skipped.assign(self.skipped)
         model.not_finite_counts.assign([self.not_finite.get(name, 0) for name in model.quantities])
@@ -210,7 +233,10 @@ def read_arrays(file: Path, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarra
 def _state(trainer: AdversarialTrainer) -> list[Any]:
     """Everything that a step changes. In order, not by name: Keras numbers names by what was built before."""
     variables = (*trainer.variables, *trainer.metrics_variables, *trainer.optimizer.variables)
-    return list({id(variable): variable for variable in variables}.values())
+    state = {id(variable): variable for variable in variables}
+    for variable in trainer.attack_classifier.variables if trainer.attack_classifier else ():
+        del state[id(variable)]  # given its value at every step
+    return list(state.values())
 
 
 def _step(file: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -96,7 +97,10 @@ def dump_yaml(config: RunConfig) -> str:
 
 
 def run_program(main: Callable[[Sequence[str]], int | None], options: Sequence[str] = ()) -> NoReturn:
-    """Run a program as `cifs_tf.command_line.run_program` does; SIGTERM ends it with code 0 and everything saved.
+    """Run a program as `cifs_tf.command_line.run_program` does; SIGTERM ends it with everything saved.
+
+    The code is 0 then, or that of the environment variable CIFS_PREEMPTED_CODE. A worker whose others are gone ends
+    with code 75, sysexits' "try again".
 
     Args:
         main: the program.
@@ -111,7 +115,14 @@ def run_program(main: Callable[[Sequence[str]], int | None], options: Sequence[s
             print(
                 f"{program}: ended by SIGTERM, everything so far is saved; the same command continues.", file=sys.stderr
             )
-            return 0
+            return int(os.environ.get(preemption.PREEMPTED_CODE, 0))
+        except preemption.WorkerLostError as error:
+            print(
+                f"{Path(sys.argv[0]).name}: another worker has ended ({error}); the same command on all of them "
+                "continues from the last checkpoint.",
+                file=sys.stderr,
+            )
+            return preemption.START_AGAIN
 
     preemption.install()
     command_line.run_program(preemptible, options)

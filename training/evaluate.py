@@ -118,7 +118,7 @@ def evaluate(options: EvaluateOptions) -> int:
     from cifs_tf import evaluation
     from cifs_tf.data import load_dataset
     from cifs_tf.evaluation.examples import pick_examples
-    from training.experiment import about_images, attack_progress, attacks_of
+    from training.experiment import about_images, attack_progress, attacks_of, ledger_name
 
     import_plugins(config.model)
     # Where a GPU would round factors to ten bits.
@@ -146,7 +146,7 @@ def evaluate(options: EvaluateOptions) -> int:
             split,
             tasks,
             epsilon=config.attack.epsilon,
-            ledger_file=folder / _ledger_name(options.shard),
+            ledger_file=folder / ledger_name(options.shard),
             shard=options.shard,
             seed=seed,
             batch_size=options.batch_size,
@@ -154,7 +154,7 @@ def evaluate(options: EvaluateOptions) -> int:
             on_progress=on_progress,
         )
     if options.shard != "1/1":
-        console.print(f"shard {options.shard} is finished: {folder / _ledger_name(options.shard)}", soft_wrap=True)
+        console.print(f"shard {options.shard} is finished: {folder / ledger_name(options.shard)}", soft_wrap=True)
         console.print("When all are: python training/evaluate.py merge FOLDER LEDGER LEDGER ...")
         return 0
     evaluation.write_report(report, folder)  # whatever the pictures come to
@@ -300,10 +300,6 @@ def _mask_gradients(config: RunConfig, victim: Victim) -> tuple[str, ...] | None
     if first not in victim.mask_gradients:
         return None
     return first, *(mask for mask in victim.mask_gradients if mask != first)
-
-
-def _ledger_name(shard: str) -> str:
-    return "ledger.jsonl" if shard == "1/1" else f"ledger-{shard.replace('/', '-of-')}.jsonl"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,12 +20,13 @@ from cifs_tf.command_line import import_plugins
 from cifs_tf.config import ModelConfig, RunConfig
 from cifs_tf.data import ImageDataset, Split
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation import evaluate, make_attacks, make_suite, victim_of, write_report
+from cifs_tf.evaluation import build_report, evaluate, make_attacks, make_suite, merge, victim_of, write_report
 from cifs_tf.files import write_atomically
 from cifs_tf.losses import attack_betas_for, head_weights
 from cifs_tf.models import Classifier, build_classifier, with_precision
 from training import preemption
 from training.checkpoints import BEST, Checkpoints, best_epoch, read_arrays
+from training.cluster import ALONE, Cluster
 from training.curves import write_curves
 from training.provenance import revision
 from training.workdir import Workdir, read_json
@@ -93,6 +95,7 @@ def make_trainer(
         if train.awp_gamma is None
         else WeightPerturbation(gamma=train.awp_gamma, start_epoch=train.awp_start),
         ema_decay=train.ema_decay,
+        attack_classifier=_attack_classifier(config, model, classifier),
         validation_attack=PGD(
             epsilon=config.attack.epsilon, step_size=config.attack.epsilon / 4, num_steps=VALIDATION_STEPS
         ),
@@ -103,12 +106,20 @@ def make_trainer(
     return trainer
 
 
+def _attack_classifier(config: RunConfig, model: ModelConfig, classifier: Classifier) -> Classifier | None:
+    precision = config.attack.attack_precision
+    if precision in (None, config.train.precision):
+        return None
+    return build_classifier(model, classifier.image_shape, classifier.num_classes, precision)
+
+
 def fit(
     config: RunConfig,
     model: ModelConfig,
     dataset: ImageDataset,
     workdir: Workdir,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    cluster: Cluster = ALONE,
 ) -> None:
     """Train one network, or what is left of it, and write it as it is after the last and after the best epoch.
 
@@ -118,23 +129,29 @@ def fit(
         dataset: images to train on and, if there are any, to validate on.
         workdir: where to leave it.
         callbacks: called after those that log and checkpoint.
+        cluster: the devices and workers that share the work. Default one device.
 
     Raises:
-        UserError: if something is not finite, or the disk is full.
+        UserError: if something is not finite, the disk is full, or the devices cannot share a batch evenly.
         Preempted: after SIGTERM, with a checkpoint.
     """
     defense, train = model.defense, config.train
     if workdir.model_file(defense).exists():
         return
-    classifier = build(config, model, dataset)
-    batch_size = min(train.batch_size, len(dataset.train))
+    batch_size = global_batch_size(config, dataset, cluster)
     steps_per_epoch = dataset.train.steps_per_epoch(batch_size)
-    trainer = make_trainer(config, model, classifier, steps_per_epoch)
+    with cluster.strategy.scope():
+        classifier = build(config, model, dataset)
+        trainer = make_trainer(config, model, classifier, steps_per_epoch)
 
     def batches_from(step: int) -> tf.data.Dataset:
         augmentation = config.data.augmentation
         return dataset.train.training_batches(batch_size, seed=train.seed, start_step=step, augmentation=augmentation)
 
+    logging = [keras.callbacks.TensorBoard(workdir.tensorboard(defense), write_graph=False)]
+    verbosity = 1 if sys.stdout.isatty() else 2
+    if not cluster.is_chief:
+        logging, verbosity = [], 0
     with preemption.deferred() as requested:
         checkpoints = Checkpoints(
             workdir.checkpoints(defense),
@@ -144,9 +161,10 @@ def fit(
             on_nan=config.output.on_nan,
             batch_at=lambda step: next(batches_from(step).as_numpy_iterator()),
             requested=requested,
+            cluster=cluster,
         )
         first_step = checkpoints.restore(trainer)
-        if first_step:
+        if first_step and cluster.is_chief:
             print(f"continuing after step {first_step}, in epoch {first_step // steps_per_epoch + 1}")
         epoch, done = divmod(first_step, steps_per_epoch)
         trainer.continues_an_epoch = done > 0
@@ -155,23 +173,30 @@ def fit(
         for first, last, skipped in (*legs, (epoch + len(legs), train.epochs, 0)):
             if first == last:
                 continue
-            trainer.fit(
-                batches_from(first * steps_per_epoch + skipped),
-                initial_epoch=first,
-                epochs=last,
-                steps_per_epoch=steps_per_epoch - skipped,
-                validation_data=_validation_batches(config, dataset),
-                validation_freq=config.evaluation.val_every,
-                callbacks=[
-                    keras.callbacks.TensorBoard(workdir.tensorboard(defense), write_graph=False),
-                    checkpoints,
-                    *callbacks,
-                ],
-                shuffle=False,  # the batches are shuffled by (seed, epoch) already
-                verbose=1 if sys.stdout.isatty() else 2,
-            )
+            with cluster.losses_told():
+                trainer.fit(
+                    batches_from(first * steps_per_epoch + skipped),
+                    initial_epoch=first,
+                    epochs=last,
+                    steps_per_epoch=steps_per_epoch - skipped,
+                    validation_data=_validation_batches(config, dataset, cluster.num_replicas),
+                    validation_freq=config.evaluation.val_every,
+                    callbacks=[*logging, checkpoints, *callbacks],
+                    shuffle=False,  # the batches are shuffled by (seed, epoch) already
+                    verbose=verbosity,
+                )
+    if cluster.is_chief:
+        _publish(config, model, dataset, workdir, trainer)
+    cluster.wait_for_all()
+
+
+def _publish(
+    config: RunConfig, model: ModelConfig, dataset: ImageDataset, workdir: Workdir, trainer: AdversarialTrainer
+) -> None:
+    """Write curves and networks of a training that is finished."""
+    defense = model.defense
     history = read_json(workdir.history_file(defense))
-    write_curves(history, f"{config.data.dataset}, {defense}, {train.method}", workdir.curves_file(defense))
+    write_curves(history, f"{config.data.dataset}, {defense}, {config.train.method}", workdir.curves_file(defense))
     if best_epoch(history) is not None:
         best = build(config, model, dataset)
         best.set_weights(read_arrays(workdir.checkpoints(defense) / BEST, [w.shape for w in best.weights]))
@@ -197,16 +222,52 @@ def epochs_to_measure(config: RunConfig, workdir: Workdir, defense: str) -> dict
     return {name: epoch for name in config.evaluation.checkpoints if (epoch := epochs[name]) is not None}
 
 
-def _validation_batches(config: RunConfig, dataset: ImageDataset) -> tf.data.Dataset | None:
+def global_batch_size(config: RunConfig, dataset: ImageDataset, cluster: Cluster) -> int:
+    """Images of an optimizer step, over all devices.
+
+    Raises:
+        UserError: if the devices cannot share them evenly.
+    """
+    size = min(config.train.batch_size, len(dataset.train))
+    if size % cluster.num_replicas:
+        advice = f"give a multiple of {cluster.num_replicas}, the devices that share a batch"
+        raise UserError("--batch_size", size, advice)
+    return size
+
+
+def checkpoints_to_measure(config: RunConfig, workdir: Workdir, defense: str) -> dict[str, str]:
+    """Under which name each checkpoint that a config asks for is measured.
+
+    The best epoch may be the last one: one network, one report, under the name that comes first.
+    """
+    epochs = epochs_to_measure(config, workdir, defense)
+    return {name: next(first for first in epochs if epochs[first] == epochs[name]) for name in epochs}
+
+
+def _validation_batches(config: RunConfig, dataset: ImageDataset, num_replicas: int) -> tf.data.Dataset | None:
     if not len(dataset.validation):
         return None
-    return dataset.validation.evaluation_batches(config.evaluation.eval_batch_size)
+    size = min(config.evaluation.eval_batch_size, len(dataset.validation))
+    return dataset.validation.validation_batches(math.ceil(size / num_replicas) * num_replicas)
 
 
 def measure(
-    config: RunConfig, defense: str, checkpoint: str, dataset: ImageDataset, workdir: Workdir
+    config: RunConfig,
+    defense: str,
+    checkpoint: str,
+    dataset: ImageDataset,
+    workdir: Workdir,
+    cluster: Cluster = ALONE,
 ) -> dict[str, Any]:
     """Attack one trained network on the test split with the suite `paper`, or read what was found before.
+
+    Args:
+        config: of the run.
+        defense: of the network.
+        checkpoint: `"last"` or `"best"`.
+        dataset: whose test images are attacked.
+        workdir: of the run.
+        cluster: workers that share the images. Default this process alone.
 
     Returns:
         the report, see `cifs_tf.evaluation.build_report`.
@@ -217,6 +278,7 @@ def measure(
     classifier = load(config, workdir, defense, checkpoint)
     victim = victim_of(classifier, name=f"{workdir.path}, {defense}, {checkpoint} epoch")
     mask_gradient = config.evaluation.eval_mask_gradient
+    shard = cluster.shards[cluster.index]
     tasks = make_suite(
         "paper",
         victim,
@@ -231,14 +293,26 @@ def measure(
             dataset.test,
             tasks,
             epsilon=config.attack.epsilon,
-            ledger_file=folder / "ledger.jsonl",
+            ledger_file=folder / ledger_name(shard),
+            shard=shard,
             batch_size=config.evaluation.eval_batch_size,
             seed=config.train.seed,
             about=about_images("paper", dataset, dataset.test),
             on_progress=on_progress,
         )
-    write_report(report, folder)
-    return report
+    cluster.wait_for_all()
+    if cluster.is_chief:
+        if cluster.num_workers > 1:
+            ledgers = [folder / ledger_name(shard) for shard in cluster.shards]
+            report = build_report(merge(ledgers, folder / ledger_name("1/1")))
+        write_report(report, folder)
+    cluster.wait_for_all()
+    return read_json(folder / "report.json")
+
+
+def ledger_name(shard: str) -> str:
+    """File name of the ledger of a part, `i/n`, of the images."""
+    return "ledger.jsonl" if shard == "1/1" else f"ledger-{shard.replace('/', '-of-')}.jsonl"
 
 
 def about_images(suite: str, dataset: ImageDataset, split: Split) -> dict[str, Any]:

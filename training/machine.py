@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.metadata
 import os
@@ -9,17 +10,21 @@ import platform
 import resource
 import sys
 from pathlib import Path
+from typing import TypeVar
 
 import keras
 import tensorflow as tf
 
+from cifs_tf.config import Precision, RunConfig
 from cifs_tf.models import Classifier
 from training.measuring import timed
 
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 KERNEL_SIZE = 3
 CHAIN_LENGTH = 8
 PEAK_REPEATS = 5
 PACKAGES = ("tensorflow", "keras", "numpy")
+AMPERE = (8, 0)  # compute capability from which GPUs have bfloat16
 CPU_FLAGS = ("fma", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
 
 
@@ -66,6 +71,29 @@ def convolution_peak(shapes: list[tuple[int, int, int]], batch_size: int, precis
     return peak
 
 
+def with_fast_precision(config: AnyConfig) -> AnyConfig:
+    """Replace `--precision auto` in a config by what this machine is fastest in."""
+    if config.train.precision != "auto":
+        return config
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, precision=fast_precision()))
+
+
+def fast_precision() -> Precision:
+    """`"mixed_bfloat16"` if this machine computes in it faster than in float32, or else `"float32"`."""
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    if gpus:
+        fast = all(gpu.get("compute_capability", (0, 0)) >= AMPERE for gpu in gpus)
+    else:
+        fast = bool({"avx512_bf16", "amx_bf16"} & set(cpu_flags()))
+    return "mixed_bfloat16" if fast else "float32"
+
+
+def cpu_flags() -> list[str]:
+    """Which of the processor's abilities that matter here it has."""
+    flags = _processor().get("flags", "").split()
+    return [flag for flag in CPU_FLAGS if flag in flags]
+
+
 def peak_memory() -> int:
     """Peak resident memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -73,15 +101,19 @@ def peak_memory() -> int:
 
 def describe_machine() -> dict:
     """What a time is worth nothing without: processor, cores, their load by others, devices, versions."""
-    information = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
-    fields = dict(line.split(":", 1) for line in information.splitlines() if ":" in line)
-    fields = {name.strip(): value.strip() for name, value in fields.items()}
     return {
-        "processor": fields.get("model name", platform.processor()),
+        "processor": _processor().get("model name", platform.processor()),
         "cores": os.cpu_count(),
-        "flags": [flag for flag in CPU_FLAGS if flag in fields.get("flags", "").split()],
+        "flags": cpu_flags(),
         "load_average": os.getloadavg(),
         "devices": [device.name for device in tf.config.list_physical_devices()],
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     }
+
+
+def _processor() -> dict[str, str]:
+    """What Linux says of the first processor."""
+    information = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
+    fields = dict(line.split(":", 1) for line in information.split("\n\n")[0].splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in fields.items()}

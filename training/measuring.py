@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,9 +22,11 @@ from cifs_tf.data import Split
 from cifs_tf.evaluation import make_attacks, victim_of
 from cifs_tf.evaluation.engine import compile_measurement
 from cifs_tf.evaluation.tasks import Crafted
+from cifs_tf.layers import BatchNormalization
 from cifs_tf.models import Classifier, build_classifier
 from cifs_tf.models.flops import count_flops
 from training.experiment import make_trainer
+from training.scaling import Workload
 
 NUM_CLASSES = 10
 DEFAULT_SIDE = 32
@@ -62,14 +65,18 @@ def build(config: RunConfig) -> Classifier:
 
 
 def training(config: RunConfig, classifier: Classifier) -> Subject:
-    """One training step on a random batch, compiled and fed by Keras' `fit` machinery."""
+    """One training step on a random batch, compiled and fed by Keras' `fit` machinery.
+
+    Under a `tf.distribute` strategy, call it, and build the classifier, in the strategy's scope.
+    """
     trainer = make_trainer(config, config.model, classifier, steps_per_epoch=1)
     flops = config.train.batch_size * count_flops(classifier).training_step(config.attack.num_steps)
     batches = random_images(config).training_batches(config.train.batch_size, seed=config.train.seed)
 
     def compile() -> Callable[[], Any]:
+        trainer._maybe_symbolic_build()
         trainer.make_train_function()
-        iterator = iter(batches)
+        iterator = iter(trainer.distribute_strategy.experimental_distribute_dataset(batches))
         return lambda: trainer.train_function(iterator)
 
     subject = Subject(compile, flops)
@@ -95,6 +102,20 @@ def evaluation(config: RunConfig, classifier: Classifier) -> Subject:
     return subject
 
 
+def workload(config: RunConfig, classifier: Classifier) -> Workload:
+    """What a PGD training step of a network does, for the model of `training.scaling`."""
+    layers = [layer for layer in classifier.backbone.layers if isinstance(layer, BatchNormalization)]
+    return Workload(
+        flops=count_flops(classifier).training_step(config.attack.num_steps),
+        parameter_bytes=sum(_num_bytes(variable) for variable in classifier.trainable_variables),
+        batch_norm_bytes=tuple(_num_bytes(layer.moving_mean) for layer in layers),
+    )
+
+
+def _num_bytes(variable: keras.Variable) -> int:
+    return math.prod(variable.shape) * tf.as_dtype(variable.dtype).size
+
+
 def random_images(config: RunConfig) -> Split:
     """One batch of random images and labels."""
     generator, size = np.random.default_rng(config.train.seed), config.train.batch_size
@@ -116,9 +137,28 @@ def measure_pairs(subjects: Mapping[str, Subject], pairs: int, report: Callable[
         report: called with a line of text after each turn.
 
     Returns:
-        by name `first_call_seconds` (with tracing and compilation), `flops`, `traces`, `seconds` (pairs,) and
-        their `quartiles_seconds`, and `cpu_seconds` (pairs,), which others on the machine disturb less; under
-        `ratio` and `cpu_ratio` the first subject's over the second's, see `ratio_of`.
+        what `measure_turns` returns, and under `ratio` and `cpu_ratio` the first subject's over the second's, see
+        `ratio_of`.
+
+    Raises:
+        RuntimeError: if a subject was traced again while it was timed.
+    """
+    found = measure_turns(subjects, pairs, report)
+    numerator, denominator = found.values()
+    return {**found, **ratios_of(numerator, denominator)}
+
+
+def measure_turns(subjects: Mapping[str, Subject], turns: int, report: Callable[[str], None]) -> dict[str, dict]:
+    """Time subjects in turns, after a first call of each: A B C, C B A, A B C, ...
+
+    Args:
+        subjects: by name.
+        turns: how many, >= 1.
+        report: called with a line of text after each turn.
+
+    Returns:
+        by name `first_call_seconds` (with tracing and compilation), `flops`, `traces`, `seconds` (turns,) and
+        their `quartiles_seconds`, and `cpu_seconds` (turns,), which others on the machine disturb less.
 
     Raises:
         RuntimeError: if a subject was traced again while it was timed.
@@ -138,22 +178,24 @@ def measure_pairs(subjects: Mapping[str, Subject], pairs: int, report: Callable[
             "cpu_seconds": [],
         }
         report(f"{name}, first call {first_call:.3g} s")
-    for pair in range(pairs):
-        for name in list(subjects)[:: 1 if pair % 2 == 0 else -1]:
+    for turn in range(turns):
+        for name in list(subjects)[:: 1 if turn % 2 == 0 else -1]:
             seconds, cpu_seconds = timed(calls[name])
             found[name]["seconds"].append(seconds)
             found[name]["cpu_seconds"].append(cpu_seconds)
         latest = ", ".join(f"{name} {found[name]['seconds'][-1]:.3g} s" for name in subjects)
-        report(f"pair {pair + 1} of {pairs}: {latest}")
+        report(f"turn {turn + 1} of {turns}: {latest}")
     for name, subject in subjects.items():
         if subject.traces != found[name]["traces"]:
             raise RuntimeError(f"{name} was traced again while it was timed; its seconds are worth nothing")
         found[name]["quartiles_seconds"] = np.percentile(found[name]["seconds"], [25, 50, 75]).tolist()
-    ratios = {
-        ratio: ratio_of(*(found[name][clock] for name in subjects))
-        for ratio, clock in (("ratio", "seconds"), ("cpu_ratio", "cpu_seconds"))
-    }
-    return {**found, **ratios}
+    return found
+
+
+def ratios_of(numerator: dict, denominator: dict) -> dict[str, dict]:
+    """`ratio` and `cpu_ratio` of two subjects of `measure_turns`, see `ratio_of`."""
+    clocks = {"ratio": "seconds", "cpu_ratio": "cpu_seconds"}
+    return {ratio: ratio_of(numerator[clock], denominator[clock]) for ratio, clock in clocks.items()}
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, float]:

@@ -1,14 +1,25 @@
-"""SIGTERM, by which a cluster takes a machine back: finish the step, save, exit with code 0."""
+"""How a run ends early: SIGTERM, by which a cluster takes a machine back, saves and exits with code 0; and the loss of
+another worker, with a code that says to start again."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator
+
+# Exit code of a worker whose others are gone: sysexits' "try again".
+START_AGAIN = os.EX_TEMPFAIL
+# Environment variable with the exit code after SIGTERM, for schedulers that take 0 for the end of the whole job.
+PREEMPTED_CODE = "CIFS_PREEMPTED_CODE"
 
 
 class Preempted(BaseException):
     """The process was asked to end; the same command continues. Like Ctrl-C, no handler of errors may swallow it."""
+
+
+class WorkerLostError(Exception):
+    """Another worker of the run has ended, so this one cannot go on; all of them have to start again."""
 
 
 class _Request:

@@ -24,6 +24,7 @@ from training.workdir import Workdir, read_json, write_json
 
 if TYPE_CHECKING:
     from cifs_tf.data import ImageDataset
+    from training.cluster import Cluster
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,27 +42,54 @@ def run(config: RunConfig, workdir: Workdir) -> dict:
         workdir: where to leave it.
 
     Returns:
-        the content of `result.json`.
+        the content of `result.json`; an empty dict in a worker that is not the chief.
 
     Raises:
         UserError: for input that does not fit; nothing has been written then.
     """
+    if config.train.precision == "auto":
+        from training.machine import with_fast_precision
+
+        config = with_fast_precision(config)
     workdir.check(config)
     # After the check: importing TensorFlow takes seconds, an error should not.
     import tensorflow as tf
 
     from cifs_tf.data import load_dataset
     from training import experiment
+    from training.cluster import make_cluster
 
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    dataset = load_dataset(config.data)
+    cluster = make_cluster(config.machine)
+    if cluster.is_chief:
+        dataset = load_dataset(config.data)  # and download it
+    cluster.wait_for_all()
+    if not cluster.is_chief:
+        dataset = load_dataset(config.data)
     experiment.check(config, dataset)
+    experiment.global_batch_size(config, dataset, cluster)
+    if not cluster.is_chief:
+        _help(config, workdir, dataset, cluster)
+        cluster.wait_for_all()
+        return {}
     with workdir.open(config):
-        return _run(config, workdir, dataset)
+        result = _run(config, workdir, dataset, cluster)
+    cluster.wait_for_all()
+    return result
 
 
-def _run(config: RunConfig, workdir: Workdir, dataset: ImageDataset) -> dict:
+def _help(config: RunConfig, workdir: Workdir, dataset: ImageDataset, cluster: Cluster) -> None:
+    """A worker's share of the chief's run: the same steps, of which it writes nothing but what its attacks found."""
+    from training import experiment
+
+    for model in experiment.model_configs(config):
+        experiment.fit(config, model, dataset, workdir, cluster=cluster)
+        for checkpoint in dict.fromkeys(experiment.checkpoints_to_measure(config, workdir, model.defense).values()):
+            experiment.measure(config, model.defense, checkpoint, dataset, workdir, cluster)
+
+
+def _run(config: RunConfig, workdir: Workdir, dataset: ImageDataset, cluster: Cluster) -> dict:
     from cifs_tf.export import ExportError, export
     from training import experiment
 
@@ -76,12 +104,11 @@ def _run(config: RunConfig, workdir: Workdir, dataset: ImageDataset) -> dict:
     for model in models:
         defense = model.defense
         console.rule(f"{defense}: {len(dataset.train):,} training images, {config.train.epochs} epochs")
-        experiment.fit(config, model, dataset, workdir)
+        experiment.fit(config, model, dataset, workdir, cluster=cluster)
         epochs = experiment.epochs_to_measure(config, workdir, defense)
-        for checkpoint, epoch in epochs.items():
-            # The best epoch may be the last one: one network, one report.
-            first = next(name for name in epochs if epochs[name] == epoch)
-            report = experiment.measure(config, defense, first, dataset, workdir)
+        for checkpoint, measured in experiment.checkpoints_to_measure(config, workdir, defense).items():
+            epoch = epochs[checkpoint]
+            report = experiment.measure(config, defense, measured, dataset, workdir, cluster)
             reports[f"{defense}, {checkpoint} epoch ({epoch})"] = report
             evaluations = result["networks"].setdefault(defense, {"evaluation": {}})["evaluation"]
             evaluations[checkpoint] = {"epoch": epoch, **summarise(report)}

@@ -28,6 +28,7 @@ from training.workdir import Workdir, read_json, write_json
 
 if TYPE_CHECKING:
     from cifs_tf.data import ImageDataset
+    from training.cluster import Cluster
     from training.tuning.oracle import Resumable
     from training.tuning.workers import Role
 
@@ -54,33 +55,44 @@ def search(config: SearchConfig, workdir: Workdir, argv: Sequence[str] = ()) -> 
     Raises:
         UserError: for input that does not fit, when nothing has been written, or if no trial was completed.
     """
+    if config.train.precision == "auto":
+        from training.machine import with_fast_precision
+
+        config = with_fast_precision(config)
     workdir.check(config)
     if _is_finished(config, workdir):
         _show(config, workdir)
         return
     # After the check: importing TensorFlow takes seconds, an error should not.
     from cifs_tf.data import load_dataset
+    from training.cluster import count_workers, make_cluster
     from training.tuning import trials
     from training.tuning.workers import Role, end_with_launcher
 
+    if config.machine.strategy == "multiworker" or count_workers() > 1:
+        advice = "the workers of a search are others: give --workers, and unset TF_CONFIG"
+        raise UserError("--strategy", config.machine.strategy, advice)
+    cluster = make_cluster(config.machine)
     role = Role.from_environment()
     end_with_launcher()
     dataset = load_dataset(config.data)
     trials.check(config, dataset)
     if role.kind == "worker":
-        _work(config, dataset, workdir, role)
+        _work(config, dataset, workdir, cluster, role)
         return
     with workdir.open(config):
         trials.describe_space_to_tensorboard(config, workdir)
         if role.kind == "alone" and config.search.workers is None:
-            oracle = _search_alone(config, dataset, workdir, role)
+            oracle = _search_alone(config, dataset, workdir, cluster, role)
         else:
-            oracle = _lead(config, dataset, workdir, role, argv)
+            oracle = _lead(config, dataset, workdir, cluster, role, argv)
         _write(oracle, config, dataset, workdir, argv)
     _show(config, workdir)
 
 
-def _search_alone(config: SearchConfig, dataset: ImageDataset, workdir: Workdir, role: Role) -> Resumable:
+def _search_alone(
+    config: SearchConfig, dataset: ImageDataset, workdir: Workdir, cluster: Cluster, role: Role
+) -> Resumable:
     from training.tuning.trials import SearchTuner
     from training.tuning.workers import Workers
 
@@ -89,20 +101,20 @@ def _search_alone(config: SearchConfig, dataset: ImageDataset, workdir: Workdir,
         advice = f"{', '.join(alive)} of an earlier command is still at work there; end it, or start the chief again"
         raise UserError("--workdir", workdir.path, advice)
     with workers.hold(role.name):
-        tuner = SearchTuner(config, dataset, workdir)
+        tuner = SearchTuner(config, dataset, workdir, cluster)
         tuner.oracle.is_alive, tuner.oracle.announce = workers.is_alive, _announce
         tuner.search()
     return tuner.oracle
 
 
-def _work(config: SearchConfig, dataset: ImageDataset, workdir: Workdir, role: Role) -> None:
+def _work(config: SearchConfig, dataset: ImageDataset, workdir: Workdir, cluster: Cluster, role: Role) -> None:
     import grpc
 
     from training.tuning.trials import SearchTuner
     from training.tuning.workers import PREFIX, Workers
 
     with Workers(workdir).hold(role.name):
-        tuner = SearchTuner(config, dataset, workdir)
+        tuner = SearchTuner(config, dataset, workdir, cluster)
         _announce(f"{role.name} asks the chief at {role.address}")
         try:
             tuner.oracle.get_space()
@@ -114,12 +126,14 @@ def _work(config: SearchConfig, dataset: ImageDataset, workdir: Workdir, role: R
     _announce("the search is over")
 
 
-def _lead(config: SearchConfig, dataset: ImageDataset, workdir: Workdir, role: Role, argv: Sequence[str]) -> Resumable:
+def _lead(
+    config: SearchConfig, dataset: ImageDataset, workdir: Workdir, cluster: Cluster, role: Role, argv: Sequence[str]
+) -> Resumable:
     """Be the chief: hand out trials until all workers know that there are no more."""
     from training.tuning.trials import SearchTuner
     from training.tuning.workers import Workers, serving
 
-    workers, oracle = Workers(workdir), SearchTuner(config, dataset, workdir).oracle
+    workers, oracle = Workers(workdir), SearchTuner(config, dataset, workdir, cluster).oracle
     oracle.is_alive, oracle.announce = workers.is_alive, _announce
     oracle.announces_epochs = True
     with serving(oracle, role.address or "127.0.0.1:0") as (port, is_over):

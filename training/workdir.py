@@ -31,7 +31,7 @@ from cifs_tf.files import WRITING, remove_abandoned, write_atomically
 from training.cli import dump_yaml, parse_config
 
 # Fields that may change between a run and its continuation: they say where and how, not what.
-PLACES = ("workdir", "data_dir", "checkpoint_minutes", "on_nan")
+PLACES = ("workdir", "data_dir", "checkpoint_minutes", "on_nan", "strategy", "replicas")
 LOCK_FILE = ".lock"
 
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 from cifs_tf.adversarial.methods import Method
 from cifs_tf.adversarial.weight_perturbation import WeightPerturbation
 from cifs_tf.attacks import PGD, example_seeds
+from cifs_tf.distribute import check_even, num_replicas, positions, replica_sum, spans_workers
 from cifs_tf.errors import UserError
 from cifs_tf.losses import contract, cross_entropy, head_weights
 from cifs_tf.models import Classifier
@@ -20,8 +21,12 @@ class AdversarialTrainer(keras.Model):
 
     `save` saves the classifier. Images are float in [0, 1], labels int (batch,). `fit` logs the loss and
     `robust_accuracy`, the accuracy on the images trained on (`clean_accuracy` when they are natural). Validation logs
-    `val_clean_accuracy` on natural images and, with a validation attack, `val_robust_accuracy`. Compiled metrics see
-    the final logits on the same images: those trained on in `fit`, natural ones in validation.
+    `val_clean_accuracy` on natural images and, with a validation attack, `val_robust_accuracy`; examples of sample
+    weight 0 are none. Compiled metrics see the final logits on the same images: those trained on in `fit`, natural ones
+    in validation.
+
+    Under a `tf.distribute` strategy, build and compile it in the strategy's scope. Batches are the global ones then,
+    and a step is the same whatever the number of replicas, random starts included; it must divide the batch size.
 
     A step whose loss or gradients are not finite changes nothing but the count in `skipped_steps`, if the optimizer is
     our `SGD` (another one gets NaN gradients); `not_finite` names the quantities.
@@ -34,6 +39,8 @@ class AdversarialTrainer(keras.Model):
         ema_decay: decay per step of an exponential moving average of all weights, in [0, 1), which then is what is
             validated and what `measured` returns; it rises from 0.1 as (1 + step) / (10 + step). None (default) for
             none.
+        attack_classifier: the same network in another precision, such as bfloat16, that is given the weights at each
+            step and attacked in place of the classifier; None (default) attacks the classifier itself.
         validation_attack: a cheap attack for validation data, on the cross-entropy of the final logits; None (default)
             for none.
         seed: run seed of all random starts, 0 to 2^31 - 1. Default 0.
@@ -65,6 +72,7 @@ class AdversarialTrainer(keras.Model):
         steps_per_epoch: int = 1,
         weight_perturbation: WeightPerturbation | None = None,
         ema_decay: float | None = None,
+        attack_classifier: Classifier | None = None,
         validation_attack: PGD | None = None,
         seed: int = 0,
         **kwargs,
@@ -78,6 +86,9 @@ class AdversarialTrainer(keras.Model):
         self.weight_perturbation = weight_perturbation
         self.ema_decay = ema_decay
         self.average = None if ema_decay is None else _frozen_copy(classifier)
+        self.attack_classifier = attack_classifier
+        if attack_classifier is not None:
+            attack_classifier.trainable = False  # it is given its weights
         self.validation_attack = validation_attack
         self.seed = seed
         self.clean_accuracy = keras.metrics.Mean(name="clean_accuracy")
@@ -98,7 +109,7 @@ class AdversarialTrainer(keras.Model):
     @property
     def skipped_steps(self) -> int:
         """Steps so far that changed nothing because something was not finite."""
-        return int(self.skipped)
+        return int(self.skipped.numpy())  # of a strategy's variable int alone makes nothing
 
     @property
     def not_finite(self) -> dict[str, int]:
@@ -112,19 +123,19 @@ class AdversarialTrainer(keras.Model):
     def train_step(self, data):
         """Perturb, then one optimizer step on the method's loss."""
         images, labels, sample_weight = self._unpack(data)
+        check_even(images)
         step = tf.convert_to_tensor(self.optimizer.iterations)
         epoch = tf.cast(step, self.variable_dtype) / self.steps_per_epoch
         method = self.method.at(epoch)
-        seeds = example_seeds(self.seed, tf.cast(step, tf.int64), _positions(images))
-        x_adv = method.perturb(self.classifier, images, labels, seeds)
+        seeds = example_seeds(self.seed, tf.cast(step, tf.int64), positions(images))
+        x_adv = method.perturb(self._attacked(), images, labels, seeds)
 
         def differentiate():
             with tf.GradientTape() as tape:
                 per_example_loss, heads = method.loss(self.classifier, images, x_adv, labels)
                 per_example_loss *= sample_weight
                 # Gradients are summed over replicas, so each carries its share of the global mean.
-                replicas = tf.distribute.get_strategy().num_replicas_in_sync
-                loss = self.optimizer.scale_loss(tf.reduce_mean(per_example_loss) / replicas)
+                loss = self.optimizer.scale_loss(tf.reduce_mean(per_example_loss) / num_replicas())
             return per_example_loss, heads, tape.gradient(loss, variables)
 
         variables = self.classifier.trainable_variables
@@ -155,7 +166,7 @@ class AdversarialTrainer(keras.Model):
         """Measure natural images and, with a validation attack, adversarial ones."""
         images, labels, sample_weight = self._unpack(data)
         heads = self.measured(images, training=False)
-        self.clean_accuracy.update_state(correct(heads[:, 0], labels))
+        self.clean_accuracy.update_state(correct(heads[:, 0], labels), sample_weight)
         own = [self.clean_accuracy]
         if self.validation_attack is not None:
             own.append(self.robust_accuracy)
@@ -164,24 +175,36 @@ class AdversarialTrainer(keras.Model):
                 images,
                 labels,
                 head_weights=head_weights(0, self.classifier.num_probes),
-                seed=example_seeds(self.seed, VALIDATION_STREAM, _positions(images)),
+                seed=example_seeds(self.seed, VALIDATION_STREAM, positions(images)),
             )
-            self.robust_accuracy.update_state(correct(self.measured(x_adv, training=False)[:, 0], labels))
+            robust = correct(self.measured(x_adv, training=False)[:, 0], labels)
+            self.robust_accuracy.update_state(robust, sample_weight)
         epoch = tf.cast(self.optimizer.iterations, self.variable_dtype) / self.steps_per_epoch
         per_example_loss = contract(cross_entropy(heads, labels), self.method.at(epoch).head_weights)
-        self._loss_tracker.update_state(per_example_loss * sample_weight)
+        self._loss_tracker.update_state(per_example_loss, sample_weight)
         return self._logs(own, labels, heads[:, 0], sample_weight)
 
     def _unpack(self, data) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Bring a batch to (images, labels int32 (batch,), sample weights (batch,) or one)."""
+        """Bring a batch to (images, labels int32 (batch,), sample weights (batch,))."""
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         dtype = self.classifier.variable_dtype
-        sample_weight = 1.0 if sample_weight is None else tf.reshape(sample_weight, [-1])
-        return tf.cast(images, dtype), tf.cast(tf.reshape(labels, [-1]), tf.int32), tf.cast(sample_weight, dtype)
+        labels = tf.cast(tf.reshape(labels, [-1]), tf.int32)
+        sample_weight = tf.ones_like(labels) if sample_weight is None else tf.reshape(sample_weight, [-1])
+        return tf.cast(images, dtype), labels, tf.cast(sample_weight, dtype)
+
+    def _attacked(self) -> Classifier:
+        """The network that the training attack sees, with the weights as they are."""
+        if self.attack_classifier is None:
+            return self.classifier
+        for copy, variable in zip(self.attack_classifier.weights, self.classifier.weights, strict=True):
+            copy.assign(tf.cast(variable, copy.dtype))
+        return self.attack_classifier
 
     def _at_perturbed_weights(self, differentiate, statistics, epoch):
         """Differentiate where `weight_perturbation` leads, and come back."""
         _, _, gradients = differentiate()
+        summed = iter(replica_sum([gradient for gradient in gradients if gradient is not None]))
+        gradients = [None if gradient is None else next(summed) for gradient in gradients]
         # That pass has not been: its batch statistics count once.
         for variable, value in zip(self.classifier.non_trainable_variables, statistics, strict=True):
             variable.assign(value)
@@ -201,6 +224,8 @@ class AdversarialTrainer(keras.Model):
         """Count which quantities are not finite; return whether any is not, bool ()."""
         # A sum is finite if all its terms are (or it overflows, which is as bad), and needs no second array.
         flags = tf.stack([False if q is None else ~tf.math.is_finite(tf.reduce_sum(q)) for q in quantities])
+        # A step is made by all replicas or by none.
+        flags = replica_sum(tf.cast(flags, tf.int32)) > 0
         bad = tf.reduce_any(flags)
         self.not_finite_counts.assign_add(tf.cast(flags, tf.int32))
         self.skipped.assign_add(tf.cast(bad, tf.int32))
@@ -235,13 +260,19 @@ class AdversarialTrainer(keras.Model):
         if self._compile_metrics is not None:
             self._compile_metrics.update_state(labels, logits, sample_weight)
             logs.update(self._compile_metrics.result())
+        if spans_workers(self.distribute_strategy):
+            # Keras 3.15 takes their mean over the first axis, which a scalar does not have.
+            return {name: tf.reshape(value, [1]) for name, value in logs.items()}
         return logs
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Keras' hook before the first step: make what metrics and the optimizer keep.
 
-def _positions(images: tf.Tensor) -> tf.Tensor:
-    """Positions of the images in the global batch, of which each replica has a stretch: int32 (batch,)."""
-    size = tf.shape(images)[0]
-    return tf.distribute.get_replica_context().replica_id_in_sync_group * size + tf.range(size)
+        Keras 3.15 looks at the first batch here, which fails where that lies on several workers, and wherever it does
+        not divide evenly among the replicas; any batch will do.
+        """
+        batch = tf.zeros((1, *self.classifier.image_shape), self.variable_dtype), tf.zeros((1,), tf.int32)
+        super()._maybe_symbolic_build(data_batch=batch)
 
 
 def correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -129,10 +129,23 @@ class Split:
             raise UserError("--batch_size", batch_size, f"give at most {len(self)}, the number of training images")
         return len(self) // batch_size
 
-    def evaluation_batches(self, batch_size: int) -> tf.data.Dataset:
-        """Batches in order, the last one smaller: (images float32 in [0, 1], labels int32)."""
-        dataset = tf.data.Dataset.from_tensor_slices((self.images, self.labels)).batch(batch_size)
-        return dataset.map(lambda images, labels: (to_float(images), labels)).prefetch(2)
+    def validation_batches(self, batch_size: int) -> tf.data.Dataset:
+        """Batches in order, all of one size, with sample weights: the last is filled up with images of weight 0.
+
+        Args:
+            batch_size: images per batch.
+
+        Returns:
+            dataset of (images float32 (batch_size, height, width, channels) in [0, 1], labels int32 (batch_size,),
+            weights float32 (batch_size,)).
+        """
+        missing = -len(self) % batch_size
+        images, labels, weights = (
+            np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
+            for array in (self.images, self.labels, np.ones(len(self), np.float32))
+        )
+        dataset = tf.data.Dataset.from_tensor_slices((images, labels, weights)).batch(batch_size, drop_remainder=True)
+        return dataset.map(lambda images, *others: (to_float(images), *others)).prefetch(2)
 
 
 def to_float(images: tf.Tensor | np.ndarray) -> tf.Tensor:

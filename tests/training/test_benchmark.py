@@ -118,7 +118,9 @@ def test_errors_name_the_option_and_the_value(arguments, words):
 
 
 def test_an_unknown_command_is_refused():
-    with pytest.raises(UserError, match=r"command: received stride; give one of step, attack, serve\."):
+    with pytest.raises(
+        UserError, match=r"command: received stride; give one of step, attack, serve, scale, precision\."
+    ):
         benchmark.main(["stride"])
 
 

@@ -117,7 +117,7 @@ def test_config_survives_yaml(tmp_path):
         (["--recipe", "missing.yaml"], "--recipe", "missing.yaml", "YAML"),
         (["--random_start", "perhaps"], "--random_start", "perhaps", "true or false"),
         (["--width", "wide"], "--width", "wide", "an integer or null"),
-        (["stray"], "stray", "option", "--help"),
+        (["unheard"], "unheard", "option", "--help"),
     ],
 )
 def test_errors_name_option_value_and_way_out(argv, option, received, advice):

@@ -6,11 +6,19 @@ import pytest
 
 from tests.training.running import SHARED, run
 
+SHORTER = ["--twin=null", "--checkpoints=[last]", "--attack_betas=[0]"]
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "shorter"),
-    [("cifar10", []), *((dataset, ["--twin=null", "--checkpoints=[last]"]) for dataset in ("svhn", "fashion_mnist"))],
+    [
+        ("cifar10", []),
+        *(
+            (dataset, ["--twin=null", "--checkpoints=[last]", "--attack_betas=[0]"])
+            for dataset in ("svhn", "fashion_mnist")
+        ),
+    ],
 )
 def test_paper_recipes_run_on_real_images(dataset, shorter, tmp_path):
     if not SHARED.is_dir():

@@ -54,7 +54,13 @@ def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
 @pytest.mark.parametrize(
     "argv",
     [
-        ["--method=fat", "--fat_tau_milestones=[1]", "--ema_decay=0.9", "--label_smoothing=0.1"],
+        [
+            "--method=fat",
+            "--fat_tau_milestones=[1]",
+            "--ema_decay=0.9",
+            "--label_smoothing=0.1",
+            "--attack_precision=mixed_bfloat16",
+        ],
         ["--method=trades", "--defense=cas", "--awp_gamma=0.005", "--beta_warmup=1", "--epsilon_warmup=1.5"],
         ["--method=mart", "--defense=vanilla", "--deterministic=true", "--val_examples=0"],
     ],

@@ -19,6 +19,7 @@ from cifs_tf.data import ImageDataset
 from cifs_tf.errors import UserError
 from cifs_tf.files import WRITING
 from training import experiment
+from training.cluster import ALONE, Cluster
 from training.tuning.options import DIMENSIONS, OBJECTIVE, SearchConfig
 from training.tuning.oracle import make_oracle
 from training.tuning.space import alternatives, as_plain, trial_values
@@ -39,6 +40,7 @@ class SearchTuner(keras_tuner.Tuner):
         config: what is searched, and around what.
         dataset: images to train and to validate on.
         workdir: of the search: `search/` in it is the oracle's memory, `trials/ID/` the workdir of a trial's run.
+        cluster: devices that share the work of a trial. Default one device.
 
     Raises:
         UserError: if hyperband would run out of different values.
@@ -47,9 +49,9 @@ class SearchTuner(keras_tuner.Tuner):
         >>> SearchTuner(config, dataset, workdir).search()
     """
 
-    def __init__(self, config: SearchConfig, dataset: ImageDataset, workdir: Workdir):
+    def __init__(self, config: SearchConfig, dataset: ImageDataset, workdir: Workdir, cluster: Cluster = ALONE):
         super().__init__(make_oracle(config), directory=str(workdir.path), project_name=MEMORY)
-        self.config, self.dataset, self.workdir = config, dataset, workdir
+        self.config, self.dataset, self.workdir, self.cluster = config, dataset, workdir, cluster
         if not self._is_worker() and (workdir.path / MEMORY / "oracle.json").exists():
             self.oracle.reload()
 
@@ -71,7 +73,7 @@ class SearchTuner(keras_tuner.Tuner):
             with workdir.open(config):
                 self._continue_shorter_trial(trial, workdir, defense)
                 session.on_train_begin()
-                experiment.fit(config, config.model, self.dataset, workdir, callbacks=[report])
+                experiment.fit(config, config.model, self.dataset, workdir, [report], self.cluster)
                 session.on_train_end()
         except UserError as error:
             raise keras_tuner.errors.FailedTrialError(str(error)) from error

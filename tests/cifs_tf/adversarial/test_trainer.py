@@ -370,3 +370,26 @@ def test_compiled_metrics_keep_their_names_and_checkpoints_hold_the_classifier(t
     assert history["accuracy"] == history["robust_accuracy"]
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(loaded(images), classifier(images), atol=1e-6)
+
+
+def test_the_attack_may_be_made_in_another_precision():
+    """Another network is attacked, with the weights of the trained one at that step; the update is float32."""
+    images, labels = make_data()
+    classifier, attacked = make_cifs(seed=0), make_cifs(seed=1)
+    seen = []
+
+    class Looking(PGDTraining):
+        def perturb(self, classifier, images, labels, seed):
+            assert classifier is attacked
+            tf.numpy_function(lambda *weights: seen.append(weights), [w.value for w in classifier.weights], [])
+            return super().perturb(classifier, images, labels, seed)
+
+    method = Looking(head_weights=head_weights(2, 1), attack=ATTACK)
+    trainer = AdversarialTrainer(classifier, method, attack_classifier=attacked)
+    trainer.compile(optimizer=SGD(0.5))
+    before = classifier.get_weights()
+    trainer.fit(images, labels, batch_size=8, verbose=0)
+    for weight, expected in zip(seen[0], before, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    assert any((a != b).any() for a, b in zip(before, classifier.get_weights(), strict=True))
+    assert len(trainer.trainable_variables) == len(classifier.trainable_variables)

@@ -91,12 +91,14 @@ def test_augmentation_is_drawn_anew_each_step():
     assert len(np.unique(np.concatenate(images).reshape(8, -1), axis=0)) > 4
 
 
-def test_evaluation_batches_are_in_order_and_whole():
+def test_validation_batches_are_in_order_and_of_one_size():
     split = make_split()
-    batches = list(split.evaluation_batches(5).as_numpy_iterator())
-    assert [len(labels) for _, labels in batches] == [5, 5, 5, 5, 3]
-    np.testing.assert_array_equal(labels_of(batches), np.arange(23))
-    np.testing.assert_allclose(np.concatenate([images for images, _ in batches]), split.images / 255, rtol=1e-6)
+    batches = list(split.validation_batches(5).as_numpy_iterator())
+    images, labels, weights = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    assert [len(labels) for _, labels, _ in batches] == [5] * 5
+    np.testing.assert_array_equal(weights, [1] * 23 + [0] * 2)
+    np.testing.assert_array_equal(labels[:23], np.arange(23))
+    np.testing.assert_allclose(images[:23], split.images / 255, rtol=1e-6)
 
 
 @given(st.integers(2, 60), st.data())

@@ -1,0 +1,70 @@
+"""What code inside `tf.distribute.Strategy.run` does with the other replicas; without a strategy there are none."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import tensorflow as tf
+
+Structure = TypeVar("Structure")
+
+
+def num_replicas() -> int:
+    """How many replicas share a global batch: 1 outside a strategy, and where code is traced for all of them."""
+    in_replica = tf.distribute.get_replica_context() is not None
+    return tf.distribute.get_strategy().num_replicas_in_sync if in_replica else 1
+
+
+def replica_sum(values: Structure) -> Structure:
+    """Sum over replicas; differentiable.
+
+    Args:
+        values: tensors, the same shapes on every replica.
+
+    Returns:
+        tensors, the same values on every replica.
+    """
+    return _all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def replica_mean(values: Structure) -> Structure:
+    """Mean over replicas; otherwise as `replica_sum`."""
+    return _all_reduce(tf.distribute.ReduceOp.MEAN, values)
+
+
+def positions(batch: tf.Tensor) -> tf.Tensor:
+    """Positions of a replica's examples in the global batch, of which each replica has an equal stretch.
+
+    Args:
+        batch: (examples, ...) of this replica.
+
+    Returns:
+        int32 (examples,).
+    """
+    size = tf.shape(batch)[0]
+    return tf.distribute.get_replica_context().replica_id_in_sync_group * size + tf.range(size)
+
+
+def check_even(batch: tf.Tensor) -> None:
+    """Refuse a global batch of which the replicas do not have equal parts, such as an incomplete last one.
+
+    Raises:
+        InvalidArgumentError: when the step runs.
+    """
+    if num_replicas() == 1:
+        return
+    size = tf.shape(batch)[0]
+    message = f"a batch must divide evenly among the {num_replicas()} replicas: give a multiple, drop the remainder"
+    tf.debugging.assert_equal(replica_sum(size), size * num_replicas(), message)
+
+
+def spans_workers(strategy: tf.distribute.Strategy) -> bool:
+    """Whether a strategy joins several processes, each with replicas of its own."""
+    is_multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return is_multi_worker and strategy.extended._in_multi_worker_mode()
+
+
+def _all_reduce(operation: tf.distribute.ReduceOp, values: Structure) -> Structure:
+    if num_replicas() == 1:
+        return values
+    return tf.distribute.get_replica_context().all_reduce(operation, values)

@@ -1,0 +1,176 @@
+"""The numbers of the documentation are those of the committed results, and say when they are not."""
+
+import json
+import re
+import shlex
+import shutil
+
+import pytest
+
+from cifs_tf.command_line import parse_options
+from cifs_tf.errors import UserError
+from training import benchmark_tables as tables
+from training import pages, scaling
+
+RESULTS = pages.ROOT / "docs" / "results"
+MACHINE = {"processor": "AMD EPYC", "cores": 2}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A copy of the pages and of their results."""
+    (tmp_path / "docs" / "results").mkdir(parents=True)
+    for name in pages.PAGES:
+        shutil.copy(pages.ROOT / name, tmp_path / name)
+    for file in RESULTS.glob("benchmark_*.json"):
+        shutil.copy(file, tmp_path / "docs" / "results")
+    return tmp_path
+
+
+def step_result(**changes):
+    """64 images in 32 s (CIFS) and 25 s (vanilla) with 64 GFLOP, on a machine of at most 4 GFLOP/s."""
+
+    def timing(seconds):
+        return {"flops": 64 * 10**9, "quartiles_seconds": [1, seconds, 100]}
+
+    ratio = {"median": 1.28, "interval": [1.25, 1.3], "pairs": [1.25, 1.28, 1.3]}
+    return {
+        "command": "step",
+        "options": {"arch": "resnet18", "width": None, "batch_size": 64, "num_steps": 7, "pairs": 3},
+        "machine": MACHINE,
+        "tasks": {"training": {"cifs": timing(32), "vanilla": timing(25), "ratio": ratio}},
+        "convolution_peak": {"a": 3e9, "b": 4e9},
+        "link": "[all numbers](step.json)",
+        **changes,
+    }
+
+
+def test_the_committed_pages_show_the_committed_results(capsys):
+    assert pages.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_the_committed_projection_is_what_the_model_says():
+    projection = json.loads((RESULTS / "benchmark_scale.json").read_text())["projection"]
+    fields = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in projection["workload"].items()
+    }
+    again = scaling.project(scaling.Workload(**fields), projection["flops"])
+    assert json.loads(json.dumps(again)) == projection
+
+
+def test_a_stale_page_is_named_and_written(root, capsys):
+    file = root / "docs" / "results" / "benchmark_serve.json"
+    result = json.loads(file.read_text())
+    result["options"]["clients"] = 77
+    file.write_text(json.dumps(result))
+    before = {name: (root / name).read_text() for name in pages.PAGES}
+
+    assert pages.main(["--check"], root) == 1
+    assert "README.md: stale" in capsys.readouterr().out
+    assert {name: (root / name).read_text() for name in pages.PAGES} == before
+
+    assert pages.main([], root) == 0
+    assert "README.md: written" in capsys.readouterr().out
+    after = {name: (root / name).read_text() for name in pages.PAGES}
+    assert " 77 clients" in after["README.md"]
+    assert without_parts(after["README.md"]) == without_parts(before["README.md"])
+    assert after["docs/scaling.md"] == before["docs/scaling.md"]
+    assert pages.main(["--check"], root) == 0
+
+
+def without_parts(text):
+    return re.sub(r"<!-- benchmark.*?<!-- end", "", text, flags=re.DOTALL)
+
+
+def test_a_result_that_is_not_there_leaves_its_part_empty(root):
+    (root / "docs" / "results" / "benchmark_attack.json").unlink()
+    pages.main([], root)
+    assert "<!-- benchmark: attack -->\n<!-- end: attack -->" in (root / "README.md").read_text()
+
+
+def test_a_page_without_its_comments_is_refused(root):
+    (root / "README.md").write_text("nothing\n")
+    with pytest.raises(UserError, match=r"page: received .*README\.md.*benchmark: step"):
+        pages.main([], root)
+
+
+def test_a_damaged_result_is_refused(root):
+    (root / "docs" / "results" / "benchmark_step.json").write_text("{")
+    with pytest.raises(UserError, match=r"result: received .*benchmark_step\.json.*damaged"):
+        pages.main([], root)
+
+
+def test_commands_on_the_pages_parse():
+    """Every command of the benchmark beside a number is understood, those with a placeholder for a file left out."""
+    text = "".join((pages.ROOT / name).read_text() for name in pages.PAGES)
+    commands = re.findall(r"^python training/benchmark\.py (\w+)(.*)$", text, re.MULTILINE)
+    assert {name for name, _ in commands} >= {"step", "attack", "serve", "scale"}
+    for name, arguments in commands:
+        options_class, _ = pages.COMMANDS[name]
+        parse_options(options_class, name, shlex.split(arguments), "")
+
+
+def test_the_command_has_the_options_that_are_not_the_default():
+    options = {"width": None, "batch_size": 8, "replicas": [1, 2], "image_size": 32, "json": "x"}
+    line = pages.command_line({"command": "scale", "options": options})
+    assert line == "```\npython training/benchmark.py scale --width null --batch_size 8 --replicas [1,2]\n```"
+    options = {"recording": "autoattack_fashion_mnist.npz", "threads": None}
+    line = pages.command_line({"command": "attack", "options": options})
+    assert line == "```\npython training/benchmark.py attack --threads null\n```"
+
+
+def test_steps_by_hand():
+    """64 images in 32 s are 2 a second; 64 GFLOP in 32 s are 2 GFLOP/s, half of the peak. In 25 s: 2.56, 2.56, 64%."""
+    text = pages.step_part(step_result())
+    assert "| training step with PGD-7, CIFS | 32 | 2 | 2 | 50% |" in text
+    assert "| training step with PGD-7, vanilla | 25 | 2.56 | 2.56 | 64% |" in text
+    assert (
+        "CIFS costs 28.0% in training (median of 3 pairs, 95% interval 25.0% to 30.0%); the paper reports 3.6%." in text
+    )
+    assert "(ResNet-18, batches of 64, float32)" in text
+
+
+def test_keys_that_are_not_known_yet_do_no_harm():
+    options = {**step_result()["options"], "precision": "mixed_bfloat16", "attack_precision": "float32"}
+    text = pages.step_part(step_result(options=options, energy_joules=1))
+    assert "mixed_bfloat16" in text
+    assert "--precision mixed_bfloat16\n" in text
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({}, "2 cores of an AMD EPYC without AVX512"),
+        ({"flags": ["avx512f", "avx512_bf16"]}, "2 cores of an AMD EPYC with AVX512 and with bfloat16"),
+        ({"devices": ["/physical_device:CPU:0"]}, "2 cores of an AMD EPYC without AVX512"),
+        ({"devices": ["/physical_device:GPU:0"]}, "2 cores of an AMD EPYC without AVX512 and 1 GPU"),
+        ({"devices": ["CPU:0", "GPU:0", "GPU:1"]}, "2 cores of an AMD EPYC without AVX512 and 2 GPUs"),
+    ],
+)
+def test_machines(more, text):
+    assert tables.machine_text({**MACHINE, **more}) == text
+
+
+def test_replicas_of_a_processor_are_no_speed_up():
+    """With two GPUs they are one."""
+    options = {"arch": "resnet10", "width": 8, "batch_size": 8, "num_steps": 2, "image_size": 16}
+    on_cpu, on_gpus = (
+        " ".join(tables.replicas_text({"options": options, "machine": {"devices": devices}}).split())
+        for devices in (["CPU:0"], ["CPU:0", "GPU:0", "GPU:1"])
+    )
+    assert "no measure of how a step scales" in on_cpu
+    assert on_gpus.endswith("on one GPU and shared among several, in turns.")
+
+
+def test_tables_are_markdown():
+    assert tables.markdown_table(["", "s"], [["a", "1"]]) == "| | s |\n|---|---|\n| a | 1 |"
+
+
+def test_the_projection_says_what_it_assumes():
+    projection = json.loads((RESULTS / "benchmark_scale.json").read_text())["projection"]
+    text = tables.assumptions_tables(projection)
+    for device in scaling.DEVICES.values():
+        assert f"| {device.name} | {device.peak / 1e12:g} |" in text
+    for link in scaling.NETWORKS.values():
+        assert f"| {link.name} | {link.bandwidth / 1e9:.4g} |" in text
+    assert f"| {projection['assumptions']['efficiency']:.1%} |" in text

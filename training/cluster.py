@@ -1,0 +1,200 @@
+"""The devices and processes that share a run, and what the processes agree on."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Iterator, Sequence
+
+import tensorflow as tf
+
+from cifs_tf.config import MachineConfig
+from cifs_tf.errors import UserError
+from training.preemption import WorkerLostError
+
+# Errors of a collective operation whose other side is gone.
+LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.CancelledError,
+    tf.errors.InternalError,
+)
+
+
+class Cluster:
+    """A strategy, and this process' place among those that share it.
+
+    Args:
+        strategy: of `tf.distribute`.
+
+    Example:
+        >>> cluster = make_cluster(MachineConfig(strategy="mirrored"))
+        >>> with cluster.strategy.scope():
+        ...     trainer = make_trainer()
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy):
+        resolver = strategy.cluster_resolver
+        spec = resolver.cluster_spec().as_dict() if resolver else {}
+        self.strategy = strategy
+        self.num_workers = max(1, len(spec.get("worker", ())) + len(spec.get("chief", ())))
+        chiefs = len(spec.get("chief", ()))
+        self.index = 0
+        if self.num_workers > 1:
+            self.index = resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.index == 0
+
+    @property
+    def shards(self) -> list[str]:
+        """The workers' parts of what is divided among them, i/n; this process' is `shards[index]`."""
+        return [f"{index + 1}/{self.num_workers}" for index in range(self.num_workers)]
+
+    @property
+    def num_replicas(self) -> int:
+        """Devices that share a batch."""
+        return self.strategy.num_replicas_in_sync
+
+    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+        """Whether a flag is set on any worker; all of them ask at the same time.
+
+        Args:
+            flags: of this worker.
+
+        Returns:
+            a bool for each.
+
+        Raises:
+            WorkerLostError: if another worker has ended.
+        """
+        if self.num_workers == 1:
+            return list(flags)
+        with self.losses_told():
+            return [bool(count) for count in self._total(tf.constant(flags, tf.float32)).numpy()]
+
+    def agree(self, number: int) -> bool:
+        """Whether all workers have the same number; all of them ask at the same time."""
+        if self.num_workers == 1:
+            return True
+        with self.losses_told():
+            mine = tf.constant([number, number**2], tf.float64)
+            mean, of_squares = (self._total(mine) / self.num_replicas).numpy()
+        return mean == number and of_squares == number**2
+
+    def wait_for_all(self) -> None:
+        """Return once every worker is here."""
+        self.any_of([True])
+
+    def losses_told(self) -> contextlib.AbstractContextManager[None]:
+        """Turn the errors of operations whose other workers are gone into `WorkerLostError`."""
+        return _losses_told() if self.num_workers > 1 else contextlib.nullcontext()
+
+    @functools.cached_property
+    def _total(self):
+        @tf.function(autograph=False, reduce_retracing=True)
+        def total(values: tf.Tensor) -> tf.Tensor:
+            return self.strategy.reduce("SUM", self.strategy.run(lambda: values), axis=None)
+
+        return total
+
+
+ALONE = Cluster(tf.distribute.get_strategy())
+
+
+def make_cluster(config: MachineConfig) -> Cluster:
+    """Find the devices and the other processes; before TensorFlow does anything else.
+
+    Args:
+        config: what to use.
+
+    Returns:
+        the cluster; with several workers it returns when all have come.
+
+    Raises:
+        UserError: if there is no such device, or `TF_CONFIG` cannot be used.
+    """
+    num_workers = count_workers()
+    gpus = tf.config.list_physical_devices("GPU")
+    name = config.strategy
+    if name == "auto":
+        name = "multiworker" if num_workers > 1 else "mirrored" if len(gpus) > 1 else "one"
+    if num_workers > 1 and name != "multiworker":
+        advice = f"TF_CONFIG names {num_workers} workers: give multiworker or auto, or unset it"
+        raise UserError("--strategy", config.strategy, advice)
+    if name == "one":
+        return ALONE
+    if name == "mirrored":
+        return Cluster(tf.distribute.MirroredStrategy(_devices(len(gpus), config.replicas)))
+    return Cluster(_tpu() if name == "tpu" else _multi_worker(num_workers))
+
+
+@contextlib.contextmanager
+def _losses_told() -> Iterator[None]:
+    try:
+        yield
+    except LOST as error:
+        raise WorkerLostError(str(error).splitlines()[0][:300]) from error
+
+
+def count_workers() -> int:
+    """How many workers `TF_CONFIG` names, 0 if there is none.
+
+    Raises:
+        UserError: if it cannot be used.
+    """
+    text = os.environ.get("TF_CONFIG", "")
+    try:
+        cluster = json.loads(text or "{}").get("cluster", {})
+        unknown = set(cluster) - {"chief", "worker"}
+        count = sum(len(addresses) for addresses in cluster.values())
+    except (ValueError, AttributeError, TypeError) as error:
+        example = '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}'
+        advice = f"it is no such JSON as {example}, start the program with one of training/launch"
+        raise UserError("TF_CONFIG", text, advice) from error
+    if unknown:
+        raise UserError("TF_CONFIG", text, f"{', '.join(sorted(unknown))} have nothing to do here, name workers only")
+    return count
+
+
+def _devices(num_gpus: int, replicas: int | None) -> list[str]:
+    if num_gpus:
+        if replicas is not None and replicas > num_gpus:
+            raise UserError("--replicas", replicas, f"give at most {num_gpus}, the GPUs of this machine")
+        return [f"GPU:{index}" for index in range(replicas or num_gpus)]
+    if replicas is None:
+        raise UserError("--strategy", "mirrored", "this machine has no GPU, give one, or --replicas to try it out")
+    try:
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * replicas
+        )
+    except RuntimeError as error:
+        if len(tf.config.list_logical_devices("CPU")) < replicas:
+            raise UserError("--replicas", replicas, "TensorFlow has begun to work already, with fewer") from error
+    return [f"CPU:{index}" for index in range(replicas)]
+
+
+def _multi_worker(num_workers: int) -> tf.distribute.Strategy:
+    if num_workers < 2:
+        advice = "TF_CONFIG names no other worker, start the program with one of training/launch"
+        raise UserError("--strategy", "multiworker", advice)
+    try:
+        with _losses_told():
+            return tf.distribute.MultiWorkerMirroredStrategy()
+    except (ValueError, RuntimeError) as error:
+        advice = f"it cannot be used ({str(error).splitlines()[0]})"
+        raise UserError("TF_CONFIG", os.environ["TF_CONFIG"], advice) from error
+
+
+def _tpu() -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+    except (ValueError, tf.errors.OpError) as error:
+        advice = f"no TPU was found ({str(error).splitlines()[0]}), give another strategy"
+        raise UserError("--strategy", "tpu", advice) from error
+    return tf.distribute.TPUStrategy(resolver)

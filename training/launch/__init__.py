@@ -1,0 +1,1 @@
+"""Training by several processes: on this machine, by hand on several, on Kubernetes, on Slurm. No TensorFlow here."""

@@ -1,0 +1,131 @@
+"""Are attacks that are made in bfloat16 as strong? Each image is attacked in both precisions, and judged in float32."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from rich import box
+from rich.progress import track
+from rich.table import Table
+
+from cifs_tf.adversarial import make_method
+from cifs_tf.attacks import PGD, example_seeds
+from cifs_tf.config import RunConfig
+from cifs_tf.data import Split, load_dataset, to_float
+from cifs_tf.errors import UserError
+from cifs_tf.models import Classifier, build_classifier
+from training import experiment
+from training.workdir import Workdir
+
+PRECISIONS = ("float32", "mixed_bfloat16")
+PGD_STEPS = 20
+
+
+def measure(workdir: Workdir, num_examples: int, batch_size: int) -> dict[str, Any]:
+    """Compare the attacks on a run's network.
+
+    Args:
+        workdir: of a finished run.
+        num_examples: test images, class-balanced.
+        batch_size: images per batch.
+
+    Returns:
+        by attack what `compare` returns.
+
+    Raises:
+        UserError: if the run is not finished, or was trained without an attack.
+    """
+    config = workdir.read_config()
+    defense = config.model.defense
+    if not workdir.model_file(defense).exists():
+        raise UserError("--run", workdir.path, f"it has no {workdir.model_file(defense).name} yet, finish it first")
+    classifier = experiment.load(config, workdir, defense)
+    split = load_dataset(config.data).test.class_balanced(num_examples, "--examples")
+    attacks = attacks_of(config, classifier)
+    attacked = {"float32": classifier, "mixed_bfloat16": _in_bfloat16(config, classifier)}
+    found = {}
+    for name, (attack, head_weights) in attacks.items():
+        robust = {
+            precision: _robust(classifier, attacked[precision], attack, head_weights, split, batch_size)
+            for precision in PRECISIONS
+        }
+        found[name] = compare(robust["float32"], robust["mixed_bfloat16"])
+    return found
+
+
+def attacks_of(config: RunConfig, classifier: Classifier) -> dict[str, tuple[PGD, Any]]:
+    """The training attack of a run and PGD-20, each with its head weights."""
+    method: Any = make_method(config, config.model, classifier.num_probes).at(tf.constant(float(config.train.epochs)))
+    if not hasattr(method, "attack"):
+        raise UserError("--run", config.train.method, "it was trained without an attack, give another run")
+    pgd = PGD(epsilon=config.attack.epsilon, step_size=config.attack.epsilon / 10, num_steps=PGD_STEPS)
+    return {"training attack": (method.attack, method.head_weights), f"PGD-{PGD_STEPS}": (pgd, method.head_weights)}
+
+
+def compare(float32: np.ndarray, bfloat16: np.ndarray) -> dict[str, Any]:
+    """Compare what two attacks left standing, image by image.
+
+    Args:
+        float32: bool (images,), which images stand after the attack in float32.
+        bfloat16: likewise.
+
+    Returns:
+        both robust accuracies, how many images each alone broke, and `p_value`, the probability of so uneven a division
+        of these if neither were stronger (McNemar's exact test).
+
+    Example:
+        >>> compare(np.array([True, False]), np.array([True, True]))["broken_by_float32_alone"]
+        1
+    """
+    alone = int((~float32 & bfloat16).sum()), int((float32 & ~bfloat16).sum())
+    count = sum(alone)
+    tail = sum(math.comb(count, k) for k in range(min(alone) + 1)) / 2**count
+    return {
+        "robust_accuracy": {"float32": float(float32.mean()), "mixed_bfloat16": float(bfloat16.mean())},
+        "broken_by_float32_alone": alone[0],
+        "broken_by_bfloat16_alone": alone[1],
+        "p_value": min(1.0, 2 * tail),
+        "num_examples": len(float32),
+    }
+
+
+def table(result: dict[str, Any]) -> Table:
+    """Lay out what was found: a row for each attack."""
+    laid_out = Table(title=f"{result['options']['run']}: attacks in two precisions, judged in float32", box=box.SIMPLE)
+    laid_out.add_column("attack")
+    for column in ("float32 %", "bfloat16 %", "broken by\nfloat32 alone", "by bfloat16\nalone", "p"):
+        laid_out.add_column(column, justify="right")
+    for name, found in result["attacks"].items():
+        accuracies = [f"{100 * found['robust_accuracy'][precision]:.2f}" for precision in PRECISIONS]
+        alone = [str(found[f"broken_by_{precision}_alone"]) for precision in ("float32", "bfloat16")]
+        laid_out.add_row(name, *accuracies, *alone, f"{found['p_value']:.2g}")
+    return laid_out
+
+
+def _in_bfloat16(config: RunConfig, classifier: Classifier) -> Classifier:
+    twin = build_classifier(config.model, classifier.image_shape, classifier.num_classes, "mixed_bfloat16")
+    twin.set_weights(classifier.get_weights())
+    return twin
+
+
+def _robust(
+    judge: Classifier, attacked: Classifier, attack: PGD, head_weights: Any, split: Split, batch_size: int
+) -> np.ndarray:
+    """Which images stand, bool (images,)."""
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def stands(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+        seed = example_seeds(0, 0, ids)
+        x_adv = attack(attacked.heads_fn(), images, labels, head_weights=head_weights, seed=seed)
+        return tf.argmax(judge(x_adv, training=False)[:, 0], axis=-1, output_type=tf.int32) == labels
+
+    found = []
+    starts = range(0, len(split), batch_size)
+    for start in track(starts, description=f"attacking in {attacked.compute_dtype}"):
+        part = slice(start, min(start + batch_size, len(split)))
+        ids = tf.range(part.start, part.stop)
+        found.append(stands(to_float(split.images[part]), tf.constant(split.labels[part]), ids).numpy())
+    return np.concatenate(found)
