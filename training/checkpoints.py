@@ -25,6 +25,8 @@ KEPT = 2
 FILE_NAME = re.compile(r"step-(\d+)\.npz")
 BEST = "best.npz"
 WATCHED = "val_robust_accuracy"
+# How long a file of the chief may take to be seen by the other workers.
+SHARING_SECONDS = 60
 WAY_OUT = (
     "the same command repeats the step, --on_nan skip goes on without it, "
     "a smaller --learning_rate with another --workdir may avoid it"
@@ -82,39 +84,36 @@ class Checkpoints(keras.callbacks.Callback):
             the number of finished steps, 0 without a checkpoint.
 
         Raises:
-            UserError: if another worker finds another checkpoint.
+            UserError: if a worker does not find the chief's checkpoint.
         """
-        step = self._restore(trainer)
-        if not self.cluster.agree(step):
-            advice = "the workers do not find the same checkpoints there, give a folder that all of them share"
-            raise UserError("--workdir", self.folder, advice)
-        return step
-
-    def _restore(self, trainer: AdversarialTrainer) -> int:
         with self.cluster.strategy.scope():
             trainer.optimizer.build(trainer.trainable_variables)
         state = _state(trainer)
-        for file in reversed(self._files()):
-            step = _step(file)
-            try:
-                values = read_arrays(file, [variable.shape for variable in state])
-                found = next(
-                    int(value)
-                    for variable, value in zip(state, values, strict=True)
-                    if variable is trainer.optimizer.iterations
-                )
-                if found != step:
-                    raise ValueError(f"it is of step {found}")
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                rich_print(f"[yellow]{file} cannot be loaded ({error}); trying the one before it.")
-                continue
-            for variable, value in zip(state, values, strict=True):
-                variable.assign(value)
-            if step >= self.steps_per_epoch:
-                self.history = read_json(self.history_file)[: step // self.steps_per_epoch]
-            self.skipped, self.not_finite = trainer.skipped_steps, trainer.not_finite
-            return step
-        return 0
+        iterations = next(index for index, variable in enumerate(state) if variable is trainer.optimizer.iterations)
+        shapes = [variable.shape for variable in state]
+        step, values = _read_newest(self._files(), shapes, iterations) if self.cluster.is_chief else (0, [])
+        step = self.cluster.from_chief(step)
+        if not step:
+            return 0
+        values = values or self._read_shared(step, shapes, iterations)
+        # By all workers at once: what metrics keep is shared among them.
+        for variable, value in zip(state, values, strict=True):
+            variable.assign(value)
+        if step >= self.steps_per_epoch:
+            self.history = read_json(self.history_file)[: step // self.steps_per_epoch]
+        self.skipped, self.not_finite = trainer.skipped_steps, trainer.not_finite
+        return step
+
+    def _read_shared(self, step: int, shapes: Sequence[tuple[int, ...]], iterations: int) -> list[np.ndarray]:
+        """Read the chief's checkpoint, once it is to be seen here."""
+        deadline = time.monotonic() + SHARING_SECONDS
+        while time.monotonic() < deadline:
+            found, values = _read_newest([file for file in self._files() if _step(file) == step], shapes, iterations)
+            if found:
+                return values
+            time.sleep(1)
+        advice = f"the chief's checkpoint of step {step} is not there, give a folder that all workers share"
+        raise UserError("--workdir", self.folder, advice)
 
     def on_train_batch_end(self, batch, logs=None):
         """Look after one step (Keras' hook).
@@ -228,6 +227,22 @@ def read_arrays(file: Path, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarra
     if [array.shape for array in arrays] != [tuple(shape) for shape in shapes]:
         raise ValueError("it is of another network")
     return arrays
+
+
+def _read_newest(
+    files: Sequence[Path], shapes: Sequence[tuple[int, ...]], iterations: int
+) -> tuple[int, list[np.ndarray]]:
+    """Read the last of some checkpoints that is whole: its step and values; 0 and nothing if none is."""
+    for file in reversed(files):
+        step = _step(file)
+        try:
+            values = read_arrays(file, shapes)
+            if int(values[iterations]) != step:
+                raise ValueError(f"it is of step {int(values[iterations])}")
+            return step, values
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            rich_print(f"[yellow]{file} cannot be loaded ({error}); trying the one before it.")
+    return 0, []
 
 
 def _state(trainer: AdversarialTrainer) -> list[Any]:

@@ -136,7 +136,7 @@ def fit(
         Preempted: after SIGTERM, with a checkpoint.
     """
     defense, train = model.defense, config.train
-    if workdir.model_file(defense).exists():
+    if cluster.chief_says(workdir.model_file(defense).exists):
         return
     batch_size = global_batch_size(config, dataset, cluster)
     steps_per_epoch = dataset.train.steps_per_epoch(batch_size)
@@ -212,16 +212,6 @@ def load(config: RunConfig, workdir: Workdir, defense: str, checkpoint: str = "l
     return with_precision(classifier, "float32") if config.train.precision == "mixed_bfloat16" else classifier
 
 
-def epochs_to_measure(config: RunConfig, workdir: Workdir, defense: str) -> dict[str, int]:
-    """Which of the last and the best epoch a config asks to measure: {checkpoint: epoch, counted from 1}.
-
-    Without validation images there is no best one.
-    """
-    best = best_epoch(read_json(workdir.history_file(defense)))
-    epochs = {"last": config.train.epochs, "best": best}
-    return {name: epoch for name in config.evaluation.checkpoints if (epoch := epochs[name]) is not None}
-
-
 def global_batch_size(config: RunConfig, dataset: ImageDataset, cluster: Cluster) -> int:
     """Images of an optimizer step, over all devices.
 
@@ -235,20 +225,36 @@ def global_batch_size(config: RunConfig, dataset: ImageDataset, cluster: Cluster
     return size
 
 
-def checkpoints_to_measure(config: RunConfig, workdir: Workdir, defense: str) -> dict[str, str]:
-    """Under which name each checkpoint that a config asks for is measured.
-
-    The best epoch may be the last one: one network, one report, under the name that comes first.
-    """
-    epochs = epochs_to_measure(config, workdir, defense)
-    return {name: next(first for first in epochs if epochs[first] == epochs[name]) for name in epochs}
-
-
 def _validation_batches(config: RunConfig, dataset: ImageDataset, num_replicas: int) -> tf.data.Dataset | None:
     if not len(dataset.validation):
         return None
     size = min(config.evaluation.eval_batch_size, len(dataset.validation))
     return dataset.validation.validation_batches(math.ceil(size / num_replicas) * num_replicas)
+
+
+def measure_checkpoints(
+    config: RunConfig, defense: str, dataset: ImageDataset, workdir: Workdir, cluster: Cluster = ALONE
+) -> dict[str, dict[str, Any]]:
+    """Measure the last and the best epoch, whichever a config asks for; without validation images there is no best one.
+
+    Returns:
+        for each its `epoch`, counted from 1, and the `report` of `measure`; nothing in a worker that is not the chief.
+    """
+    epochs = _epochs_to_measure(config, workdir, defense) if cluster.is_chief else {}
+    # The best epoch may be the last one: one network, one report, under the name that comes first.
+    names = {name: next(first for first in epochs if epochs[first] == epochs[name]) for name in epochs}
+    reports = {
+        name: measure(config, defense, name, dataset, workdir, cluster)
+        for name in ("last", "best")
+        if cluster.chief_says(lambda name=name: name in names.values())  # type: ignore[misc]
+    }
+    return {name: {"epoch": epochs[name], "report": reports[names[name]]} for name in epochs}
+
+
+def _epochs_to_measure(config: RunConfig, workdir: Workdir, defense: str) -> dict[str, int]:
+    best = best_epoch(read_json(workdir.history_file(defense)))
+    epochs = {"last": config.train.epochs, "best": best}
+    return {name: epoch for name in config.evaluation.checkpoints if (epoch := epochs[name]) is not None}
 
 
 def measure(
@@ -270,11 +276,12 @@ def measure(
         cluster: workers that share the images. Default this process alone.
 
     Returns:
-        the report, see `cifs_tf.evaluation.build_report`.
+        the report, see `cifs_tf.evaluation.build_report`; an empty dict in a worker that is not the chief.
     """
     folder = workdir.evaluation(defense, checkpoint, "paper")
-    if (folder / "report.json").exists():
-        return read_json(folder / "report.json")
+    report_file = folder / "report.json"
+    if cluster.chief_says(report_file.exists):
+        return read_json(report_file) if cluster.is_chief else {}
     classifier = load(config, workdir, defense, checkpoint)
     victim = victim_of(classifier, name=f"{workdir.path}, {defense}, {checkpoint} epoch")
     mask_gradient = config.evaluation.eval_mask_gradient
@@ -301,13 +308,13 @@ def measure(
             on_progress=on_progress,
         )
     cluster.wait_for_all()
-    if cluster.is_chief:
-        if cluster.num_workers > 1:
-            ledgers = [folder / ledger_name(shard) for shard in cluster.shards]
-            report = build_report(merge(ledgers, folder / ledger_name("1/1")))
-        write_report(report, folder)
-    cluster.wait_for_all()
-    return read_json(folder / "report.json")
+    if not cluster.is_chief:
+        return {}
+    if cluster.num_workers > 1:
+        ledgers = [folder / ledger_name(shard) for shard in cluster.shards]
+        report = build_report(merge(ledgers, folder / ledger_name("1/1")))
+    write_report(report, folder)
+    return report
 
 
 def ledger_name(shard: str) -> str:

@@ -85,8 +85,7 @@ def _help(config: RunConfig, workdir: Workdir, dataset: ImageDataset, cluster: C
 
     for model in experiment.model_configs(config):
         experiment.fit(config, model, dataset, workdir, cluster=cluster)
-        for checkpoint in dict.fromkeys(experiment.checkpoints_to_measure(config, workdir, model.defense).values()):
-            experiment.measure(config, model.defense, checkpoint, dataset, workdir, cluster)
+        experiment.measure_checkpoints(config, model.defense, dataset, workdir, cluster)
 
 
 def _run(config: RunConfig, workdir: Workdir, dataset: ImageDataset, cluster: Cluster) -> dict:
@@ -105,14 +104,12 @@ def _run(config: RunConfig, workdir: Workdir, dataset: ImageDataset, cluster: Cl
         defense = model.defense
         console.rule(f"{defense}: {len(dataset.train):,} training images, {config.train.epochs} epochs")
         experiment.fit(config, model, dataset, workdir, cluster=cluster)
-        epochs = experiment.epochs_to_measure(config, workdir, defense)
-        for checkpoint, measured in experiment.checkpoints_to_measure(config, workdir, defense).items():
-            epoch = epochs[checkpoint]
-            report = experiment.measure(config, defense, measured, dataset, workdir, cluster)
+        measured = experiment.measure_checkpoints(config, defense, dataset, workdir, cluster)
+        for checkpoint, found in measured.items():
+            epoch, report = found["epoch"], found["report"]
             reports[f"{defense}, {checkpoint} epoch ({epoch})"] = report
             evaluations = result["networks"].setdefault(defense, {"evaluation": {}})["evaluation"]
             evaluations[checkpoint] = {"epoch": epoch, **summarise(report)}
-            write_json(workdir.result_file, result)
         classifier = experiment.load(config, workdir, defense)
         result["networks"][defense] |= {
             "name": classifier.name,
@@ -129,7 +126,7 @@ def _run(config: RunConfig, workdir: Workdir, dataset: ImageDataset, cluster: Cl
     defense, checkpoint = models[-1].defense, config.output.export_checkpoint
     written = [workdir.config_file, workdir.result_file, workdir.model_file(defense), workdir.curves_file(defense)]
     written.append(workdir.tensorboard(defense))
-    written.append(workdir.evaluation(defense, next(iter(epochs)), "paper") / "report.html")
+    written.append(workdir.evaluation(defense, next(iter(measured)), "paper") / "report.html")
     if config.output.export:
         exported = workdir.export_base(defense) / "1"
         if not exported.exists():
