@@ -23,7 +23,7 @@ demo: install  ## train, attack and export on handwritten digits, in under five 
 	$(BIN)/python training/run.py
 
 test: install  ## run all tests but the soak
-	$(BIN)/python -m pytest tests -m "not soak" --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests -m "not soak" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: install  ## check style and types
 	$(BIN)/ruff check .

@@ -41,8 +41,31 @@ def positions(batch: tf.Tensor) -> tf.Tensor:
     Returns:
         int32 (examples,).
     """
-    size = tf.shape(batch)[0]
-    return tf.distribute.get_replica_context().replica_id_in_sync_group * size + tf.range(size)
+    strategy, size = tf.distribute.get_strategy(), tf.shape(batch)[0]
+    workers = strategy.extended._num_workers if spans_workers(strategy) else 1
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    return part_of(replica, strategy.num_replicas_in_sync, workers) * size + tf.range(size)
+
+
+def part_of(replica: int | tf.Tensor, num_replicas: int, num_workers: int) -> int | tf.Tensor:
+    """Which of the equal parts of a global batch a replica gets.
+
+    TensorFlow deals the parts out to the workers in turns; a worker's replicas take its own in order.
+
+    Args:
+        replica: number of the replica, worker by worker, from 0.
+        num_replicas: of all workers.
+        num_workers: each with as many replicas.
+
+    Returns:
+        number of the part, from 0.
+
+    Example:
+        >>> [part_of(replica, num_replicas=4, num_workers=2) for replica in range(4)]
+        [0, 2, 1, 3]
+    """
+    per_worker = num_replicas // num_workers
+    return replica % per_worker * num_workers + replica // per_worker
 
 
 def check_even(batch: tf.Tensor) -> None:

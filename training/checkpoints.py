@@ -18,7 +18,7 @@ from cifs_tf.adversarial import AdversarialTrainer
 from cifs_tf.errors import UserError
 from cifs_tf.files import write_atomically
 from training.cluster import ALONE, Cluster
-from training.preemption import Preempted
+from training.preemption import Preempted, WorkerLostError
 from training.workdir import read_json, write_json
 
 KEPT = 2
@@ -84,7 +84,7 @@ class Checkpoints(keras.callbacks.Callback):
             the number of finished steps, 0 without a checkpoint.
 
         Raises:
-            UserError: if a worker does not find the chief's checkpoint.
+            WorkerLostError: if this worker does not find the chief's checkpoint.
         """
         with self.cluster.strategy.scope():
             trainer.optimizer.build(trainer.trainable_variables)
@@ -112,8 +112,7 @@ class Checkpoints(keras.callbacks.Callback):
             if found:
                 return values
             time.sleep(1)
-        advice = f"the chief's checkpoint of step {step} is not there, give a folder that all workers share"
-        raise UserError("--workdir", self.folder, advice)
+        raise WorkerLostError(f"the chief's checkpoint of step {step} cannot be read in {self.folder}; is it shared?")
 
     def on_train_batch_end(self, batch, logs=None):
         """Look after one step (Keras' hook).
@@ -132,6 +131,7 @@ class Checkpoints(keras.callbacks.Callback):
         if requested or is_due:
             self._save(step)
         if requested:
+            self.cluster.wait_for_all()  # the chief writes; whoever ended now might take it along
             raise Preempted
 
     def on_epoch_end(self, epoch, logs=None):
@@ -182,6 +182,7 @@ class Checkpoints(keras.callbacks.Callback):
         model.not_finite_counts.assign([self.not_finite.get(name, 0) for name in model.quantities])
         self._save(step)
         named = quantities[0] + (f" and {len(quantities) - 1} more" if len(quantities) > 1 else "")
+        self.cluster.wait_for_all()
         advice = f"{named} was not finite in step {step} (epoch {epoch + 1}), see {stem}.json; {WAY_OUT}"
         raise UserError("--on_nan", "stop", advice)
 

@@ -6,22 +6,26 @@ import contextlib
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
 from cifs_tf.config import MachineConfig
+from cifs_tf.distribute import spans_workers
 from cifs_tf.errors import UserError
 from training.preemption import WorkerLostError
 
-# Errors of a collective operation whose other side is gone.
+# Errors of an operation whose other side is gone, or has been started again without us.
 LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.DeadlineExceededError,
     tf.errors.CancelledError,
-    tf.errors.InternalError,
+    tf.errors.FailedPreconditionError,
 )
+# Internal errors may be faults of a GPU, which another start would not mend, unless they speak of the others.
+LOST_WORDS = re.compile(r"collective|coordination|nccl", re.IGNORECASE)
 
 
 class Cluster:
@@ -38,7 +42,7 @@ class Cluster:
 
     def __init__(self, strategy: tf.distribute.Strategy):
         resolver = strategy.cluster_resolver
-        spec = resolver.cluster_spec().as_dict() if resolver else {}
+        spec = resolver.cluster_spec().as_dict() if spans_workers(strategy) else {}
         self.strategy = strategy
         self.num_workers = max(1, len(spec.get("worker", ())) + len(spec.get("chief", ())))
         chiefs = len(spec.get("chief", ()))
@@ -144,8 +148,11 @@ def make_cluster(config: MachineConfig) -> Cluster:
 def _losses_told() -> Iterator[None]:
     try:
         yield
-    except LOST as error:
-        raise WorkerLostError(str(error).splitlines()[0][:300]) from error
+    except tf.errors.OpError as error:
+        if isinstance(error, LOST) or (isinstance(error, tf.errors.InternalError) and LOST_WORDS.search(str(error))):
+            words = next((line for line in str(error).splitlines() if LOST_WORDS.search(line)), type(error).__name__)
+            raise WorkerLostError(words[:200]) from error
+        raise
 
 
 def count_workers() -> int:

@@ -140,7 +140,7 @@ def fit(
         return
     batch_size = global_batch_size(config, dataset, cluster)
     steps_per_epoch = dataset.train.steps_per_epoch(batch_size)
-    with cluster.strategy.scope():
+    with cluster.losses_told(), cluster.strategy.scope():
         classifier = build(config, model, dataset)
         trainer = make_trainer(config, model, classifier, steps_per_epoch)
 
@@ -163,7 +163,8 @@ def fit(
             requested=requested,
             cluster=cluster,
         )
-        first_step = checkpoints.restore(trainer)
+        with cluster.losses_told():
+            first_step = checkpoints.restore(trainer)
         if first_step and cluster.is_chief:
             print(f"continuing after step {first_step}, in epoch {first_step // steps_per_epoch + 1}")
         epoch, done = divmod(first_step, steps_per_epoch)
@@ -220,8 +221,10 @@ def global_batch_size(config: RunConfig, dataset: ImageDataset, cluster: Cluster
     """
     size = min(config.train.batch_size, len(dataset.train))
     if size % cluster.num_replicas:
-        advice = f"give a multiple of {cluster.num_replicas}, the devices that share a batch"
-        raise UserError("--batch_size", size, advice)
+        advice = f"give a multiple of {cluster.num_replicas}, the devices that share a batch, or --strategy one"
+        if size < config.train.batch_size:
+            advice += f"; the {size} training images are one batch"
+        raise UserError("--batch_size", config.train.batch_size, advice)
     return size
 
 
@@ -282,7 +285,9 @@ def measure(
     report_file = folder / "report.json"
     if cluster.chief_says(report_file.exists):
         return read_json(report_file) if cluster.is_chief else {}
-    classifier = load(config, workdir, defense, checkpoint)
+    strategy = cluster.strategy if cluster.num_workers == 1 < cluster.num_replicas else None
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        classifier = load(config, workdir, defense, checkpoint)
     victim = victim_of(classifier, name=f"{workdir.path}, {defense}, {checkpoint} epoch")
     mask_gradient = config.evaluation.eval_mask_gradient
     shard = cluster.shards[cluster.index]
@@ -304,6 +309,7 @@ def measure(
             shard=shard,
             batch_size=config.evaluation.eval_batch_size,
             seed=config.train.seed,
+            strategy=strategy,
             about=about_images("paper", dataset, dataset.test),
             on_progress=on_progress,
         )
@@ -312,7 +318,9 @@ def measure(
         return {}
     if cluster.num_workers > 1:
         ledgers = [folder / ledger_name(shard) for shard in cluster.shards]
-        report = build_report(merge(ledgers, folder / ledger_name("1/1")))
+        whole = folder / ledger_name("1/1")
+        whole.unlink(missing_ok=True)  # one process may have begun it
+        report = build_report(merge(ledgers, whole))
     write_report(report, folder)
     return report
 

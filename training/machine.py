@@ -18,6 +18,7 @@ import tensorflow as tf
 from cifs_tf.config import Precision, RunConfig
 from cifs_tf.models import Classifier
 from training.measuring import timed
+from training.workdir import Workdir
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 KERNEL_SIZE = 3
@@ -71,11 +72,14 @@ def convolution_peak(shapes: list[tuple[int, int, int]], batch_size: int, precis
     return peak
 
 
-def with_fast_precision(config: AnyConfig) -> AnyConfig:
-    """Replace `--precision auto` in a config by what this machine is fastest in."""
-    if config.train.precision != "auto":
-        return config
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, precision=fast_precision()))
+def with_fast_precision(config: AnyConfig, workdir: Workdir) -> AnyConfig:
+    """Replace `--precision auto` by what the run in the workdir began with, or by what this machine is fastest in."""
+    return with_precision(config, workdir.stored("precision") or fast_precision())
+
+
+def with_precision(config: AnyConfig, precision: Precision) -> AnyConfig:
+    """Return a config with another precision."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, precision=precision))
 
 
 def fast_precision() -> Precision:

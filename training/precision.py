@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -44,25 +45,24 @@ def measure(workdir: Workdir, num_examples: int, batch_size: int) -> dict[str, A
         raise UserError("--run", workdir.path, f"it has no {workdir.model_file(defense).name} yet, finish it first")
     classifier = experiment.load(config, workdir, defense)
     split = load_dataset(config.data).test.class_balanced(num_examples, "--examples")
-    attacks = attacks_of(config, classifier)
+    methods = methods_of(config, classifier)
     attacked = {"float32": classifier, "mixed_bfloat16": _in_bfloat16(config, classifier)}
     found = {}
-    for name, (attack, head_weights) in attacks.items():
+    for name, method in methods.items():
         robust = {
-            precision: _robust(classifier, attacked[precision], attack, head_weights, split, batch_size)
-            for precision in PRECISIONS
+            precision: _robust(classifier, attacked[precision], method, split, batch_size) for precision in PRECISIONS
         }
         found[name] = compare(robust["float32"], robust["mixed_bfloat16"])
     return found
 
 
-def attacks_of(config: RunConfig, classifier: Classifier) -> dict[str, tuple[PGD, Any]]:
-    """The training attack of a run and PGD-20, each with its head weights."""
+def methods_of(config: RunConfig, classifier: Classifier) -> dict[str, Any]:
+    """The training method of a run, and the same with PGD-20 as its attack."""
     method: Any = make_method(config, config.model, classifier.num_probes).at(tf.constant(float(config.train.epochs)))
     if not hasattr(method, "attack"):
         raise UserError("--run", config.train.method, "it was trained without an attack, give another run")
     pgd = PGD(epsilon=config.attack.epsilon, step_size=config.attack.epsilon / 10, num_steps=PGD_STEPS)
-    return {"training attack": (method.attack, method.head_weights), f"PGD-{PGD_STEPS}": (pgd, method.head_weights)}
+    return {"training attack": method, f"PGD-{PGD_STEPS}": dataclasses.replace(method, attack=pgd)}
 
 
 def compare(float32: np.ndarray, bfloat16: np.ndarray) -> dict[str, Any]:
@@ -111,15 +111,12 @@ def _in_bfloat16(config: RunConfig, classifier: Classifier) -> Classifier:
     return twin
 
 
-def _robust(
-    judge: Classifier, attacked: Classifier, attack: PGD, head_weights: Any, split: Split, batch_size: int
-) -> np.ndarray:
+def _robust(judge: Classifier, attacked: Classifier, method: Any, split: Split, batch_size: int) -> np.ndarray:
     """Which images stand, bool (images,)."""
 
     @tf.function(autograph=False, reduce_retracing=True)
     def stands(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-        seed = example_seeds(0, 0, ids)
-        x_adv = attack(attacked.heads_fn(), images, labels, head_weights=head_weights, seed=seed)
+        x_adv = method.perturb(attacked, images, labels, example_seeds(0, 0, ids))
         return tf.argmax(judge(x_adv, training=False)[:, 0], axis=-1, output_type=tf.int32) == labels
 
     found = []

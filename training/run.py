@@ -47,10 +47,11 @@ def run(config: RunConfig, workdir: Workdir) -> dict:
     Raises:
         UserError: for input that does not fit; nothing has been written then.
     """
-    if config.train.precision == "auto":
+    is_auto = config.train.precision == "auto"
+    if is_auto:
         from training.machine import with_fast_precision
 
-        config = with_fast_precision(config)
+        config = with_fast_precision(config, workdir)
     workdir.check(config)
     # After the check: importing TensorFlow takes seconds, an error should not.
     import tensorflow as tf
@@ -62,6 +63,11 @@ def run(config: RunConfig, workdir: Workdir) -> dict:
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     cluster = make_cluster(config.machine)
+    if is_auto and cluster.num_workers > 1:  # the machines may differ
+        from training.machine import with_precision
+
+        in_bfloat16 = cluster.chief_says(lambda: config.train.precision == "mixed_bfloat16")
+        config = with_precision(config, "mixed_bfloat16" if in_bfloat16 else "float32")
     if cluster.is_chief:
         dataset = load_dataset(config.data)  # and download it
     cluster.wait_for_all()

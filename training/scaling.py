@@ -25,9 +25,9 @@ NUM_DEVICES = (1, 2, 4, 8, 16, 32, 64)
 HALF_BATCHES = (4.0, 16.0, 64.0)
 # Mean and variance of a layer, each reduced forward and its gradient backward.
 BATCH_NORM_REDUCTIONS = 4
-# Is the batch divided evenly, is everything finite; among several workers also two logged values and the question
-# whether one was asked to end.
-BOOKKEEPING_REDUCTIONS = 5
+# Is the batch divided evenly, is everything finite: counted in a traced step. Among several workers also the sum and
+# the count of two logged values, whether there is another batch, and whether a worker was asked to end.
+BOOKKEEPING_REDUCTIONS = 8
 BOOKKEEPING_BYTES = 4
 
 
@@ -42,7 +42,7 @@ class Workload:
 
     Example:
         >>> Workload(flops=10**9, parameter_bytes=4000, batch_norm_bytes=(256, 512)).reduced_bytes
-        7092
+        7104
     """
 
     flops: int

@@ -58,13 +58,14 @@ def search(config: SearchConfig, workdir: Workdir, argv: Sequence[str] = ()) -> 
     if config.train.precision == "auto":
         from training.machine import with_fast_precision
 
-        config = with_fast_precision(config)
+        config = with_fast_precision(config, workdir)
     workdir.check(config)
     if _is_finished(config, workdir):
         _show(config, workdir)
         return
     # After the check: importing TensorFlow takes seconds, an error should not.
     from cifs_tf.data import load_dataset
+    from training import experiment
     from training.cluster import count_workers, make_cluster
     from training.tuning import trials
     from training.tuning.workers import Role, end_with_launcher
@@ -77,6 +78,7 @@ def search(config: SearchConfig, workdir: Workdir, argv: Sequence[str] = ()) -> 
     end_with_launcher()
     dataset = load_dataset(config.data)
     trials.check(config, dataset)
+    experiment.global_batch_size(config, dataset, cluster)
     if role.kind == "worker":
         _work(config, dataset, workdir, cluster, role)
         return

@@ -116,6 +116,13 @@ class Workdir:
         except UserError as error:
             raise UserError("--model", self.path, "it holds no whole config.yaml, give the workdir of a run") from error
 
+    def stored(self, name: str) -> Any:
+        """A value of the config that lies there; None if there is none that can be read."""
+        try:
+            return yaml.safe_load(self.config_file.read_text())[name]
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+            return None
+
     @property
     def config_file(self) -> Path:
         """The config of the run."""

@@ -152,7 +152,7 @@ class AdversarialTrainer(keras.Model):
         for variable, value in zip(self.classifier.non_trainable_variables, statistics, strict=True):
             variable.assign(tf.where(bad, value, variable))
         if self.average is not None:
-            self._update_average(self.average, step)
+            self._update_average(self.average, step, bad)
 
         counts = tf.where(bad, tf.zeros_like(per_example_loss), tf.ones_like(per_example_loss))
         self._loss_tracker.update_state(tf.where(bad, tf.zeros_like(per_example_loss), per_example_loss), counts)
@@ -231,11 +231,11 @@ class AdversarialTrainer(keras.Model):
         self.skipped.assign_add(tf.cast(bad, tf.int32))
         return bad
 
-    def _update_average(self, average: Classifier, step: tf.Tensor) -> None:
+    def _update_average(self, average: Classifier, step: tf.Tensor, bad: tf.Tensor) -> None:
         step = tf.cast(step, self.variable_dtype)
         decay = tf.minimum(tf.cast(self.ema_decay, self.variable_dtype), (1 + step) / (10 + step))
         for mean, variable in zip(average.weights, self.classifier.weights, strict=True):
-            mean.assign(decay * mean + (1 - decay) * variable)
+            mean.assign(tf.where(bad, mean, decay * mean + (1 - decay) * variable))
 
     def reset_metrics(self):
         """Keras' hook at the start of an epoch: nothing to forget if that epoch only goes on."""
@@ -271,8 +271,19 @@ class AdversarialTrainer(keras.Model):
         Keras 3.15 looks at the first batch here, which fails where that lies on several workers, and wherever it does
         not divide evenly among the replicas; any batch will do.
         """
+        if not self.optimizer.built:  # inside the first step it would have to be traced twice
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.classifier.trainable_variables)
         batch = tf.zeros((1, *self.classifier.image_shape), self.variable_dtype), tf.zeros((1,), tf.int32)
         super()._maybe_symbolic_build(data_batch=batch)
+
+    def _get_metrics_result_or_logs(self, logs):
+        """Keras' hook at the end of an epoch: what metrics hold over all replicas, of those that the steps fed.
+
+        Keras 3.15 keeps the mean of the last step's logs over the replicas, unless every metric was fed.
+        """
+        results = self.get_metrics_result()
+        return {name: results.get(name, value) for name, value in logs.items()}
 
 
 def correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -61,12 +61,12 @@ def test_a_faster_device_has_the_same_fixed_time():
 
 
 def test_a_step_by_hand():
-    """Two GPUs: gradients 8 MB at 1 GB/s; each of 8 reductions of batch norm and 5 others a doubling of 1 ms."""
+    """Two GPUs: gradients 8 MB at 1 GB/s; each of 8 reductions of batch norm and 8 others a doubling of 1 ms."""
     found = step(2)
     assert found.compute == pytest.approx(2e-3 * (64 + 32))
     assert found.gradients == pytest.approx(8e-3 + 1e-3)
     assert found.batch_norm == pytest.approx(4 * (100 + 300) / 1e9 + 8 * 1e-3)
-    assert found.bookkeeping == pytest.approx(5 * 4 / 1e9 + 5 * 1e-3)
+    assert found.bookkeeping == pytest.approx(8 * 4 / 1e9 + 8 * 1e-3)
     assert found.seconds == pytest.approx(found.compute + found.gradients + found.batch_norm + found.bookkeeping)
     assert found.images_per_second == pytest.approx(128 / found.seconds)
 
@@ -77,7 +77,7 @@ def test_one_device_has_nothing_to_exchange():
 
 
 def test_reduced_bytes():
-    assert WORKLOAD.reduced_bytes == 8_000_000 + 4 * (100 + 300) + 5 * 4
+    assert WORKLOAD.reduced_bytes == 8_000_000 + 4 * (100 + 300) + 8 * 4
 
 
 @given(first=COUNTS, second=COUNTS)

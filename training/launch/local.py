@@ -193,8 +193,10 @@ def supervise(team: Team, options: LocalOptions, events: queue.SimpleQueue[Ended
         if isinstance(event, Ended):
             running -= 1
             if event.status and lost is None:
-                lost, deadline = event, time.monotonic() + options.grace_seconds
+                lost = event
                 team.end(signal.SIGTERM)
+            if lost or asked_to_end:  # the others may wait for it
+                deadline = deadline or time.monotonic() + options.grace_seconds
         else:
             team.end(signal.SIGKILL if asked_to_end else signal.SIGTERM)
             asked_to_end = True

@@ -32,7 +32,6 @@ class WorkerOptions:
 
     Args:
         hosts: HOST:PORT of every worker, with commas between, the same list for all; with one there is nothing to join.
-            null leaves TF_CONFIG as it is, as a Kubeflow TFJob sets it.
         index: place of this worker in the list, from 0; null takes JOB_COMPLETION_INDEX, as a Kubernetes Indexed Job
             sets it, or SLURM_PROCID, as srun does.
     """
@@ -41,10 +40,11 @@ class WorkerOptions:
     index: int | None = None
 
     def __post_init__(self) -> None:
-        if self.hosts is not None:
-            _check_hosts(self.addresses)
-            if self.index is not None and not 0 <= self.index < len(self.addresses):
-                raise UserError("index", self.index, _range_of(self.addresses))
+        if self.hosts is None:
+            raise UserError("hosts", "nothing", "give HOST:PORT of every worker, such as a:2222,b:2222")
+        _check_hosts(self.addresses)
+        if self.index is not None and not 0 <= self.index < len(self.addresses):
+            raise UserError("index", self.index, _range_of(self.addresses))
 
     @property
     def addresses(self) -> list[str]:
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> NoReturn:
     """Parse the command line and become the program."""
     options, program = parse_command(WorkerOptions, "worker.py", argv, __doc__ or "")
     check_program(program)
-    environment = environment_of(options.addresses, _index(options)) if options.hosts else _given_environment()
+    environment = environment_of(options.addresses, _index(options))
     os.execve(sys.executable, [sys.executable, *program], environment)
 
 
@@ -112,12 +112,6 @@ def _index(options: WorkerOptions) -> int:
 
 def _range_of(addresses: Sequence[str]) -> str:
     return f"give a place in --hosts, from 0 to {len(addresses) - 1}"
-
-
-def _given_environment() -> dict[str, str]:
-    if not os.environ.get(TF_CONFIG):
-        raise UserError("hosts", "nothing", "give HOST:PORT of every worker, such as a:2222,b:2222, or set TF_CONFIG")
-    return dict(os.environ)
 
 
 if __name__ == "__main__":

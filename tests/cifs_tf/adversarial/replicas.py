@@ -1,6 +1,6 @@
 """Training steps on some number of replicas, in a process of their own, which divides its processor:
 
-    python -m tests.cifs_tf.adversarial.replicas NUMBER OUT.npz DEFENSE,... [THOSE_OF_ONE_DEVICE.npz]
+    python -m tests.cifs_tf.adversarial.replicas NUMBER OUT.npz "DEFENSE METHOD,..." [THOSE_OF_ONE_DEVICE.npz]
 
 One process has one number: TensorFlow's collective operations do not take a second one.
 """
@@ -22,7 +22,7 @@ from cifs_tf.models import Classifier
 from training.cluster import ALONE, make_cluster
 from training.experiment import make_trainer
 
-METHODS, BATCH, SEED = ("pgd", "fat", "trades"), 16, 3
+BATCH, SEED = 16, 3
 DATASET = load_dataset(DataConfig(train_examples=40, val_examples=7))
 
 
@@ -107,20 +107,18 @@ def step(cluster, defense, method, hook):
     return trainer.classifier.get_weights(), copies
 
 
-def steps(cluster, defenses, reference):
+def steps(cluster, cases, reference):
     """The step of every network and method; where attacks differ, also with the images of one device."""
     found = {}
-    for defense in defenses:
-        for method in METHODS:
-            case = f"{defense} {method}"
-            x_adv = np.zeros((BATCH, *DATASET.image_shape), np.float32)
-            weights, copies = step(cluster, defense, method, recording(x_adv))
-            theirs = reference.get(f"{case} x_adv", x_adv)
-            found[f"{case} x_adv"] = x_adv
-            if (x_adv != theirs).any():
-                weights, copies = step(cluster, defense, method, giving(theirs))
-            for index, (weight, copy) in enumerate(zip(weights, copies, strict=True)):
-                found[f"{case} weight {index}"], found[f"{case} copy {index}"] = weight, copy
+    for case in cases:
+        x_adv = np.zeros((BATCH, *DATASET.image_shape), np.float32)
+        weights, copies = step(cluster, *case.split(), recording(x_adv))
+        theirs = reference.get(f"{case} x_adv", x_adv)
+        found[f"{case} x_adv"] = x_adv
+        if (x_adv != theirs).any():
+            weights, copies = step(cluster, *case.split(), giving(theirs))
+        for index, (weight, copy) in enumerate(zip(weights, copies, strict=True)):
+            found[f"{case} weight {index}"], found[f"{case} copy {index}"] = weight, copy
     return found
 
 
@@ -162,11 +160,11 @@ def uneven(cluster):
     return {"uneven": "no error"}
 
 
-def main(number, file, defenses, reference_file=None):
+def main(number, file, cases, reference_file=None):
     number = int(number)
     cluster = make_cluster(MachineConfig(strategy="mirrored", replicas=number)) if number > 1 else ALONE
     reference = dict(np.load(reference_file)) if reference_file else {}
-    found = steps(cluster, defenses.split(","), reference)
+    found = steps(cluster, cases.split(","), reference)
     if number < 4:
         for part in (not_finite, uneven, perturbed_and_averaged, validated):
             found |= part(cluster)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[3]
-DEFENSES, METHODS = ("vanilla", "cifs"), ("pgd", "fat", "trades")
+CASES = [f"{defense} {method}" for defense in ("vanilla", "cifs") for method in ("pgd", "fat", "trades")]
 pytestmark = [pytest.mark.slow, pytest.mark.multi_worker]
 
 
-def run_steps(file, number, defenses, reference=None):
+def run_steps(file, number, cases, reference=None):
     """What the steps came to on a number of replicas."""
-    command = [sys.executable, "-m", "tests.cifs_tf.adversarial.replicas", str(number), str(file), ",".join(defenses)]
+    command = [sys.executable, "-m", "tests.cifs_tf.adversarial.replicas", str(number), str(file), ",".join(cases)]
     command += [str(reference)] if reference else []
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
@@ -28,10 +28,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(folder):
-    """What the steps came to, by the number of replicas: four of them with CIFS only, the others are for the soak."""
-    one = run_steps(folder / "1.npz", 1, DEFENSES)
-    two = run_steps(folder / "2.npz", 2, DEFENSES, folder / "1.npz")
-    return {1: one, 2: two, 4: run_steps(folder / "4.npz", 4, ["cifs"], folder / "1.npz")}
+    """What the steps came to, by the number of replicas: one case with four of them, the others are for the soak."""
+    one = run_steps(folder / "1.npz", 1, CASES)
+    two = run_steps(folder / "2.npz", 2, CASES, folder / "1.npz")
+    return {1: one, 2: two, 4: run_steps(folder / "4.npz", 4, ["cifs pgd"], folder / "1.npz")}
 
 
 def weights_of(steps, case, kind="weight"):
@@ -54,17 +54,16 @@ def check_step(one, several, case):
     assert_equal_weights(weights_of(one, case), weights_of(several, case), 1e-5)
 
 
-@pytest.mark.parametrize(("defense", "replicas"), [("vanilla", 2), ("cifs", 2), ("cifs", 4)])
-@pytest.mark.parametrize("method", METHODS)
-def test_replicas_make_the_step_of_one_device(found, defense, method, replicas):
-    check_step(found[1], found[replicas], f"{defense} {method}")
+@pytest.mark.parametrize(("case", "replicas"), [*((case, 2) for case in CASES), ("cifs pgd", 4)])
+def test_replicas_make_the_step_of_one_device(found, case, replicas):
+    check_step(found[1], found[replicas], case)
 
 
 @pytest.mark.soak
-def test_four_replicas_make_the_step_of_one_device_without_selection(found, folder):
-    four = run_steps(folder / "vanilla.npz", 4, ["vanilla"], folder / "1.npz")
-    for method in METHODS:
-        check_step(found[1], four, f"vanilla {method}")
+def test_four_replicas_make_every_step_of_one_device(found, folder):
+    four = run_steps(folder / "four.npz", 4, CASES, folder / "1.npz")
+    for case in CASES:
+        check_step(found[1], four, case)
 
 
 @pytest.mark.parametrize("replicas", [2, 4])

@@ -72,10 +72,6 @@ def test_one_worker_has_none_to_join(program):
     assert start("--hosts=a:2222", "--", program, TF_CONFIG="stale") == (0, "", [], None)
 
 
-def test_kubeflow_has_set_everything(program):
-    assert start("--", program, TF_CONFIG="as it is", JOB_COMPLETION_INDEX="7") == (0, "", [], "as it is")
-
-
 def test_a_users_error_is_one_sentence(program):
     code, err, seen, _ = start("--hosts=a:1,b:1", "--index=2", "--", program)
     assert (code, seen) == (2, None)
@@ -90,7 +86,7 @@ def test_a_users_error_is_one_sentence(program):
         ([HOSTS, "--index=0", "--", "absent.py"], "program: received absent.py"),
         ([HOSTS, "--", __file__], "index: received nothing; .* from 0 to 1"),
         ([HOSTS, "--index=-1", "--", __file__], "index: received -1"),
-        (["--", __file__], "hosts: received nothing; .* or set TF_CONFIG"),
+        (["--", __file__], "hosts: received nothing; give HOST:PORT"),
         (["--hosts=", "--", __file__], "hosts: received nothing"),
         (["--hosts=a,b:1", "--index=0", "--", __file__], "hosts: received a; give HOST:PORT"),
         (["--hosts=a:1,", "--index=0", "--", __file__], "hosts: received nothing"),
