@@ -21,6 +21,7 @@ _HOME = {
     "Standard": "adversarial",
     "UserError": "errors",
     "build_classifier": "models",
+    "defend": "models",
     "evaluate": "evaluation",
     "fgsm": "attacks",
     "head_weights": "losses",
@@ -28,6 +29,7 @@ _HOME = {
     "make_attacks": "evaluation",
     "register_importance": "layers",
     "resnet": "models",
+    "summary_rows": "models",
     "wide_resnet": "models",
 }
 

@@ -1,8 +1,19 @@
-"""Networks: residual backbones, and the classifier that cuts them."""
+"""Networks: residual backbones, the classifier that cuts them, and what makes one of any Keras model."""
 
 from cifs_tf.models.build import build_classifier, default_cuts
 from cifs_tf.models.classifier import Classifier, with_precision
+from cifs_tf.models.defend import defend
 from cifs_tf.models.resnet import resnet
+from cifs_tf.models.summary import summary_rows
 from cifs_tf.models.wide_resnet import wide_resnet
 
-__all__ = ["Classifier", "build_classifier", "default_cuts", "resnet", "wide_resnet", "with_precision"]
+__all__ = [
+    "Classifier",
+    "build_classifier",
+    "default_cuts",
+    "defend",
+    "resnet",
+    "summary_rows",
+    "wide_resnet",
+    "with_precision",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 import keras
@@ -10,6 +9,8 @@ import tensorflow as tf
 
 from cifs_tf.errors import UserError
 from cifs_tf.layers import MASK_GRADIENTS
+from cifs_tf.models.graph import check_backbone, check_cut, output_shape
+from cifs_tf.models.summary import cuts_table
 
 
 @keras.saving.register_keras_serializable(package="cifs_tf")
@@ -33,8 +34,8 @@ class Classifier(keras.Model):
         mask_gradient: `"detached"`, `"full"` or `"smoothed"`, see `CIFS`; None (default) leaves each layer its own.
 
     Returns:
-        heads, float (batch, 1 + P, classes): heads[:, 0] the final logits, heads[:, 1:] the P raw predictions in the
-        order in which the network makes them.
+        heads, float (batch, 1 + P, classes); heads[:, 0] are the final logits, heads[:, 1:] the P raw predictions in
+        the order in which the network makes them.
 
     Raises:
         UserError: if a cut names no layer (similar names are suggested), or a layer that cannot be cut.
@@ -48,17 +49,18 @@ class Classifier(keras.Model):
 
     def __init__(self, backbone: keras.Model, cuts: Mapping[str, keras.layers.Layer] | None = None, **kwargs):
         super().__init__(**kwargs)
+        check_backbone(backbone)
         order = [layer.name for layer in backbone.layers]
         cuts = dict(cuts or {})
         for name in cuts:
-            _check_cut(backbone, name)
+            check_cut(backbone, name)
         self.backbone = backbone
         self.cuts = {name: cuts[name] for name in sorted(cuts, key=order.index)}
         for name, selection in self.cuts.items():
             if getattr(selection, "num_classes", self.num_classes) is None:
                 selection.num_classes = self.num_classes
             if not selection.built:
-                selection.build(backbone.get_layer(name).output.shape)
+                selection.build(output_shape(backbone, name))
                 selection.built = True
         self.built = True
 
@@ -112,7 +114,22 @@ class Classifier(keras.Model):
             raise UserError("mask_gradient", mask_gradient, f"give one of {', '.join(MASK_GRADIENTS)}")
         return lambda images: self(images, training=False, mask_gradient=mask_gradient)
 
-    def _run(self, images, labels, training, mask_gradient):
+    def observe(self, images, layer: str) -> tuple[tf.Tensor, tf.Tensor]:
+        """What a layer of the backbone takes in and what it passes on, in inference mode.
+
+        Args:
+            images: float (batch, height, width, channels) in [0, 1].
+            layer: name of a layer of the backbone that is used once.
+
+        Returns:
+            its first input, as earlier selection layers left it, and its output, after the selection layer that follows
+            it if there is one.
+        """
+        observed: dict = {layer: None}
+        self._run(tf.cast(images, self.compute_dtype), None, False, None, observed)
+        return observed[layer]
+
+    def _run(self, images, labels, training, mask_gradient, observed=()):
         selections = {}
 
         def with_selection(operation):
@@ -120,13 +137,14 @@ class Classifier(keras.Model):
                 if "training" in getattr(operation, "_call_context_args", {}):
                     kwargs["training"] = training
                 outputs = operation(*args, **kwargs)
-                if operation.name not in self.cuts:
-                    return outputs
-                selection = self.cuts[operation.name](
-                    outputs, labels=labels, training=training, mask_gradient=mask_gradient
-                )
-                selections[operation.name] = selection
-                return selection["features"]
+                if operation.name in self.cuts:
+                    selections[operation.name] = self.cuts[operation.name](
+                        outputs, labels=labels, training=training, mask_gradient=mask_gradient
+                    )
+                    outputs = selections[operation.name]["features"]
+                if operation.name in observed:
+                    observed[operation.name] = (args[0], outputs)
+                return outputs
 
             return call
 
@@ -136,6 +154,15 @@ class Classifier(keras.Model):
         predictions = [logits, *(selections[name]["probe_logits"] for name in self.cuts)]
         dtype = keras.backend.result_type(self.compute_dtype, "float32")
         return tf.stack([tf.cast(prediction, dtype) for prediction in predictions], axis=1), selections
+
+    def summary(self, line_length=None, positions=None, print_fn=None, **kwargs):
+        """Print Keras' summary, and below it what each cut adds; `summary_rows` has the numbers.
+
+        Args:
+            line_length, positions, print_fn, **kwargs: as for `keras.Model.summary`.
+        """
+        super().summary(line_length=line_length, positions=positions, print_fn=print_fn, **kwargs)
+        (print_fn or print)(cuts_table(self))
 
     def get_config(self):
         return {
@@ -169,7 +196,7 @@ def with_precision(classifier: Classifier, precision: str) -> Classifier:
         UserError: for another precision.
 
     Example:
-        >>> exported = with_precision(trained_in_bfloat16, "float32")
+        >>> exported = with_precision(classifier, "float32")
     """
 
     if precision not in ("float32", "float64"):
@@ -185,20 +212,3 @@ def with_precision(classifier: Classifier, precision: str) -> Classifier:
     copy = keras.saving.deserialize_keras_object(convert(keras.saving.serialize_keras_object(classifier)))
     copy.set_weights(classifier.get_weights())
     return copy
-
-
-def _check_cut(backbone: keras.Model, name: str) -> None:
-    names = [layer.name for layer in backbone.layers]
-    if name not in names:
-        feature_maps = [layer.name for layer in backbone.layers if len(getattr(layer.output, "shape", ())) > 2]
-        close = difflib.get_close_matches(name, feature_maps, n=3) or feature_maps[-3:]
-        raise UserError("cuts", name, f"name a layer of the backbone, such as {', '.join(close)}")
-    layer = backbone.get_layer(name)
-    if isinstance(layer, keras.layers.InputLayer):
-        raise UserError("cuts", name, "this is the input, name a layer that computes features")
-    calls = sum(node.operation is layer for nodes in backbone._nodes_by_depth.values() for node in nodes)
-    if calls > 1:
-        raise UserError("cuts", name, f"this layer is used {calls} times, name one that is used once")
-    shape = getattr(layer.output, "shape", None)
-    if shape is None or len(shape) < 3 or shape[-1] is None:
-        raise UserError("cuts", name, "its output is no feature map (batch, ..., channels), name a convolutional layer")

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import keras
 
-from cifs_tf.models.classifier import Classifier
+from cifs_tf.models.graph import calls, graph_of
+
+_ONE_KERNEL = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.Dense,
+)
+_TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
+_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+_COUNTED = (*_ONE_KERNEL, *_TRANSPOSED, *_SEPARABLE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +35,12 @@ class Flops:
     Args:
         forward: F, one forward pass, in floating-point operations per image.
         first_layer: the part of F that the first layer does, the one that reads the image.
+        left_out: names of layers that have kernels and are not counted, such as attention. Default none.
     """
 
     forward: int
     first_layer: int
+    left_out: tuple[str, ...] = ()
 
     def attack(self, num_steps: int) -> int:
         """Operations per image of an attack, forward and backward to the image: 2 F num_steps."""
@@ -44,37 +59,90 @@ class Flops:
         return self.attack(num_steps) + self.forward
 
 
-def count_flops(classifier: Classifier) -> Flops:
+def count_flops(classifier: keras.Model) -> Flops:
     """Count the floating-point operations of a classifier.
 
     Every output position of a convolution, and every output vector of a dense layer, costs one multiplication and
-    one addition per element of the kernel: 2 * positions * prod(kernel shape), strided and grouped ones too.
+    one addition per element of the kernel: 2 * positions * prod(kernel shape), strided, grouped, depthwise and
+    separable ones too; of a transposed convolution every input position. A layer that is used twice counts twice.
 
     Args:
-        classifier: any classifier whose backbone uses each of its `Conv2D` and `Dense` layers once, channels last.
+        classifier: any `Classifier`, channels last.
 
     Returns:
-        operations per image; see `Flops`.
+        operations per image; see `Flops`. What it counts are the convolutions and dense layers of Keras, in nested
+        functional models and wrappers too; other layers with kernels are named in `left_out`.
 
     Example:
         >>> flops = count_flops(Classifier(resnet("resnet18", (32, 32, 3), 10)))
-        >>> 64 * flops.training_step(num_steps=10) / 1e12
-        1.635...
+        >>> round(64 * flops.training_step(num_steps=10) / 1e12, 3)
+        1.635
     """
-    layers = [
-        _layer_flops(layer, math.prod(layer.output.shape[1:-1]))
-        for layer in classifier.backbone.layers
-        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense)
-    ]
+    counted = dict(_flops_of_layers(classifier.backbone))
+    known = [flops for flops in counted.values() if flops is not None]
     # A probe reads one pooled vector per image.
-    probes = [
-        _layer_flops(layer, 1)
-        for selection in classifier.cuts.values()
-        for layer in selection._flatten_layers()
-        if isinstance(layer, keras.layers.Dense)
-    ]
-    return Flops(forward=sum(layers) + sum(probes), first_layer=next(iter(layers), 0))
+    probes = sum(probe_flops(selection) for selection in classifier.cuts.values())
+    left_out = tuple(node.operation.name for node, flops in counted.items() if flops is None)
+    return Flops(sum(known) + probes, next(iter(known), 0), tuple(dict.fromkeys(left_out)))
 
 
-def _layer_flops(layer: keras.layers.Layer, positions: int) -> int:
-    return 2 * positions * math.prod(layer.kernel.shape)
+def probe_flops(selection: keras.layers.Layer) -> int:
+    """Operations per image of one raw prediction: those of the dense layers of a selection layer's probe.
+
+    Args:
+        selection: `CIFS`, `CAS`, or a layer with their call, built.
+    """
+    dense = (layer for layer in selection._flatten_layers() if isinstance(layer, keras.layers.Dense))
+    return sum(2 * math.prod(layer.kernel.shape) for layer in dense)
+
+
+def selection_flops(selection: keras.layers.Layer, features_shape: tuple[int | None, ...]) -> int | None:
+    """Operations per image that a selection layer adds: pooling, probe, the probe's gradient, and the product.
+
+    The gradient of the relevance (Eq. 1) takes every kernel once more; pooling adds, and Eq. (2) multiplies, every
+    feature once. Activations, the choice of classes and the importance function are left out.
+
+    Args:
+        selection: `CIFS`, `CAS`, or a layer with their call, built.
+        features_shape: (None, ..., channels) of the layer that is cut.
+
+    Returns:
+        operations, or None if a size of the features is unknown.
+
+    Example:
+        >>> selection_flops(classifier.cuts["stage4_block2_out"], (None, 4, 4, 512))  # linear, 10 classes
+        36864
+    """
+    sizes = [size for size in features_shape[1:] if size is not None]
+    return 2 * (probe_flops(selection) + math.prod(sizes)) if len(sizes) == len(features_shape) - 1 else None
+
+
+def _flops_of_layers(model: keras.Model) -> Iterator[tuple]:
+    """Each call of a layer that has kernels and its operations per image, None where they cannot be counted."""
+    for node in calls(model):
+        layer = node.operation
+        inner = graph_of(layer)
+        if inner is not None:
+            yield from _flops_of_layers(inner)
+        elif isinstance(layer, _COUNTED) or (isinstance(layer, keras.layers.Layer) and _has_kernel(layer)):
+            yield node, _layer_flops(layer, node.input_tensors[0].shape, node.outputs[0].shape)
+
+
+def _has_kernel(layer: keras.layers.Layer) -> bool:
+    """Whether a weight has more than one dimension: those of a normalisation have one, whatever their rank."""
+    return any(sum(size > 1 for size in weight.shape) > 1 for weight in layer.weights)
+
+
+def _layer_flops(layer: keras.layers.Layer, inputs: tuple, outputs: tuple) -> int | None:
+    if isinstance(layer, keras.layers.Wrapper):
+        return _layer_flops(layer.layer, inputs, outputs)
+    positions = inputs[1:-1] if isinstance(layer, _TRANSPOSED) else outputs[1:-1]
+    if None in positions:
+        return None
+    if isinstance(layer, _SEPARABLE):
+        kernels = [layer.depthwise_kernel, layer.pointwise_kernel]
+    elif isinstance(layer, _COUNTED):
+        kernels = [layer.kernel]
+    else:
+        return None
+    return 2 * math.prod(positions) * sum(math.prod(kernel.shape) for kernel in kernels)

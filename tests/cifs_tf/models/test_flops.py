@@ -1,4 +1,5 @@
 import keras
+import pytest
 
 from cifs_tf.config import ModelConfig
 from cifs_tf.models import Classifier, build_classifier
@@ -54,3 +55,36 @@ def test_strides_and_groups():
     x = keras.layers.Conv2D(6, 3, strides=2, groups=2, padding="same")(images)
     backbone = keras.Model(images, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
     assert count_flops(Classifier(backbone)) == Flops(forward=2 * (1_728 + 960), first_layer=2 * 1_728)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "products"),
+    [
+        (keras.layers.Conv1D(5, 3), (10, 2), 8 * 3 * 2 * 5),
+        (keras.layers.Conv3D(5, 3), (4, 4, 4, 2), 2 * 2 * 2 * 27 * 2 * 5),
+        (keras.layers.Conv2D(8, 1), (4, 4, 1), 4 * 4 * 8),
+        (keras.layers.DepthwiseConv2D(3, depth_multiplier=2), (6, 6, 4), 4 * 4 * 9 * 4 * 2),
+        (keras.layers.DepthwiseConv1D(3), (6, 4), 4 * 3 * 4),
+        (keras.layers.SeparableConv2D(7, 3), (6, 6, 4), 4 * 4 * (9 * 4 + 4 * 7)),
+        (keras.layers.Conv2DTranspose(5, 2, strides=2), (3, 3, 4), 3 * 3 * 4 * 4 * 5),
+        (keras.layers.Dense(5), (6, 6, 4), 36 * 4 * 5),
+        (keras.layers.SpectralNormalization(keras.layers.Conv2D(5, 3)), (6, 6, 4), 16 * 9 * 4 * 5),
+        (keras.Sequential([keras.layers.Conv2D(5, 3)]), (6, 6, 4), 16 * 9 * 4 * 5),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_layers_by_hand(layer, shape, products):
+    """Output positions (of a transposed convolution input positions) times the elements of the kernels."""
+    image = keras.Input(shape)
+    features = layer(image)
+    backbone = keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(features)))
+    head = 3 * backbone.layers[-2].output.shape[-1]
+    assert count_flops(Classifier(backbone)) == Flops(forward=2 * (products + head), first_layer=2 * products)
+
+
+def test_a_layer_that_is_used_twice_counts_twice():
+    """8x8 then 8x8 positions of a 1x1 convolution on 3 channels, and a dense layer on 192."""
+    shared = keras.layers.Conv2D(3, 1)
+    image = keras.Input((8, 8, 3))
+    logits = keras.layers.Dense(2)(keras.layers.Flatten()(shared(shared(image))))
+    assert count_flops(Classifier(keras.Model(image, logits))).forward == 2 * (2 * 64 * 9 + 192 * 2)

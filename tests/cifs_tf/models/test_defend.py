@@ -1,0 +1,454 @@
+"""Any Keras model: what it computes stays, its weights are shared, and what cannot be done says why."""
+
+import keras
+import numpy as np
+import onnxruntime
+import pytest
+import tensorflow as tf
+
+import cifs_tf
+from cifs_tf.adversarial import AdversarialTrainer, PGDTraining
+from cifs_tf.attacks import PGD
+from cifs_tf.data import Split
+from cifs_tf.errors import UserError
+from cifs_tf.evaluation.suites import make_attacks, paper_tasks
+from cifs_tf.evaluation.tasks import Natural
+from cifs_tf.export import export
+from cifs_tf.layers import CIFS, register_importance
+from cifs_tf.losses import cross_entropy, head_weights
+from cifs_tf.models import Classifier, defend, resnet
+from cifs_tf.models.defend import PREPROCESSING
+
+SIZE, CLASSES = (32, 32, 3), 10
+applications = keras.applications
+
+
+@register_importance("test_defend_ones")
+def ones(relevance):
+    return tf.ones_like(relevance)
+
+
+def small(**kwargs):
+    """Two convolutions, a shortcut around the second, dropout, and a top of 3 classes; kwargs of the last layer."""
+    image = keras.Input((8, 8, 3), name="pixels")
+    low = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="low")(image)
+    high = keras.layers.BatchNormalization(name="bn")(keras.layers.Conv2D(4, 3, padding="same", name="high")(low))
+    x = keras.layers.Dropout(0.5, name="dropout")(keras.layers.Add(name="sum")([low, high]))
+    x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
+    return keras.Model(image, keras.layers.Dense(3, name="top", **kwargs)(x), name="small")
+
+
+def features(shape, layer, **kwargs):
+    """A network without a top: two convolutions."""
+    image = keras.Input(shape)
+    x = layer(4, 3, padding="same", name="low", **kwargs)(image)
+    return keras.Model(image, layer(6, 3, strides=2, activation="relu", name="high", **kwargs)(x))
+
+
+def give_statistics(model, images):
+    """Batch normalisation with scales from these images, so that signals keep the size one; means stay at 0."""
+
+    def normalizing(operation):
+        def call(x, *args, **kwargs):
+            if isinstance(operation, keras.layers.BatchNormalization):
+                axes = list(range(len(x.shape) - 1))
+                operation.moving_variance.assign(tf.reduce_mean(x**2, axes))
+            return operation(x, *args, **kwargs)
+
+        return call
+
+    model._run_through_graph(images, operation_fn=normalizing)
+
+
+# What makes it, its own preprocessing of pixels of 0 to 255, the name of that, and two cuts.
+MODELS = {
+    "mobilenet_v2": (
+        lambda: applications.MobileNetV2(weights=None, alpha=0.35, input_shape=SIZE, classes=CLASSES),
+        applications.mobilenet_v2.preprocess_input,
+        "tf",
+        ("block_15_add", "out_relu"),
+    ),
+    "mobilenet_v3": (
+        lambda: applications.MobileNetV3Small(weights=None, input_shape=SIZE, classes=CLASSES),
+        applications.mobilenet_v3.preprocess_input,
+        "raw",
+        ("expanded_conv_9_add", "conv_1_bn"),
+    ),
+    "resnet50": (
+        lambda: applications.ResNet50(weights=None, input_shape=SIZE, classes=CLASSES, classifier_activation=None),
+        applications.resnet50.preprocess_input,
+        "caffe",
+        ("conv5_block2_out", "conv5_block3_out"),
+    ),
+    "efficientnet": (
+        lambda: applications.EfficientNetB0(weights=None, input_shape=SIZE, classes=CLASSES),
+        applications.efficientnet.preprocess_input,
+        "raw",
+        ("block6d_add", "top_activation"),
+    ),
+    "convnext": (
+        lambda: applications.ConvNeXtTiny(weights=None, input_shape=SIZE, classes=CLASSES),
+        applications.convnext.preprocess_input,
+        "raw",
+        ("convnext_tiny_downsampling_conv_2", "convnext_tiny_stage_3_block_2_depthwise_conv"),
+    ),
+}
+MANY = [pytest.param(name, marks=pytest.mark.soak) for name in ("efficientnet", "convnext")]
+
+
+@pytest.fixture(scope="module", params=["mobilenet_v2", "mobilenet_v3", "resnet50", *MANY])
+def defended(request):
+    """(the model, its own preprocessing, the classifier with all importances 1, images)."""
+    make, preprocess, name, (first, second) = MODELS[request.param]
+    keras.utils.set_random_seed(0)
+    model = make()
+    cuts = {first: CIFS("mlp", importance="test_defend_ones"), second: CIFS(importance="test_defend_ones")}
+    classifier = defend(model, cuts, preprocessing=name)
+    images = tf.constant(np.random.default_rng(0).random((4, *SIZE)), tf.float32)
+    give_statistics(classifier.backbone, images)
+    return model, preprocess, classifier, images
+
+
+@pytest.mark.slow
+def test_outputs_are_the_models_own_if_importance_is_one(defended):
+    """Keras' own model, behind Keras' own preprocessing; a softmax at its end is applied to our logits."""
+    model, preprocess, classifier, images = defended
+    expected = model(preprocess(images.numpy() * 255.0), training=False).numpy()
+    logits = classifier(images)[:, 0].numpy()
+    if np.allclose(expected.sum(axis=1), 1):
+        assert not np.allclose(logits.sum(axis=1), 1), "these are no logits"
+        logits = tf.nn.softmax(logits).numpy()
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-5)
+    assert np.ptp(expected, axis=0).max() > 1e-3, "the images must matter"
+
+
+@pytest.mark.slow
+def test_shares_every_weight(defended):
+    model, _, classifier, _ = defended
+    assert {id(weight) for weight in model.weights} == {id(weight) for weight in classifier.backbone.weights}
+
+
+@pytest.mark.slow
+def test_gradients_reach_images_and_probes(defended):
+    _, _, classifier, images = defended
+    probes = [weight for cut in classifier.cuts.values() for weight in cut.trainable_weights]
+    assert len(probes) == 6
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        loss = tf.reduce_sum(cross_entropy(classifier(images), tf.range(4)))
+    for gradient in tape.gradient(loss, [images, *probes]):
+        assert np.all(np.isfinite(gradient))
+        assert np.any(np.abs(gradient) > 1e-6)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", MODELS)
+def test_files_of_whole_models(name, tmp_path, make_images):
+    """`.keras`, SavedModel (every signature is checked by `export`) and ONNX, of networks as Keras initialises them."""
+    make, _, preprocessing, (first, second) = MODELS[name]
+    classifier = defend(make(), {first: CIFS("mlp"), second: CIFS()}, preprocessing=preprocessing)
+    check_files(classifier, make_images((3, *SIZE)), tmp_path)
+
+
+def check_files(classifier, images, folder):
+    heads = classifier(images).numpy()
+    classifier.save(folder / "model.keras")
+    loaded = keras.models.load_model(folder / "model.keras", safe_mode=True)
+    np.testing.assert_allclose(loaded(images), heads, rtol=1e-4, atol=1e-5)
+    path = export(classifier, folder / "export")
+    session = onnxruntime.InferenceSession(str(path / "model.onnx"), providers=["CPUExecutionProvider"])
+    logits, probe_logits = session.run(["logits", "probe_logits"], {"image": images.numpy()})
+    np.testing.assert_allclose(logits, heads[:, 0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(probe_logits, heads[:, 1:], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_files_of_the_lower_half_of_a_model(tmp_path, make_images):
+    """MobileNetV2 up to its fourth block, behind BGR and with a head of ours, in all three formats."""
+    whole = applications.MobileNetV2(weights=None, alpha=0.35, input_shape=SIZE, include_top=False)
+    lower = keras.Model(whole.input, whole.get_layer("block_2_add").output)
+    cuts = {"block_1_project_BN": CIFS("mlp"), "block_2_expand_relu": CIFS()}
+    classifier = defend(lower, cuts, preprocessing="caffe", num_classes=CLASSES)
+    images = make_images((3, *SIZE))
+    give_statistics(classifier.backbone, images)
+    assert classifier.backbone.get_layer("logits").units == CLASSES
+    check_files(classifier, images, tmp_path)
+
+
+@pytest.mark.slow
+def test_fit_and_evaluate(make_images):
+    """Two steps of adversarial training move the user's own model; then it is attacked."""
+    model = small(activation="softmax")
+    before = [weight.numpy() for weight in model.trainable_weights]
+    classifier = cifs_tf.defend(model, {"low": CIFS("mlp"), "sum": CIFS()}, preprocessing="tf")
+    attack = PGD(epsilon=0.1, step_size=0.05, num_steps=2, random_start=True)
+    trainer = AdversarialTrainer(classifier, PGDTraining(head_weights=head_weights(2, 2), attack=attack), ema_decay=0.9)
+    trainer.compile(optimizer=keras.optimizers.SGD(0.1))
+    trainer.fit(make_images((16, 8, 8, 3)), tf.range(16) % 3, batch_size=8, verbose=0)
+    assert trainer.skipped_steps == 0
+    for weight, value in zip(model.trainable_weights, before, strict=True):
+        assert np.any(weight.numpy() != value), weight.path
+    split = Split(np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8), np.arange(6, dtype=np.int32) % 3)
+    report = cifs_tf.evaluate(classifier, split, [Natural(), *paper_tasks(make_attacks(["fgsm"], 0.1), (0,), "full")])
+    assert 0 <= report["worst_case"]["accuracy"] <= report["natural"]["accuracy"] <= 1
+
+
+def test_the_model_itself_stays_as_it_is(make_images):
+    model, images = small(activation="softmax"), make_images((2, 8, 8, 3))
+    config, answers = model.get_config(), model(images).numpy()
+    defend(model, {"low": CIFS()}, preprocessing="tf")
+    np.testing.assert_array_equal(model(images), answers)
+    assert model.get_config() == config
+    assert model.get_layer("top").activation is keras.activations.softmax
+
+
+@pytest.mark.parametrize("end", ["dense", "layer", "activation", "operation", "no bias", "none"])
+def test_a_softmax_at_the_end_is_left_out(end, make_images):
+    """By hand: logits are the means of the channels times the kernel, plus the bias if there is one."""
+    kwargs = {"dense": {"activation": "softmax"}, "no bias": {"activation": "softmax", "use_bias": False}}.get(end, {})
+    model = small(bias_initializer="random_normal", **kwargs)
+    after = {
+        "layer": keras.layers.Softmax(),
+        "activation": keras.layers.Activation("softmax"),
+        "operation": keras.ops.softmax,
+    }
+    if end in after:
+        model = keras.Model(model.input, after[end](model.output))
+    images, top = make_images((4, 8, 8, 3)), model.get_layer("top")
+    means = keras.Model(model.input, model.get_layer("mean").output)(images)
+    expected = means @ top.kernel + (0 if top.bias is None else top.bias)
+    np.testing.assert_allclose(defend(model)(images)[:, 0], expected, rtol=1e-5, atol=1e-6)
+    answers = expected if end == "none" else tf.nn.softmax(expected)
+    np.testing.assert_allclose(model(images), answers, rtol=1e-5, atol=1e-6)
+
+
+def test_logits_without_softmax_in_files_and_other_precisions(tmp_path, make_images):
+    classifier = defend(small(activation="softmax"), {"sum": CIFS()})
+    images = make_images((2, 8, 8, 3))
+    classifier.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(images), classifier(images))
+    exact = cifs_tf.models.with_precision(classifier, "float64")(images)
+    np.testing.assert_allclose(exact, classifier(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", PREPROCESSING)
+def test_preprocessing_by_name_is_that_of_keras_applications(mode, make_images):
+    """`raw` is the multiplication by 255; the others are compared with Keras' own."""
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(keras.layers.Conv2D(4, 3)(image))))
+    images = make_images((2, 8, 8, 3))
+    pixels = images.numpy() * 255
+    expected = pixels if mode == "raw" else applications.imagenet_utils.preprocess_input(pixels, mode=mode)
+    found = defend(model, preprocessing=mode)(images)[:, 0]
+    np.testing.assert_allclose(found, model(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_preprocessing_by_layers(make_images):
+    """2 (4 x) - 1, in order; the layers can be found by their names."""
+    layers = [keras.layers.Rescaling(4.0, name="four"), keras.layers.Rescaling(2.0, -1.0, name="two")]
+    model, images = small(), make_images((2, 8, 8, 3))
+    classifier = defend(model, preprocessing=layers)
+    np.testing.assert_allclose(classifier(images)[:, 0], model(8 * images - 1), rtol=1e-5, atol=1e-6)
+    assert [layer.name for layer in classifier.backbone.layers[1:3]] == ["four", "two"]
+
+
+def test_nested_models_are_taken_apart(make_images):
+    """The usual transfer learning: a network in a `Sequential`, with a top; its inner layers can be cut."""
+    inner = features((8, 8, 3), keras.layers.Conv2D)
+    layers = [keras.Input((8, 8, 3)), inner, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    outer, images = keras.Sequential(layers), make_images((2, 8, 8, 3))
+    classifier = defend(outer, {"low": CIFS(importance=ones), "high": CIFS(importance=ones)})
+    assert list(classifier.cuts) == ["low", "high"]
+    np.testing.assert_allclose(classifier(images)[:, 0], outer(images), rtol=1e-5, atol=1e-6)
+    assert {id(weight) for weight in classifier.backbone.weights} == {id(weight) for weight in outer.weights}
+
+
+def test_a_nested_model_whose_names_occur_elsewhere_stays_one_layer(make_images):
+    image = keras.Input((8, 8, 3))
+    twins = [features((8, 8, 3), keras.layers.Conv2D) for _ in range(2)]
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Add()([twin(image) for twin in twins]))
+    model, images = keras.Model(image, keras.layers.Dense(3)(x)), make_images((2, 8, 8, 3))
+    classifier = defend(model, {twins[0].name: CIFS(importance=ones)})
+    np.testing.assert_allclose(classifier(images)[:, 0], model(images), rtol=1e-5, atol=1e-6)
+    with pytest.raises(UserError, match=f"^cuts: received low; it lies inside {twins[0].name}"):
+        defend(model, {"low": CIFS()})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "layer"),
+    [((16, 2), keras.layers.Conv1D), ((8, 8, 3), keras.layers.Conv2D), ((4, 6, 6, 1), keras.layers.Conv3D)],
+    ids=["signals", "images", "volumes"],
+)
+def test_features_of_three_to_five_dimensions(shape, layer, make_images, tmp_path):
+    """A network of open size without a top; the head is the mean over positions and a dense layer."""
+    model = features((*[None] * (len(shape) - 1), shape[-1]), layer)
+    cuts = {"low": CIFS("mlp", importance=ones), "high": CIFS(importance=ones)}
+    classifier = defend(model, cuts, image_shape=shape, num_classes=4)
+    assert (classifier.image_shape, classifier.num_classes) == (shape, 4)
+    images, head = make_images((4, *shape)), classifier.backbone.get_layer("logits")
+    expected = tf.reduce_mean(model(images), axis=list(range(1, len(shape)))) @ head.kernel + head.bias
+    np.testing.assert_allclose(classifier(images)[:, 0], expected, rtol=1e-4, atol=1e-6)
+    attack = PGD(epsilon=0.1, step_size=0.05, num_steps=1, random_start=True)
+    trainer = AdversarialTrainer(classifier, PGDTraining(head_weights=head_weights(2, 2), attack=attack))
+    trainer.compile(optimizer=keras.optimizers.SGD(0.1))
+    trainer.fit(images, tf.range(4), batch_size=4, verbose=0)
+    assert trainer.skipped_steps == 0
+    if len(shape) == 2:
+        assert (export(classifier, tmp_path / "export", formats=["savedmodel"]) / "saved_model.pb").exists()
+
+
+def test_pooled_features_get_a_dense_layer():
+    model = applications.VGG16(weights=None, include_top=False, pooling="avg", input_shape=SIZE)
+    classifier = defend(model, {"block5_conv3": CIFS()}, preprocessing="caffe", num_classes=7)
+    assert classifier.backbone.layers[-1].kernel.shape == (512, 7)
+
+
+def test_names_of_what_is_added_do_not_clash():
+    image = keras.Input((8, 8, 3), name="image")
+    model = keras.Model(image, keras.layers.Conv2D(4, 3, name="logits")(image))
+    classifier = defend(model, {"logits": CIFS()}, num_classes=3)
+    assert [layer.name for layer in classifier.backbone.layers] == ["image_", "logits", "pool", "logits_"]
+
+
+def test_a_pixel_range_that_does_not_fit_is_refused():
+    """These begin with a division by 127.5, and less a mean of 124: they take 0 to 255; `[]` insists."""
+    for layer in (
+        keras.layers.Rescaling(1 / 127.5, -1, name="scale"),
+        keras.layers.Normalization(mean=124, variance=9),
+    ):
+        model = keras.Sequential([keras.Input((8, 8, 3)), layer, keras.layers.Flatten(), keras.layers.Dense(3)])
+        with pytest.raises(UserError, match=rf"^preprocessing: received None; .*{layer.name}.*0 to 255.*'raw'"):
+            defend(model)
+        defend(model, preprocessing=[])
+        defend(model, preprocessing="raw")
+
+
+def test_warns_of_convolutions_that_onednn_gets_wrong():
+    def make(channels):
+        image = keras.Input((8, 8, channels))
+        return keras.Model(image, keras.layers.Conv2D(4, 1, strides=2, name="shortcut")(image))
+
+    with pytest.warns(UserWarning, match=r"shortcut: strided 1x1 convolutions with fewer than 16 .*AveragePooling2D"):
+        defend(make(15), num_classes=3)
+    defend(make(16), num_classes=3)
+
+
+class OwnCall(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, images):
+        return self.dense(images)
+
+
+def two_inputs():
+    left, right = keras.Input((4,)), keras.Input((4,))
+    return keras.Model([left, right], keras.layers.Dense(3)(keras.layers.Add()([left, right])))
+
+
+def two_outputs():
+    image = keras.Input((8, 8, 3))
+    return keras.Model(image, [keras.layers.Flatten()(image), keras.layers.GlobalAveragePooling2D()(image)])
+
+
+def ending_in(*layers, shape=(8, 8, 3)):
+    return keras.Sequential([keras.Input(shape), keras.layers.Conv2D(4, 3), *layers])
+
+
+@pytest.mark.parametrize(
+    ("make", "kwargs", "message"),
+    [
+        (OwnCall, {}, r"^model: received own_call.*; its call is code of its own, which cannot be cut"),
+        (lambda: keras.Sequential([keras.layers.Dense(3)]), {}, r"begin it with keras.Input"),
+        (lambda: Classifier(resnet("resnet10", (8, 8, 3), 3, width=1)), {}, r"a Classifier already, give its backbone"),
+        (two_inputs, {}, r"it has 2 inputs and 1 outputs"),
+        (two_outputs, {}, r"it has 1 inputs and 2 outputs"),
+        (
+            lambda: ending_in(keras.layers.Conv2D(4, 3, data_format="channels_first", name="first")),
+            {},
+            r"first has chan",
+        ),
+        (small, {"preprocessing": "imagenet"}, r"^preprocessing: received imagenet; give one of raw, tf, torch, caffe"),
+        (small, {"preprocessing": [np.abs]}, r"^preprocessing: received .*give layers"),
+        (small, {"preprocessing": keras.layers.Rescaling(2.0, name="low")}, r"^preprocessing: received low; the model"),
+        (
+            small,
+            {"image_shape": (9, 8, 3)},
+            r"^image_shape: received \(9, 8, 3\); the model takes images of \(8, 8, 3\)",
+        ),
+        (
+            lambda: ending_in(shape=(None, None, 3)),
+            {"num_classes": 3},
+            r"^image_shape: received None; .*\(None, None, 3\)",
+        ),
+        (lambda: ending_in(shape=(8, 8, 1)), {"num_classes": 3, "preprocessing": "caffe"}, r"3 channels, these have 1"),
+        (ending_in, {}, r"^num_classes: received None; the model ends in features \(None, 6, 6, 4\)"),
+        (lambda: ending_in(keras.layers.GlobalMaxPooling2D()), {}, r"^num_classes: received None"),
+        (ending_in, {"num_classes": 1}, r"^num_classes: received 1"),
+        (small, {"num_classes": 4}, r"^num_classes: received 4; the model already answers with \(3,\)"),
+        (lambda: small(activation="sigmoid"), {}, r"^model: received sigmoid at the end of top"),
+        (
+            lambda: keras.Sequential([keras.Input((4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]),
+            {},
+            r"1 classes",
+        ),
+        (
+            lambda: small(activation=lambda x: keras.ops.softmax(x)),
+            {},
+            r"it answers with probabilities, end it in logits",
+        ),
+    ],
+)
+def test_refusals_say_why(make, kwargs, message):
+    with pytest.raises(UserError, match=message):
+        defend(make(), **kwargs)
+
+
+class Pair(keras.layers.Layer):
+    def call(self, x):
+        return x, x + 1.0
+
+
+def hard_to_cut():
+    image = keras.Input((8, 8, 3))
+    shared = keras.layers.Conv2D(3, 3, padding="same", name="shared")
+    first, second = Pair(name="pair")(shared(shared(image)))
+    x = keras.layers.Permute((3, 1, 2), name="permuted")(first + second)
+    x = keras.layers.Conv2D(4, 3, name="conv")(x)
+    return keras.Model(image, keras.layers.Dense(3, name="top")(keras.layers.GlobalAveragePooling2D(name="mean")(x)))
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        ("image", "this is the input"),
+        ("shared", "used 2 times and would need as many probes"),
+        ("pair", "answers with 2 tensors"),
+        ("add", "an operation without a layer"),
+        ("mean", r"its output \(None, 4\) is no feature map \(batch, ..., channels\), such as"),
+        ("cnov", "name a layer of the backbone, such as conv"),
+    ],
+)
+def test_cuts_that_cannot_be_made_say_why(cut, message):
+    model = hard_to_cut()
+    if cut == "add":
+        cut = next(each.name for each in model.operations if not isinstance(each, keras.layers.Layer))
+    with pytest.raises(UserError, match=rf"^cuts: received {cut}; .*{message}"):
+        defend(model, {cut: CIFS()})
+
+
+def test_channels_must_be_known():
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Permute((3, 1, 2), name="permuted")(image)
+    model = keras.Model(
+        image, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D(data_format="channels_first")(x))
+    )
+    with pytest.raises(UserError, match=r"^cuts: received permuted; the channels of its output .* are unknown"):
+        Classifier(model, {"permuted": CIFS()})
+
+
+def test_a_classifier_needs_a_functional_backbone():
+    with pytest.raises(UserError, match=r"^backbone: received .*cifs_tf.defend"):
+        Classifier(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(3)]))
