@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cifs_tf.data import ImageDataset, Split
     from cifs_tf.evaluation import Victim
 
-Suite = Literal["quick", "paper", "paper_aa", "standard", "strict"]
+Suite = Literal["quick", "paper", "paper_aa", "apgd", "standard", "strict"]
 # Images of a suite that is not meant for all of them.
 EXAMPLES = {"quick": 200, "paper_aa": 2000}
 
@@ -43,7 +43,8 @@ class EvaluateOptions:
     Args:
         model: workdir of a run, .keras file, or SavedModel folder.
         suite: quick (a first look, with an audit), paper (Section 4.1, every beta_atk), paper_aa (Appendix B.1, APGD
-            and Square), standard (AutoAttack), or strict (per image, the worst case over all of it).
+            and Square), apgd (APGD-CE and APGD-T, three targets), standard (AutoAttack), or strict (per image, the
+            worst case over all of it).
         checkpoint: of a run: the network after its last epoch, or after its best on the validation images.
         defense: which network of a run; null is its own, not the twin.
         dataset: as for run.py; null is that of the run in whose workdir the model lies.
@@ -51,6 +52,7 @@ class EvaluateOptions:
         examples: attack a class-balanced subset of so many test images; null is 200 for quick, 2000 for paper_aa, and
             all of them otherwise.
         epsilon: radius of the L-infinity ball; null is that of the run, or of the dataset's recipe.
+        attacks: of the suites paper and strict: fgsm, pgdN, cwN; null is the run's, or those of the dataset's recipe.
         attack_betas: the attacker's settings of beta in Eq. (3); null is the run's, or the paper's nine.
         mask_gradients: attack through these gradients of the mask, first the one for paper; null is all there are.
         audit: look for gradient masking; null does so in quick and strict.
@@ -70,6 +72,7 @@ class EvaluateOptions:
     data_dir: str | None = None
     examples: int | None = None
     epsilon: Ratio | None = None
+    attacks: tuple[str, ...] | None = None
     attack_betas: tuple[int | float | str, ...] | None = None
     mask_gradients: tuple[MaskGradient, ...] | None = None
     audit: bool | None = None
@@ -246,7 +249,8 @@ def _config_of(options: EvaluateOptions) -> tuple[RunConfig, Workdir | None]:
         data["test_examples"] = None
         # Without this, a run on a part of the training images measures on a part of the test images.
         data["train_examples"] = None
-    evaluation = {"attack_betas": options.attack_betas} if options.attack_betas else {}
+    asked = {"attacks": options.attacks, "attack_betas": options.attack_betas}
+    evaluation = {name: value for name, value in asked.items() if value}
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, **data),

@@ -14,8 +14,9 @@ from cifs_tf.losses import PAPER_ATTACK_BETAS, attack_betas_for
 
 ATTACK_NAME = re.compile(r"(?P<kind>pgd|cw)(?P<num_steps>[1-9]\d*)")
 PAPER_ATTACKS = ("fgsm", "pgd20", "cw30", "pgd100")
-SUITES = ("quick", "paper", "paper_aa", "standard", "strict")
+SUITES = ("quick", "paper", "paper_aa", "apgd", "standard", "strict")
 MAX_TARGETS = 9
+FEW_TARGETS = (2, 3, 4)
 RESTARTS = 3
 DLR_CLASSES, TARGETED_DLR_CLASSES = 3, 4
 
@@ -81,9 +82,10 @@ def make_suite(
     """List the tasks of a suite, in the order in which they are carried out.
 
     `quick`: a first look, with a small audit. `paper`: every attack of Section 4.1 at every beta_atk, on all images.
-    `paper_aa`: APGD and Square (Appendix B.1). `standard`: AutoAttack's APGD-CE, APGD-T, FAB-T and Square. `strict`:
-    `paper`, then on what still stands PGD, C&W and APGD at every beta_atk through every mask gradient, restarts,
-    AutoAttack through every mask gradient, and the audit with its curves.
+    `paper_aa`: APGD and Square (Appendix B.1). `apgd`: APGD-CE, and APGD-T towards the three nearest classes.
+    `standard`: AutoAttack's APGD-CE, APGD-T, FAB-T and Square. `strict`: `paper`, then on what still stands PGD, C&W
+    and APGD at every beta_atk through every mask gradient, restarts, AutoAttack through every mask gradient, and the
+    audit with its curves.
 
     Args:
         name: of the suite.
@@ -122,6 +124,11 @@ def make_suite(
     if name == "paper_aa":
         tasks += [_autoattack("apgd_ce", APGD(epsilon=epsilon), masks[0])]
         tasks += [_autoattack("square", Square(epsilon=epsilon), masks[0])]
+    if name == "apgd":
+        tasks += [
+            _autoattack("apgd_ce", APGD(epsilon=epsilon), masks[0]),
+            *few_targets_tasks(victim, epsilon, masks[0]),
+        ]
     standard = [task for mask in masks for task in standard_tasks(victim, epsilon, mask)]
     if name == "standard":
         tasks += [task for task in standard if task.mask_gradient == masks[0]]
@@ -182,10 +189,15 @@ def quick_tasks(
     tasks += [_autoattack("apgd_ce", APGD(epsilon=epsilon), mask) for mask in mask_gradients[:2]]
     if victim.num_classes >= DLR_CLASSES:
         tasks += [_autoattack("apgd_dlr", APGD(epsilon=epsilon, loss="dlr"), mask) for mask in mask_gradients[:2]]
-    if victim.num_classes >= TARGETED_DLR_CLASSES:
-        apgd_t = APGD(epsilon=epsilon, loss="targeted_dlr")
-        tasks += [_autoattack("apgd_t", apgd_t, mask_gradients[0], target_rank=rank) for rank in (2, 3, 4)]
-    return tasks
+    return [*tasks, *few_targets_tasks(victim, epsilon, mask_gradients[0])]
+
+
+def few_targets_tasks(victim: Victim, epsilon: float, mask_gradient: str) -> list[Task]:
+    """APGD-T towards the three nearest classes, a third of AutoAttack's targets."""
+    if victim.num_classes < TARGETED_DLR_CLASSES:
+        return []
+    attack = APGD(epsilon=epsilon, loss="targeted_dlr")
+    return [_autoattack("apgd_t", attack, mask_gradient, target_rank=rank) for rank in FEW_TARGETS]
 
 
 def audit_tasks(

@@ -89,6 +89,14 @@ def test_mask_gradients_by_option(cifs):
         make_suite("strict", cifs, 0.1, mask_gradients=["smoothed"])
 
 
+def test_apgd_aims_at_three_classes(cifs, make_victim):
+    """With ten classes; with three there is no targeted DLR loss."""
+    names = ["apgd_ce", *(f"apgd_t, target {rank}" for rank in (2, 3, 4))]
+    assert [task.name for task in make_suite("apgd", cifs, 0.1)[1:]] == [f"{name}, beta 0, detached" for name in names]
+    three = make_suite("apgd", make_victim(num_classes=3, num_probes=0), 0.1)
+    assert [task.family for task in three[1:]] == ["apgd_ce"]
+
+
 def test_unknown_suite_and_beta(cifs):
     with pytest.raises(UserError, match="suite: received best"):
         make_suite("best", cifs, 0.1)

@@ -1,0 +1,1 @@
+"""The parts of reproduce.py: what the paper's tables are, what has to be done for them, doing it, and writing them."""

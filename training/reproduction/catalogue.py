@@ -1,0 +1,148 @@
+"""The paper's tables and figures as data: their networks, what each column reads, and the paper's own numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FOLDER = Path(__file__).parent
+EVERYWHERE = ("full", "small", "smoke")
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network of the paper.
+
+    Args:
+        recipe: name of its recipe.
+        changes: what differs from the recipe.
+        small_changes: what differs on top of that where the networks are smaller than the paper's.
+    """
+
+    recipe: str
+    changes: dict[str, Any]
+    small_changes: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row: a network, how it is measured, and the paper's numbers.
+
+    Args:
+        name: as the paper has it.
+        block: of the table's part that it stands in, such as the architecture.
+        network: that is measured.
+        checkpoint: `"last"` or `"best"` epoch.
+        kind: evaluation that its columns are read from: `"paper"` (Section 4.1) or `"autoattack"` (Appendix B.1).
+        places: where in the report of that evaluation each column is read, parts joined by colons.
+        paper: the paper's number of each column, in percent; None where it has none.
+        scales: where the row exists.
+    """
+
+    name: str
+    block: str
+    network: Network
+    checkpoint: str
+    kind: str
+    places: tuple[str, ...]
+    paper: tuple[float | None, ...]
+    scales: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Args:
+        number: as the paper counts, such as `"B.1"`.
+        title: what it shows.
+        columns: their titles.
+        rows: in the paper's order.
+    """
+
+    number: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """One figure.
+
+    Args:
+        number: as the paper counts, such as `"A.1"`.
+        title: what it shows.
+        networks: in the paper's order.
+        classes: whose channels are drawn in the paper's setting, of another dataset than here: `"all"`, their names, or
+            None for the most and the least robust.
+        files: of what analyse.py writes, the pictures that make the figure; a pattern.
+    """
+
+    number: str
+    title: str
+    networks: tuple[Network, ...]
+    classes: tuple[str, ...] | str | None
+    files: str
+
+
+@functools.cache
+def tables() -> dict[str, Table]:
+    """Read every table, by number, in the paper's order.
+
+    Example:
+        >>> tables()["1"].rows[0].paper[0]
+        84.56
+    """
+    return {number: _table(number, entry) for number, entry in _read("tables.yaml").items()}
+
+
+@functools.cache
+def figures() -> dict[str, Figure]:
+    """Read every figure, by number, in the paper's order."""
+    return {
+        number: Figure(
+            number=number,
+            title=entry["title"],
+            networks=tuple(Network(entry["recipe"], changes, {}) for changes in entry["networks"]),
+            classes=tuple(entry["classes"]) if isinstance(entry["classes"], list) else entry["classes"],
+            files=entry["files"],
+        )
+        for number, entry in _read("figures.yaml").items()
+    }
+
+
+def _read(name: str) -> dict[str, Any]:
+    return yaml.safe_load((FOLDER / name).read_text())
+
+
+def _table(number: str, entry: dict[str, Any]) -> Table:
+    rows = [
+        _row(entry, block, within, name, row or {})
+        for block, within in entry["blocks"].items()
+        for name, row in within["rows"].items()
+    ]
+    return Table(number, entry["title"], tuple(entry["columns"]), tuple(rows))
+
+
+def _row(table: dict[str, Any], block: str, within: dict[str, Any], name: str, row: dict[str, Any]) -> Row:
+    """A row; what it does not say is said by its block, or else by its table."""
+
+    def said(key: str, default: Any = None) -> Any:
+        return row.get(key, within.get(key, table.get(key, default)))
+
+    changes = {**within.get("run", {}), **row.get("run", {})}
+    return Row(
+        name=name,
+        block=block,
+        network=Network(said("recipe"), changes, row.get("small", {})),
+        checkpoint=said("checkpoint", "last"),
+        kind=said("evaluation", "paper"),
+        places=tuple(place.format(**row.get("at", {})) for place in table["columns"].values()),
+        paper=tuple(row["paper"]),
+        scales=tuple(said("scales", EVERYWHERE)),
+    )
