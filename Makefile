@@ -1,10 +1,10 @@
-# make install | demo | test | lint | format | soak | clean. Needs Python 3.11 to 3.13 with venv, git and make.
+# make install | demo | test | lint | format | docs | soak | clean. Needs Python 3.11 to 3.13 with venv, git and make.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format soak clean
+.PHONY: help install demo test lint format docs soak clean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,9 +34,12 @@ format: install  ## put code into style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install  ## build the documentation into site/, warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 soak: install  ## run what is too long for CI: every recording, many kills
 	$(BIN)/python -m pytest tests -m soak -rA
 
 clean:  ## remove the environment and caches; runs stay
-	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis build
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis build site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

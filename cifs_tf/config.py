@@ -20,12 +20,6 @@ Arch = Literal["auto", "resnet10", "resnet18", "resnet34", "wrn28-10", "wrn34-10
 class Ratio(float):
     """A number that may be written as a fraction, and is remembered as it was written (8/255).
 
-    Args:
-        value: a number, or text such as "8/255", "0.1", "1e-3".
-
-    Raises:
-        ValueError: if it is neither.
-
     Example:
         >>> Ratio("8/255") * 255
         8.0
@@ -34,7 +28,14 @@ class Ratio(float):
     text: str
 
     def __new__(cls, value: float | str) -> Ratio:
-        """Parse the value."""
+        """Parse the value.
+
+        Args:
+            value: a number, or text such as "8/255", "0.1", "1e-3".
+
+        Raises:
+            ValueError: if it is neither.
+        """
         numerator, slash, denominator = str(value).partition("/")
         try:
             number = float(numerator) / (float(denominator) if slash else 1.0)

@@ -14,8 +14,8 @@ class UserError(ValueError):
         advice: what to do instead, as a sentence fragment.
 
     Example:
-        >>> raise UserError("top_k", 11, "give an integer from 1 to 10, the number of classes")
-        UserError: top_k: received 11; give an integer from 1 to 10, the number of classes.
+        >>> print(UserError("top_k", 11, "give an integer from 1 to 10, the number of classes"))
+        top_k: received 11; give an integer from 1 to 10, the number of classes.
     """
 
     def __init__(self, argument: str, received: object = None, advice: str = "") -> None:

@@ -24,7 +24,8 @@ class FAT(PGDTraining):
         head_weights: float (1 + P,), of the loss and of the attack on it; or a function of the epoch.
         attack: a `FriendlyPGD`; its tau is the one of the first epoch.
         tau_milestones: ascending numbers of finished epochs. Default (50, 90), FAT's own: tau 0, 1, 2.
-        **kwargs: the other fields of `PGDTraining`.
+
+    The other fields are those of `PGDTraining`.
     """
 
     attack: FriendlyPGD

@@ -23,7 +23,8 @@ class MART(PGDTraining):
         head_weights: float (1 + P,), of the loss and of the attack; or a function of the epoch.
         attack: how images are perturbed.
         mart_lambda: weight of the divergence, >= 0. Default 5.
-        **kwargs: the other fields of `PGDTraining`; label smoothing has no place in MART's cross-entropy.
+
+    The other fields are those of `PGDTraining`; label smoothing has no place in MART's cross-entropy.
 
     Raises:
         UserError: for label smoothing.

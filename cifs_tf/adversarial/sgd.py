@@ -83,7 +83,7 @@ def step_decay(
         UserError: if the milestones do not ascend.
 
     Example:
-        >>> float(step_decay(0.1, (75, 90), 0.1, steps_per_epoch=390)(390 * 75))
+        >>> round(float(step_decay(0.1, (75, 90), 0.1, steps_per_epoch=390)(390 * 75)), 6)
         0.01
     """
     if list(milestones) != sorted(set(milestones)):

@@ -26,7 +26,8 @@ class TRADES(PGDTraining):
         trades_lambda: weight of the divergence, >= 0. Default 6.
         bn_updates: 3 (default) updates the running statistics of batch normalisation with x, x' and x again, as the
             original's three forward passes do; 2 leaves the third pass out. The gradients are the same.
-        **kwargs: the other fields of `PGDTraining`.
+
+    The other fields are those of `PGDTraining`.
     """
 
     trades_lambda: float = 6.0

@@ -33,8 +33,8 @@ class Ball:
 
     Example:
         >>> project = Ball(epsilon=0.1).around(tf.fill([1, 1, 1, 1], 0.5))
-        >>> project(tf.fill([1, 1, 1, 1], 0.9)).numpy().round(3).item()
-        0.6
+        >>> project(tf.fill([1, 1, 1, 1], 0.9)).numpy()
+        array([[[[0.6]]]], dtype=float32)
     """
 
     epsilon: float | tf.Tensor

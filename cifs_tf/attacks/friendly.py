@@ -26,10 +26,9 @@ class FriendlyPGD(PGD):
         num_steps: of an example that is never fooled.
         tau: steps that a fooled example still makes, >= 0; an int or a scalar int32 tensor. Default 0.
         omega: standard deviation of Gaussian noise that is added to every step, >= 0. Default 0.
-        **kwargs: the other fields of `PGD`; restarts and `keep` do not apply.
 
-    Call arguments:
-        as for `PGD`; `seed` is read by random starts and by omega.
+    The other fields are those of `PGD`; restarts and `keep` do not apply. It is called as `PGD` is; `seed` is read by
+    random starts and by omega.
 
     Returns:
         x_adv, like the images.
