@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from cifs_tf.errors import UserError
 from cifs_tf.layers import MASK_GRADIENTS
+from cifs_tf.models.folding import convolve_and_normalise, find_pairs
 
 
 @keras.saving.register_keras_serializable(package="cifs_tf")
@@ -60,6 +61,7 @@ class Classifier(keras.Model):
             if not selection.built:
                 selection.build(backbone.get_layer(name).output.shape)
                 selection.built = True
+        self._folded = find_pairs(backbone, kept=self.cuts)
         self.built = True
 
     @property
@@ -117,9 +119,15 @@ class Classifier(keras.Model):
 
         def with_selection(operation):
             def call(*args, **kwargs):
-                if "training" in getattr(operation, "_call_context_args", {}):
-                    kwargs["training"] = training
-                outputs = operation(*args, **kwargs)
+                if not training and operation.name in self._folded:
+                    bn = self.backbone.get_layer(self._folded[operation.name])
+                    return convolve_and_normalise(operation, bn, *args)
+                if not training and operation.name in self._folded.values():
+                    (outputs,) = args
+                else:
+                    if "training" in getattr(operation, "_call_context_args", {}):
+                        kwargs["training"] = training
+                    outputs = operation(*args, **kwargs)
                 if operation.name not in self.cuts:
                     return outputs
                 selection = self.cuts[operation.name](
