@@ -8,6 +8,30 @@ import tensorflow as tf
 
 Structure = TypeVar("Structure")
 
+# More than the groups of devices that one strategy makes; TensorFlow's own tests keep strategies as far apart.
+KEYS_OF_A_STRATEGY = 100_000
+
+
+def mirrored_strategy(devices: list[str]) -> tf.distribute.MirroredStrategy:
+    """Make a strategy that shares no collective with an earlier one of this process.
+
+    TensorFlow numbers the collective operations of each strategy from the same start, and takes those of one number for
+    one operation: a second strategy then waits for ever, or stops at a "Shape mismatch in the collective instance".
+
+    Args:
+        devices: such as `["GPU:0", "GPU:1"]`.
+
+    Returns:
+        the strategy.
+
+    Example:
+        >>> mirrored_strategy(["CPU:0"]).num_replicas_in_sync
+        1
+    """
+    strategy = tf.distribute.MirroredStrategy(devices)
+    tf.distribute.MirroredStrategy._collective_key_base += KEYS_OF_A_STRATEGY
+    return strategy
+
 
 def num_replicas() -> int:
     """How many replicas share a global batch: 1 outside a strategy, and where code is traced for all of them."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import tensorflow as tf
 
 from cifs_tf.config import MachineConfig
-from cifs_tf.distribute import spans_workers
+from cifs_tf.distribute import mirrored_strategy, spans_workers
 from cifs_tf.errors import UserError
 from training.preemption import WorkerLostError
 
@@ -140,7 +140,7 @@ def make_cluster(config: MachineConfig) -> Cluster:
     if name == "one":
         return ALONE
     if name == "mirrored":
-        return Cluster(tf.distribute.MirroredStrategy(_devices(len(gpus), config.replicas)))
+        return Cluster(mirrored_strategy(_devices(len(gpus), config.replicas)))
     return Cluster(_tpu() if name == "tpu" else _multi_worker(num_workers))
 
 

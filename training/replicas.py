@@ -16,8 +16,6 @@ from training import scaling
 if TYPE_CHECKING:
     from training.cluster import Cluster
 
-KEYS_OF_A_STRATEGY = 100_000
-
 
 @dataclasses.dataclass(frozen=True)
 class ScaleOptions:
@@ -96,14 +94,10 @@ def scale(options: ScaleOptions) -> dict:
 
 
 def _cluster(num_replicas: int) -> Cluster:
-    import tensorflow as tf
-
     from training.cluster import ALONE, make_cluster
 
     if num_replicas == 1:
         return ALONE
-    # Every strategy numbers its groups of devices from here. TensorFlow's tests keep those of one process apart so.
-    tf.distribute.MirroredStrategy._collective_key_base += KEYS_OF_A_STRATEGY
     return make_cluster(MachineConfig(strategy="mirrored", replicas=num_replicas))
 
 

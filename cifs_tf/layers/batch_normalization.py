@@ -42,18 +42,26 @@ class BatchNormalization(keras.layers.BatchNormalization):
             raise UserError("axis", self.axis, "give -1, channels are last")
 
     def call(self, inputs, training=None):
-        dtype = self.variable_dtype
-        gamma = tf.convert_to_tensor(self.gamma) if self.scale else tf.ones((), dtype)
-        beta = tf.convert_to_tensor(self.beta) if self.center else tf.zeros((), dtype)
         if training and self.trainable:
-            values = tf.cast(inputs, dtype)
+            values = tf.cast(inputs, self.variable_dtype)
+            gamma, beta = self._gamma_and_beta()
             mean, variance = _global_moments(values)
             self._update_running(mean, variance, values)
             outputs = tf.nn.batch_normalization(values, mean, variance, beta, gamma, self.epsilon)
             return tf.cast(outputs, self.compute_dtype)
-        scale = gamma * tf.math.rsqrt(tf.convert_to_tensor(self.moving_variance) + self.epsilon)
-        shift = beta - tf.convert_to_tensor(self.moving_mean) * scale
+        scale, shift = self.scale_and_shift()
         return inputs * tf.cast(scale, inputs.dtype) + tf.cast(shift, inputs.dtype)
+
+    def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return what inference multiplies by and adds, (channels,) each."""
+        gamma, beta = self._gamma_and_beta()
+        scale = gamma * tf.math.rsqrt(tf.convert_to_tensor(self.moving_variance) + self.epsilon)
+        return scale, beta - tf.convert_to_tensor(self.moving_mean) * scale
+
+    def _gamma_and_beta(self):
+        gamma = tf.convert_to_tensor(self.gamma) if self.scale else tf.ones((), self.variable_dtype)
+        beta = tf.convert_to_tensor(self.beta) if self.center else tf.zeros((), self.variable_dtype)
+        return gamma, beta
 
     def _update_running(self, mean, variance, values):
         channels = values.shape[-1]

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from cifs_tf.errors import UserError
 from cifs_tf.layers import MASK_GRADIENTS
+from cifs_tf.models.folding import convolve_and_normalise, find_pairs
 from cifs_tf.models.graph import check_backbone, check_cut, output_shape
 from cifs_tf.models.summary import cuts_table
 
@@ -62,6 +63,7 @@ class Classifier(keras.Model):
             if not selection.built:
                 selection.build(output_shape(backbone, name))
                 selection.built = True
+        self._folded = find_pairs(backbone, kept=self.cuts)
         self.built = True
 
     @property
@@ -131,12 +133,20 @@ class Classifier(keras.Model):
 
     def _run(self, images, labels, training, mask_gradient, observed=()):
         selections = {}
+        # Training needs the statistics of the batch, an observer every layer's own output.
+        folded = {} if training or observed else self._folded
 
         def with_selection(operation):
             def call(*args, **kwargs):
-                if "training" in getattr(operation, "_call_context_args", {}):
-                    kwargs["training"] = training
-                outputs = operation(*args, **kwargs)
+                if operation.name in folded:
+                    bn = self.backbone.get_layer(folded[operation.name])
+                    return convolve_and_normalise(operation, bn, *args)
+                if operation.name in folded.values():
+                    (outputs,) = args
+                else:
+                    if "training" in getattr(operation, "_call_context_args", {}):
+                        kwargs["training"] = training
+                    outputs = operation(*args, **kwargs)
                 if operation.name in self.cuts:
                     selections[operation.name] = self.cuts[operation.name](
                         outputs, labels=labels, training=training, mask_gradient=mask_gradient

@@ -5,7 +5,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifs_tf.distribute import num_replicas, part_of, positions, replica_sum
+from cifs_tf.distribute import mirrored_strategy, num_replicas, part_of, positions, replica_sum
 
 
 def test_one_device_has_the_whole_batch():
@@ -27,3 +27,16 @@ def test_parts_are_dealt_out_to_the_workers_in_turns(replicas, workers, parts):
 def test_every_part_is_somebodys(workers, per_worker):
     replicas = workers * per_worker
     assert {part_of(replica, replicas, workers) for replica in range(replicas)} == set(range(replicas))
+
+
+def test_a_second_strategy_of_a_process_is_not_taken_for_the_first():
+    """With TensorFlow's own numbering the sum of vectors stops here: the first strategy's were of another length."""
+    for length in (3, 5):
+        strategy = mirrored_strategy(["CPU:0", "CPU:1"])
+
+        @tf.function
+        def sums(strategy=strategy, length=length):
+            return strategy.run(lambda: replica_sum(tf.ones(length)))
+
+        for copy in strategy.experimental_local_results(sums()):
+            assert copy.numpy().tolist() == [2.0] * length

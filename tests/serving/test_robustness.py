@@ -28,7 +28,7 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tests.serving.models import models_config
 from tests.serving.running import running_server
 
-REQUESTS = 20_000
+REQUESTS = 8_000
 CLIENTS = 8
 LIMIT = 4 * 2**20
 pytestmark = pytest.mark.slow
@@ -358,7 +358,7 @@ def fuzz(server, count):
 
 
 def test_fuzz(server):
-    fuzz(server, REQUESTS // 20)  # until memory is as full as it gets
+    fuzz(server, REQUESTS // 8)  # until memory is as full as it gets
     before = server.resident_bytes
     fuzz(server, REQUESTS)
     assert server.resident_bytes < before + GROWTH
@@ -381,4 +381,4 @@ def test_noise_on_the_sockets(server):
 
 @pytest.mark.soak
 def test_long_fuzz(server):
-    fuzz(server, 10 * REQUESTS)
+    fuzz(server, 25 * REQUESTS)

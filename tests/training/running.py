@@ -1,11 +1,16 @@
-"""run.py as a process of its own."""
+"""Programs of training/, started as a person starts them: in a process of their own, or, faster, in this one."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("CIFS_SHARED", ROOT.parent / "shared"))
@@ -21,12 +26,33 @@ SMALL = [
 ]
 
 
-def start(*argv, cwd):
-    command = [sys.executable, str(ROOT / "training" / "run.py"), *argv]
+def start(*argv, cwd, program="run.py"):
+    """Start a program in a process of its own."""
+    command = [sys.executable, str(ROOT / "training" / program), *map(str, argv)]
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def run(*argv, cwd):
-    process = start(*argv, cwd=cwd)
-    out, err = process.communicate(timeout=300)
+def run(*argv, cwd, program="run.py"):
+    """Run a program in a process of its own: (exit code, what it printed, what it complained of)."""
+    process = start(*argv, cwd=cwd, program=program)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err
+
+
+def run_here(*argv, cwd, program="run.py"):
+    """Run a program as `run` does, but in this process, which has imported TensorFlow already."""
+    script, out, err = str(ROOT / "training" / program), io.StringIO(), io.StringIO()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with (
+            contextlib.chdir(cwd),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            mock.patch.object(sys, "argv", [script, *map(str, argv)]),
+        ):
+            runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        return end.code or 0, out.getvalue(), err.getvalue()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    raise AssertionError("a program ends with sys.exit")

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from cifs_tf.config import DataConfig, ModelConfig, OutputConfig, RunConfig
 from cifs_tf.export import export
+from tests.training import running
 from training.cli import dump_yaml
-
-ROOT = Path(__file__).parents[2]
 
 
 def start(*argv, cwd):
-    command = [sys.executable, str(ROOT / "training" / "evaluate.py"), *map(str, argv)]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return running.start(*argv, cwd=cwd, program="evaluate.py")
 
 
 def run(*argv, cwd):
-    process = start(*argv, cwd=cwd)
-    out, err = process.communicate(timeout=600)
-    return process.returncode, out, err
+    return running.run_here(*argv, cwd=cwd, program="evaluate.py")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +84,7 @@ def test_a_killed_evaluation_ends_in_the_same_report(suite, num_kills, workdir, 
     """Killed at random moments and started again, it ends in a report that is the same to the byte."""
     argv = ["--model", workdir, f"--suite={suite}", "--attack_betas=[0, infinity]", "--batch_size=10", "--epsilon=0.1"]
     started = time.monotonic()
-    code, _, err = run(*argv, "--workdir=whole", cwd=tmp_path)
+    code, _, err = running.run(*argv, "--workdir=whole", cwd=tmp_path, program="evaluate.py")
     assert code in (0, 1), err
     duration = time.monotonic() - started
     assert kill_at_random_moments(lambda: start(*argv, "--workdir=killed", cwd=tmp_path), num_kills, duration) > 0

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.training.running import ROOT, SMALL, run
+from tests.training.running import ROOT, SMALL, run, run_here
 
 
 @pytest.mark.slow
@@ -67,7 +67,9 @@ def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
     ids=["fat", "trades", "mart"],
 )
 def test_every_method_trains_what_goes_on_top_too(argv, tmp_path):
-    code, out, err = run(*SMALL, "--twin=null", "--epochs=2", "--export=false", *argv, "--workdir=run", cwd=tmp_path)
+    code, out, err = run_here(
+        *SMALL, "--twin=null", "--epochs=2", "--export=false", *argv, "--workdir=run", cwd=tmp_path
+    )
     assert code == 0, err
     assert "last epoch (2)" in out
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -94,12 +96,12 @@ def test_plugins_of_this_folder_make_the_mask_and_the_readmes_method(tmp_path):
 
 @pytest.mark.slow
 def test_warm_start_from_a_naturally_trained_network(tmp_path):
-    argv = [*SMALL, "--twin=null", "--epochs=1", "--export=false"]
-    code, _, err = run(*argv, "--method=standard", "--workdir=natural", cwd=tmp_path)
+    argv = [*SMALL, "--twin=null", "--epochs=1", "--export=false", "--attacks=[fgsm]"]
+    code, _, err = run_here(*argv, "--method=standard", "--workdir=natural", cwd=tmp_path)
     assert code == 0, err
-    code, _, err = run(*argv, "--warm_start=natural", "--loss_scale=official", "--workdir=robust", cwd=tmp_path)
+    code, _, err = run_here(*argv, "--warm_start=natural", "--loss_scale=official", "--workdir=robust", cwd=tmp_path)
     assert code == 0, err
-    code, _, err = run(*argv, "--warm_start=natural", "--width=8", "--workdir=wider", cwd=tmp_path)
+    code, _, err = run_here(*argv, "--warm_start=natural", "--width=8", "--workdir=wider", cwd=tmp_path)
     assert code == 2
     assert "--warm_start: received natural" in err
     assert not (tmp_path / "wider").exists()
@@ -125,7 +127,7 @@ def test_warm_start_from_a_naturally_trained_network(tmp_path):
     ],
 )
 def test_refusals_are_one_sentence_and_leave_nothing(argv, words, tmp_path):
-    code, out, err = run(*argv, cwd=tmp_path)
+    code, out, err = run_here(*argv, cwd=tmp_path)
     said = [line for line in err.splitlines() if line.startswith("run.py: error:")]
     assert code == 2
     assert len(said) == 1

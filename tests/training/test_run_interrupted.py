@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.training.running import ROOT, SMALL, run, start
+from tests.training.running import ROOT, SMALL, run, run_here, start
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from tests.training.running import ROOT, SMALL, run, start
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(num_kills, tmp_path, kill_at_random_moments):
     """Killed at random moments of training, evaluation and export, a run ends with the same weights and accuracies."""
-    argv = [*SMALL, "--twin=null", "--epochs=8", "--checkpoint_minutes=0.02"]
+    argv = [*SMALL, "--twin=null", "--epochs=8", "--checkpoint_minutes=0.02", "--attacks=[fgsm]"]
     started = time.monotonic()
     code, _, err = run(*argv, "--workdir=whole", cwd=tmp_path)
     assert code == 0, err
@@ -43,7 +43,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(num_kills, tmp_path, kill_at_ra
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     argv = [*SMALL, "--twin=null", "--learning_rate=1e30", "--epochs=2", "--export=false", "--workdir=run"]
-    code, out, err = run(*argv, cwd=tmp_path)
+    code, out, err = run_here(*argv, cwd=tmp_path)
     assert code == 2, out
     for words in ("--on_nan: received stop", "was not finite in step", "(epoch 1)", "--on_nan skip"):
         assert words in err
@@ -51,22 +51,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     network = tmp_path / "run" / "cifs"
     assert not (network / "last.keras").exists()
     assert {file.suffix for file in (network / "not_finite").iterdir()} == {".json", ".npz"}
-    steps = sorted((network / "checkpoints").iterdir())
-
-    # The same command finds the same step again; skipping goes on and counts.
-    code, _, again = run(*argv, cwd=tmp_path)
-    assert (code, again.splitlines()[-1]) == (2, err.splitlines()[-1])
-    assert sorted((network / "checkpoints").iterdir()) == steps
-    code, _, err = run(*argv, "--on_nan=skip", cwd=tmp_path)
-    assert code == 0, err
-    history = json.loads((network / "history.json").read_text())
-    assert history[-1]["skipped_steps"] > 0
 
 
 @pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on(tmp_path):
     """Ended in the middle of training, with code 0 and a sentence; it ends as if it had not been."""
-    argv = [*SMALL, "--twin=null", "--epochs=20", "--export=false", "--attacks=[fgsm]"]
+    argv = [*SMALL, "--twin=null", "--epochs=12", "--export=false", "--attacks=[fgsm]"]
     process = start(*argv, "--workdir=run", cwd=tmp_path)
     checkpoints = tmp_path / "run" / "cifs" / "checkpoints"
     deadline = time.monotonic() + 120
@@ -81,13 +71,13 @@ def test_sigterm_saves_and_the_run_goes_on(tmp_path):
     code, out, err = run(*argv, "--workdir=run", cwd=tmp_path)
     assert code == 0, err
     assert f"continuing after step {int(newest[5:13])}" in out
-    assert len(json.loads((tmp_path / "run" / "cifs" / "history.json").read_text())) == 20
+    assert len(json.loads((tmp_path / "run" / "cifs" / "history.json").read_text())) == 12
 
 
 @pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path):
     """No file may grow beyond 64 KB, which a checkpoint would."""
-    argv = [*SMALL, "--twin=null", "--epochs=1", "--export=false", "--workdir=run"]
+    argv = [*SMALL, "--twin=null", "--epochs=1", "--export=false", "--attacks=[fgsm]", "--workdir=run"]
     limited = (
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)); "
         "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tensorflow.python.distribute.cross_device_ops import CrossDeviceOps
 
 from cifs_tf.config import AttackConfig, DataConfig, RunConfig, TrainConfig
+from cifs_tf.distribute import mirrored_strategy
 from cifs_tf.errors import UserError
 from cifs_tf.layers import CIFS, BatchNormalization
 from cifs_tf.models import Classifier
@@ -173,7 +174,7 @@ def test_all_reduces_of_a_step_are_counted(config, monkeypatch):
         return batch_reduce(self, operation, values, **arguments)
 
     monkeypatch.setattr(CrossDeviceOps, "batch_reduce", counting)
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with mirrored_strategy(["CPU:0", "CPU:1"]).scope():
         classifier = two_cuts()
         trainer = measuring.make_trainer(config, config.model, classifier, steps_per_epoch=1)
     batch = measuring.random_images(config)

@@ -1,8 +1,6 @@
 """Training steps on some number of replicas, in a process of their own, which divides its processor:
 
-    python -m tests.cifs_tf.adversarial.replicas NUMBER OUT.npz "DEFENSE METHOD,..." [THOSE_OF_ONE_DEVICE.npz]
-
-One process has one number: TensorFlow's collective operations do not take a second one.
+python -m tests.cifs_tf.adversarial.replicas NUMBER OUT.npz "DEFENSE METHOD,..." [THOSE_OF_ONE_DEVICE.npz]
 """
 
 import dataclasses

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from cifs_tf.adversarial import SGD, AdversarialTrainer, PGDTraining, Standard
 from cifs_tf.attacks import PGD, example_seeds
+from cifs_tf.distribute import mirrored_strategy
 from cifs_tf.layers import CIFS
 from cifs_tf.losses import contract, cross_entropy, head_weights
 from cifs_tf.models import Classifier
@@ -129,7 +130,7 @@ def test_replicas_add_up_to_one():
     single = make_linear()
     weights = single.get_weights()
     make_trainer(single).fit(images, labels, batch_size=8, shuffle=False, verbose=0)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = mirrored_strategy(["CPU:0", "CPU:1"])
     with strategy.scope():
         double = make_linear()
         double.set_weights(weights)

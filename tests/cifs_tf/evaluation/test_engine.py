@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from cifs_tf.attacks import APGD, PGD, fgsm
 from cifs_tf.data import Split
+from cifs_tf.distribute import mirrored_strategy
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import Ledger, evaluate, make_attacks, make_suite, victim_of
 from cifs_tf.evaluation.engine import _batch_sizes, header_of, run_tasks, standing
@@ -91,7 +92,7 @@ def full_report(small_suite, trained, digits):
 @pytest.mark.parametrize("setting", ["batches of 7", "2 devices"])
 def test_verdicts_do_not_depend_on_batches_or_devices(small_suite, setting, trained, digits, full_report, capsys):
     if setting == "2 devices":
-        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        strategy = mirrored_strategy(["CPU:0", "CPU:1"])
         with strategy.scope():
             copy = type(trained.classifier).from_config(trained.classifier.get_config())
         copy.set_weights(trained.classifier.get_weights())
