@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -12,9 +12,6 @@ from cifs_tf.config import AttackConfig, DataConfig, MachineConfig, ModelConfig,
 from cifs_tf.errors import UserError
 from training import benchmark_tables as tables
 from training import scaling
-
-if TYPE_CHECKING:
-    from training.cluster import Cluster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +67,16 @@ def scale(options: ScaleOptions) -> dict:
     """
     # After the options are checked: importing TensorFlow takes seconds, an error should not.
     from training import machine, measuring
+    from training.cluster import ALONE, make_cluster
 
     console, config, counts = Console(), options.run_config(), sorted({1, *options.replicas})
     # The largest first: it divides the processor, the others take some of its parts.
-    clusters = {count: _cluster(count) for count in reversed(counts)}
+    shared = {
+        count: make_cluster(MachineConfig(strategy="mirrored", replicas=count))
+        for count in reversed(counts)
+        if count > 1
+    }
+    clusters = {1: ALONE, **shared}
     subjects = {}
     for count in counts:
         with clusters[count].strategy.scope():
@@ -91,14 +94,6 @@ def scale(options: ScaleOptions) -> dict:
     }
     _print(result, console)
     return result
-
-
-def _cluster(num_replicas: int) -> Cluster:
-    from training.cluster import ALONE, make_cluster
-
-    if num_replicas == 1:
-        return ALONE
-    return make_cluster(MachineConfig(strategy="mirrored", replicas=num_replicas))
 
 
 def _project() -> dict:

@@ -10,7 +10,7 @@ import pytest
 
 from cifs_tf.command_line import parse_options
 from training.cli import RECIPES, parse_config
-from training.evaluate import EvaluateOptions
+from training.evaluate_options import EvaluateOptions
 from training.reproduction.catalogue import figures, tables
 from training.reproduction.plan import Analysis, Evaluation, Training, jobs_of, plan_figure, plan_table
 from training.reproduction.scales import SCALES
