@@ -191,6 +191,18 @@ def decode_images(image_bytes: tf.Tensor, image_shape: tuple[int, int, int], res
     return tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec(image_shape, tf.float32))
 
 
+def is_decodable(image_shape: tuple[int, ...]) -> bool:
+    """Whether an image file can hold such an image: not a signal, nor a volume.
+
+    Args:
+        image_shape: (height, width, channels), or another number of sizes.
+
+    Returns:
+        whether there is a signature `encoded` for it.
+    """
+    return len(image_shape) == 3 and image_shape[2] in DECODABLE_CHANNELS
+
+
 def write_saved_model(classifier: Classifier, path: Path, resize: bool = False) -> None:
     """Write a SavedModel with all signatures and check it.
 
@@ -217,7 +229,7 @@ def write_saved_model(classifier: Classifier, path: Path, resize: bool = False) 
     archive.track(classifier)
     for name, function in of_images.items():
         archive.add_endpoint(name, function, [tf.TensorSpec((None, *image_shape), tf.float32, name="image")])
-    if _decodable(image_shape):
+    if is_decodable(image_shape):
         archive.add_endpoint(
             "encoded",
             lambda image_bytes: predict(decode_images(image_bytes, image_shape, resize)),
@@ -228,7 +240,7 @@ def write_saved_model(classifier: Classifier, path: Path, resize: bool = False) 
     loaded = tf.saved_model.load(str(path))  # a reference to its signatures alone would not keep the variables
     for name, function in of_images.items():
         _check(function, image_shape, functools.partial(_call_signature, loaded.signatures[name]), name)
-    if _decodable(image_shape):
+    if is_decodable(image_shape):
         _check(
             lambda image: predict(tf.round(image * 255) / 255),
             image_shape,
@@ -291,11 +303,6 @@ def _check(live: PredictFn, image_shape: tuple[int, int, int], exported: Predict
                     f"{name}: {output} differs from the live model by {difference:.2e} on a batch of {batch_size}, "
                     f"more than {limit:.2e}"
                 )
-
-
-def _decodable(image_shape: tuple[int, ...]) -> bool:
-    """Whether an image file can hold such an image: not a signal, nor a volume."""
-    return len(image_shape) == 3 and image_shape[2] in DECODABLE_CHANNELS
 
 
 def _identifiers(names: Iterable[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 
 from cifs_tf.errors import UserError
-from cifs_tf.export import DECODABLE_CHANNELS
+from cifs_tf.export import is_decodable
 
 # Where TF Serving looks for them, within a version's folder.
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -65,7 +65,7 @@ def make_requests(
     for batch_size in batch_sizes:
         pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *image_shape), dtype=np.uint8)
         inputs = {"serving_default": ("image", tf.make_tensor_proto(pixels.astype(np.float32) / np.float32(255)))}
-        if image_shape[2] in DECODABLE_CHANNELS:
+        if is_decodable(image_shape):
             files = [tf.io.encode_png(image).numpy() for image in pixels]
             inputs["encoded"] = ("image_bytes", tf.make_tensor_proto(files))
         for signature, (name, tensor) in inputs.items():

@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Several test processes share the cores; also for the programs that they start.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import collections
 import types

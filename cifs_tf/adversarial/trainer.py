@@ -11,7 +11,7 @@ from cifs_tf.attacks import PGD, example_seeds
 from cifs_tf.distribute import check_even, num_replicas, positions, replica_sum, spans_workers
 from cifs_tf.errors import UserError
 from cifs_tf.losses import contract, cross_entropy, head_weights
-from cifs_tf.models import Classifier
+from cifs_tf.models import Classifier, with_precision
 
 VALIDATION_STREAM = 2**31 - 1
 
@@ -250,7 +250,7 @@ class AdversarialTrainer(keras.Model):
         """
         classifier = self.classifier
         if self.average is not None:
-            classifier = _copy(classifier)
+            classifier = with_precision(classifier, None)
             classifier.set_weights(self.average.get_weights())
         classifier.save(filepath, overwrite=overwrite, **kwargs)
 
@@ -291,13 +291,7 @@ def correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.argmax(logits, axis=-1, output_type=labels.dtype) == labels, logits.dtype)
 
 
-def _copy(classifier: Classifier) -> Classifier:
-    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(classifier))
-    copy.set_weights(classifier.get_weights())
-    return copy
-
-
 def _frozen_copy(classifier: Classifier) -> Classifier:
-    copy = _copy(classifier)
+    copy = with_precision(classifier, None)
     copy.trainable = False
     return copy

@@ -191,13 +191,13 @@ class Classifier(keras.Model):
         return cls(backbone, cuts, **config)
 
 
-def with_precision(classifier: Classifier, precision: str) -> Classifier:
+def with_precision(classifier: Classifier, precision: str | None) -> Classifier:
     """Copy a classifier to another precision: the same weights under another dtype policy.
 
     Args:
         classifier: any classifier.
         precision: `"float32"` or `"float64"`; a mixed policy belongs to `build_classifier`, which knows the layers that
-            keep full precision.
+            keep full precision. None copies without a change.
 
     Returns:
         a new classifier; the given one is left alone.
@@ -209,16 +209,19 @@ def with_precision(classifier: Classifier, precision: str) -> Classifier:
         >>> exported = with_precision(classifier, "float32")
     """
 
-    if precision not in ("float32", "float64"):
+    if precision not in ("float32", "float64", None):
         raise UserError("precision", precision, "give float32 or float64")
 
     def convert(node):
         if isinstance(node, dict):
-            if node.get("class_name") == "DTypePolicy":
+            if precision and node.get("class_name") == "DTypePolicy":
                 return {**node, "config": {"name": precision}}
             return {key: convert(value) for key, value in node.items()}
         return [convert(item) for item in node] if isinstance(node, list | tuple) else node
 
     copy = keras.saving.deserialize_keras_object(convert(keras.saving.serialize_keras_object(classifier)))
     copy.set_weights(classifier.get_weights())
+    for layer in copy._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it computes with what it once derived from its weights
     return copy

@@ -34,7 +34,7 @@ _POOLING = {3: _FEATURES[0], 4: _FEATURES[1], 5: _FEATURES[2]}
 _STRIDED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 # github.com/uxlfoundation/oneDNN/issues/6035
 _ONEDNN_FEW_CHANNELS = 16
-_PIXEL_RANGE_FROM = 10
+_DIVIDES_PIXELS = 0.1  # the scale of a layer that is made for pixels of 0 to 255 is below this
 
 
 def defend(
@@ -50,7 +50,8 @@ def defend(
 
     The layers of the model, and those of functional models nested in it, are called once more on a new input, behind
     the preprocessing. So all of them can be cut by their names, whatever trains the classifier trains the model, and
-    the model itself stays as it is. A softmax at the end is left out: losses and attacks need logits.
+    the model itself stays as it is. A softmax at the end is left out: losses and attacks need logits. A `Normalization`
+    becomes a `Rescaling` by its statistics as they are now.
 
     Args:
         model: functional or `Sequential` Keras model of one image input (batch, ..., channels), channels last, and one
@@ -204,8 +205,26 @@ def _preprocess(image, preprocessing, taken: set[str]):
         if layer.name in taken:
             raise UserError("preprocessing", layer.name, "the model has a layer of this name, give it another name=")
         taken.add(layer.name)
-        x = layer(x)
+        x = _as_rescaling(layer, x)(x)
     return x
+
+
+def _as_rescaling(operation, x):
+    """Replace a normalisation of channels by known statistics by a rescaling, which is the same function.
+
+    Keras' layer keeps tensors derived from its weights: copies of the weights do not reach them, and ONNX cannot.
+    """
+    if not isinstance(operation, keras.layers.Normalization):
+        return operation
+    if not operation.built:
+        operation.build(x.shape)
+    if math.prod(operation.mean.shape[:-1]) != 1:
+        return operation
+    mean = np.ravel(keras.ops.convert_to_numpy(operation.mean)).astype(float)
+    deviation = np.ravel(keras.ops.convert_to_numpy(keras.ops.sqrt(operation.variance))).astype(float)
+    deviation = np.maximum(deviation, keras.config.epsilon())
+    scale, offset = (deviation, mean) if operation.invert else (1 / deviation, -mean / deviation)
+    return keras.layers.Rescaling(scale.tolist(), offset.tolist(), name=operation.name)
 
 
 def _nested(graph: keras.Model) -> Iterator[keras.Model]:
@@ -248,7 +267,9 @@ def _without_softmax(graph: keras.Model, x, opened: Sequence[keras.Model]):
         if inner is not None:
             outputs = run(inner, args)
             return outputs[0] if len(outputs) == 1 else outputs
-        return _call_for_logits(operation, *args) if operation is last else operation(*args, **kwargs)
+        if operation is last:
+            return _call_for_logits(operation, *args)
+        return _as_rescaling(operation, args[0])(*args, **kwargs)
 
     last = last_of(graph)
     return run(graph, [x])[0]
@@ -308,11 +329,8 @@ def _check_range(backbone: keras.Model) -> None:
     """Refuse a model that begins by bringing pixels of 0 to 255 to order, if nothing makes such pixels."""
     for node in calls(backbone):
         layer = node.operation
-        if not any(tensor is backbone.inputs[0] for tensor in node.input_tensors):
-            continue
-        divides = isinstance(layer, keras.layers.Rescaling) and np.max(layer.scale) < 1 / _PIXEL_RANGE_FROM
-        mean = getattr(layer, "mean", None) if isinstance(layer, keras.layers.Normalization) else None
-        if divides or (mean is not None and np.max(mean) > _PIXEL_RANGE_FROM):
+        is_first = any(tensor is backbone.inputs[0] for tensor in node.input_tensors)
+        if is_first and isinstance(layer, keras.layers.Rescaling) and np.max(layer.scale) < _DIVIDES_PIXELS:
             advice = (
                 f"the model begins with {layer.name}, which is made for pixels of 0 to 255, and images here are in "
                 "[0, 1]: give 'raw', or [] if that is what you want"
