@@ -23,7 +23,8 @@ demo: install  ## train, attack and export on handwritten digits, in under five 
 	$(BIN)/python training/run.py
 
 test: install  ## run all tests but the soak
-	$(BIN)/python -m pytest tests -m "not soak" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	CIFS_SMOKE=1 $(BIN)/python -m pytest tests notebooks --nbmake -m "not soak" --numprocesses 2 --dist loadfile \
+	  --no-loadscope-reorder
 
 lint: install  ## check style and types
 	$(BIN)/ruff check .
@@ -37,8 +38,9 @@ format: install  ## put code into style
 docs: install  ## build the documentation into site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-soak: install  ## run what is too long for CI: every recording, many kills
+soak: install  ## run what is too long for CI: every recording, many kills, notebooks at full size
 	$(BIN)/python -m pytest tests -m soak -rA
+	$(BIN)/python -m pytest notebooks --nbmake --nbmake-timeout 900
 
 clean:  ## remove the environment and caches; runs stay
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis build site
