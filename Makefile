@@ -23,8 +23,8 @@ demo: install  ## train, attack and export on handwritten digits, in under five 
 	$(BIN)/python training/run.py
 
 test: install  ## run all tests but the soak
-	CIFS_SMOKE=1 $(BIN)/python -m pytest tests notebooks --nbmake -m "not soak" --numprocesses 2 --dist loadfile \
-	  --no-loadscope-reorder
+	CIFS_SMOKE=1 $(BIN)/python -m pytest tests notebooks --nbmake --nbmake-timeout 900 -m "not soak" \
+	  --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: install  ## check style and types
 	$(BIN)/ruff check .
