@@ -1,7 +1,8 @@
 """Figures 1, 3, 4, A.1 and A.2 of the paper, as matplotlib figures.
 
 Nothing here touches pyplot, so there is no global state and no display: `figure.savefig("channels.png")` writes one,
-and a notebook shows what a cell returns. Colours are those of Okabe and Ito, which colour-blind people can tell apart.
+and a notebook, after `%matplotlib inline`, shows what a cell returns. Colours are those of Okabe and Ito, which
+colour-blind people can tell apart.
 """
 
 from __future__ import annotations

@@ -48,14 +48,26 @@ def write_report(
     return [folder / name for name in FILES]
 
 
-def _render(template: str, report: dict[str, Any], **more: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+def template_environment(folder: Path) -> jinja2.Environment:
+    """Make the environment of templates: HTML is escaped, a name that is not given is an error.
+
+    Args:
+        folder: where the templates lie.
+
+    Returns:
+        the environment, to add filters to.
+    """
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=jinja2.select_autoescape(["html", "html.j2"], default_for_string=False),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _render(template: str, report: dict[str, Any], **more: Any) -> str:
+    environment = template_environment(TEMPLATES)
     environment.filters["percent"] = lambda share: "-" if share is None else f"{100 * share:.2f}"
     environment.filters["interval"] = lambda bounds: (
         "" if not bounds else "{:.2f} to {:.2f}".format(*(100 * bound for bound in bounds))

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import signal
-import subprocess
-import sys
 import time
-from unittest import mock
 
 import pytest
 
-from cifs_tf.command_line import names_of
 from tests.training import running
-from training import reproduce
-from training.cli import run_program
 from training.reproduction.catalogue import figures, tables
 
 
 def start(*argv, cwd):
-    """Start the program in a process of its own."""
-    command = [sys.executable, str(running.ROOT / "training" / "reproduce.py"), *argv]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return running.start(*argv, cwd=cwd, program="reproduce.py")
 
 
 def run(*argv, cwd):
-    """Run the program in this process, which has imported TensorFlow: (exit code, printed, complained of)."""
-    out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
-    try:
-        with (
-            contextlib.chdir(cwd),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            mock.patch.object(sys, "argv", ["reproduce.py", *argv]),
-            pytest.raises(SystemExit) as end,
-        ):
-            run_program(reproduce.main, names_of(reproduce.ReproduceOptions))
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-    return end.value.code or 0, out.getvalue(), err.getvalue()
+    return running.run_here(*argv, cwd=cwd, program="reproduce.py")
 
 
 EVERYTHING = ["--table=all", "--figure=all", "--scale=smoke"]

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from cifs_tf.config import EvaluationConfig
 from training.reproduction.catalogue import Figure, Network, Row, Table
 from training.reproduction.scales import Measurement, Scale, arguments, flat_config, recipe_argument
 from training.workdir import PLACES, Workdir, read_json
 
 # Of Section 4.1; a run's own closing look has but one of them.
-ATTACK_BETAS = (0, 0.1, 1, 2, 10, 100, "infinity", "infinity-1", "infinity-2")
+ATTACK_BETAS = EvaluationConfig().attack_betas
 
 
 class Job(abc.ABC):

@@ -50,13 +50,9 @@ def markdown_table(result: dict[str, Any], lines: Sequence[str] = LINES) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=jinja2.select_autoescape(["html", "html.j2"], default_for_string=False),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    from cifs_tf.evaluation.pages import template_environment  # with TensorFlow, which planning does without
+
+    environment = template_environment(TEMPLATES)
     environment.filters["cell"] = cell_text
     return environment
 
