@@ -3,6 +3,7 @@
     python training/analyse.py --run runs/digits
     python training/analyse.py --run runs/digits --checkpoint best --examples 200 --classes all
     python training/analyse.py --run [runs/standard,runs/pgd]                  several runs side by side
+    python training/analyse.py --run [runs/standard,runs/pgd] --names [standard,PGD]        with names of your own
 
 Draws the paper's Figures 1, 3 and A.2 (channels_*.png), 4 (curves.png) and A.1 (class_robustness.png), and writes the
 numbers behind them (channels.csv, classes.csv, summary.json) into RUN/analysis; docs/analysis.md tells what they mean.
@@ -153,7 +154,7 @@ def find_networks(options: AnalyseOptions) -> list[Network]:
     Raises:
         UserError: if something is no run, a network is missing, or the runs cannot be compared.
     """
-    networks = []
+    networks: list[Network] = []
     for path in options.runs:
         run = Workdir(path)
         try:
@@ -168,6 +169,18 @@ def find_networks(options: AnalyseOptions) -> list[Network]:
             name = defense if len(options.runs) == 1 else f"{_name(path)}, {defense}"
             networks.append(Network(name, run, config, defense))
     _check_comparable(options, networks)
+    return _renamed(networks, options.asked_names)
+
+
+def _renamed(networks: list[Network], names: Sequence[str]) -> list[Network]:
+    if names and len(names) != len(networks):
+        found = ", ".join(network.name for network in networks)
+        raise UserError("--names", list(names), f"give one for each of the {len(networks)} networks: {found}")
+    if names:
+        networks = [dataclasses.replace(network, name=name) for network, name in zip(networks, names, strict=True)]
+    known = [network.name for network in networks]
+    if len(set(known)) < len(known):
+        raise UserError("--names", known, f"two are the same, give {len(known)} different names")
     return networks
 
 
@@ -188,9 +201,6 @@ def _check_comparable(options: AnalyseOptions, networks: Sequence[Network]) -> N
                 if name in ("test_examples", "train_examples"):
                     advice += ", or a number of --examples"
                 raise UserError("--run", other.run.path, advice)
-    names = [network.name for network in networks]
-    if len(set(names)) < len(names):
-        raise UserError("--run", list(options.runs), "two have the same name, rename one of the folders")
 
 
 def _name(path: str) -> str:

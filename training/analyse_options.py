@@ -21,6 +21,8 @@ class AnalyseOptions:
 
     Args:
         run: workdir of a run; several in brackets are drawn side by side.
+        names: what figures and tables call the networks, in brackets: one for each, in the order of the runs, in a run
+            the twin first; empty is their defenses, of several runs behind the run's name.
         checkpoint: the networks after their last epoch, or after their best on the validation images.
         examples: a class-balanced subset of so many test images; null is all those of the run.
         classes: names or numbers of the classes to draw the channels of, in brackets, or all; null is the most and the
@@ -35,6 +37,7 @@ class AnalyseOptions:
     """
 
     run: tuple[str, ...] | str = ()
+    names: tuple[str, ...] | str = ()
     checkpoint: Literal["last", "best"] = "last"
     examples: int | None = None
     classes: tuple[int | str, ...] | str | None = None
@@ -61,6 +64,11 @@ class AnalyseOptions:
     def runs(self) -> tuple[str, ...]:
         """The workdirs."""
         return (self.run,) if isinstance(self.run, str) else tuple(self.run)
+
+    @property
+    def asked_names(self) -> tuple[str, ...]:
+        """The names; empty if none were given."""
+        return (self.names,) if isinstance(self.names, str) else tuple(self.names)
 
     @property
     def attack_title(self) -> str:

@@ -6,6 +6,7 @@
     python training/benchmark.py serve               REST and gRPC requests beside calls of the model itself
     python training/benchmark.py scale               what sharing a step among devices costs; a projection to 64 GPUs
     python training/benchmark.py precision --run WORKDIR         whether attacks in bfloat16 are as strong
+    python training/benchmark.py resources           what the input pipeline delivers; memory of long attacks
 
 FLOPs are counted from the layers' shapes, 2 per multiply-accumulate of every convolution and dense layer.
 A forward pass is F; a step of an attack 2 F (forward, and backward to the image); an update 3 F (forward, and
@@ -111,7 +112,7 @@ def step(options: StepOptions) -> dict:
     shapes = machine.convolution_shapes(classifiers["vanilla"])
     result: dict[str, Any] = {
         "command": "step",
-        "options": dataclasses.asdict(options),
+        "options": {**dataclasses.asdict(options), "json": None},
         "machine": machine.describe_machine(),
         "tasks": {},
     }
@@ -359,7 +360,7 @@ def precision(options: PrecisionOptions) -> dict[str, Any]:
     Returns:
         what the JSON file holds.
     """
-    from training import machine
+    from training import benchmark_tables, machine
     from training import precision as precisions
 
     workdir = Workdir(options.run)
@@ -369,7 +370,66 @@ def precision(options: PrecisionOptions) -> dict[str, Any]:
         "machine": machine.describe_machine(),
         "attacks": precisions.measure(workdir, options.examples, options.batch_size),
     }
-    Console().print(precisions.table(result))
+    print(benchmark_tables.precision_table(result))
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class ResourcesOptions:
+    """Images per second of the input pipeline, and the peak memory of PGD attacks of several lengths.
+
+    Args:
+        arch: backbone of a CIFS network, with random weights.
+        width: channels of the backbone's stem.
+        batch_size: images per batch.
+        image_size: side of the images in pixels.
+        num_steps: of the attacks, one number for each process that is started.
+        batches: of the input pipeline that are timed.
+        json: file for everything that was measured; null for none.
+    """
+
+    arch: Literal["resnet10", "resnet18", "resnet34"] = "resnet18"
+    width: int = 16
+    batch_size: int = 64
+    image_size: int = 32
+    num_steps: tuple[int, ...] = (1, 10, 100)
+    batches: int = 500
+    json: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("width", "batch_size", "image_size", "batches"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name}", getattr(self, name), "give a number of 1 or more")
+        if not self.num_steps or min(self.num_steps) < 1:
+            raise UserError("--num_steps", list(self.num_steps), "give numbers of 1 or more, in brackets")
+
+    def run_config(self) -> RunConfig:
+        """Return the config of a run that uses these resources."""
+        return RunConfig(
+            data=DataConfig(image_size=self.image_size),
+            model=ModelConfig(arch=self.arch, width=self.width),
+            train=TrainConfig(batch_size=self.batch_size),
+        )
+
+
+def resources(options: ResourcesOptions) -> dict[str, Any]:
+    """Measure whether anything but arithmetic could hold a training step up, and print it.
+
+    Returns:
+        what the JSON file holds.
+    """
+    from training import benchmark_tables, machine
+    from training import resources as measured
+
+    config = options.run_config()
+    result = {
+        "command": "resources",
+        "options": {**dataclasses.asdict(options), "json": None},
+        "machine": machine.describe_machine(),
+        "input_images_per_second": measured.input_speed(config, options.batches),
+        "attacks": {str(steps): measured.attack_memory(config, steps) for steps in options.num_steps},
+    }
+    print(benchmark_tables.resources_text(result), benchmark_tables.resources_table(result), sep="\n\n")
     return result
 
 
@@ -379,6 +439,7 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "serve": (ServeOptions, serve),
     "scale": (ScaleOptions, scale),
     "precision": (PrecisionOptions, precision),
+    "resources": (ResourcesOptions, resources),
 }
 
 

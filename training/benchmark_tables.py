@@ -176,6 +176,36 @@ def _interval(ratio: dict[str, Any]) -> str:
     return f"{ratio['median']:.2f} ({low:.2f} to {high:.2f})"
 
 
+def precision_table(result: dict[str, Any]) -> str:
+    """A row for each attack of `benchmark.py precision`."""
+    rows = []
+    for name, found in result["attacks"].items():
+        robust = [f"{100 * found['robust_accuracy'][precision]:.2f}" for precision in ("float32", "mixed_bfloat16")]
+        alone = [str(found[f"broken_by_{precision}_alone"]) for precision in ("float32", "bfloat16")]
+        rows.append([name, *robust, *alone, f"{found['p_value']:.2g}"])
+    header = ["attack", "float32, %", "bfloat16, %", "broken by float32 alone", "by bfloat16 alone", "p"]
+    return markdown_table(header, rows)
+
+
+def resources_table(result: dict[str, Any]) -> str:
+    """A row for each attack of `benchmark.py resources`."""
+    rows = [
+        [f"PGD-{steps}", *(f"{found[key] / 2**20:,.0f}" for key in ("before_bytes", "peak_bytes"))]
+        for steps, found in result["attacks"].items()
+    ]
+    return markdown_table(["", "MiB before the attack", "MiB at its peak"], rows)
+
+
+def resources_text(result: dict[str, Any]) -> str:
+    """What the input pipeline delivers, beside what the paper's GPU takes."""
+    taken = TRAINING_IMAGES / PAPER["cifs"].training
+    return paragraph(
+        f"The input pipeline delivers {result['input_images_per_second']:,.0f} images a second of "
+        f"{result['options']['image_size']} pixels a side, cropped and flipped, in batches of "
+        f"{result['options']['batch_size']}; PGD-10 training of ResNet-18 takes {taken:.0f} on the paper's GPU."
+    )
+
+
 def reduced_text(fields: dict[str, Any]) -> str:
     """What the devices exchange in a step, in a sentence."""
     workload = Workload(**fields)

@@ -17,7 +17,7 @@ from rich import print as rich_print
 from cifs_tf.adversarial import AdversarialTrainer
 from cifs_tf.errors import UserError
 from cifs_tf.files import write_atomically
-from training.cluster import ALONE, Cluster
+from training.cluster import ALONE, SHARING_SECONDS, Cluster
 from training.preemption import Preempted, WorkerLostError
 from training.workdir import read_json, write_json
 
@@ -25,8 +25,6 @@ KEPT = 2
 FILE_NAME = re.compile(r"step-(\d+)\.npz")
 BEST = "best.npz"
 WATCHED = "val_robust_accuracy"
-# How long a file of the chief may take to be seen by the other workers.
-SHARING_SECONDS = 60
 WAY_OUT = (
     "the same command repeats the step, --on_nan skip goes on without it, "
     "a smaller --learning_rate with another --workdir may avoid it"

@@ -7,7 +7,9 @@ import functools
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import tensorflow as tf
 
@@ -26,6 +28,9 @@ LOST = (
 )
 # Internal errors may be faults of a GPU, which another start would not mend, unless they speak of the others.
 LOST_WORDS = re.compile(r"collective|coordination|nccl", re.IGNORECASE)
+
+# How long a file of the chief may take to be seen by the other workers.
+SHARING_SECONDS = 60
 
 
 class Cluster:
@@ -100,6 +105,18 @@ class Cluster:
     def wait_for_all(self) -> None:
         """Return once every worker is here."""
         self.any_of([True])
+
+    def wait_for_file(self, file: Path) -> None:
+        """Return once a file that the chief wrote is seen here: a shared filesystem may show it later.
+
+        Raises:
+            WorkerLostError: if it does not come.
+        """
+        deadline = time.monotonic() + SHARING_SECONDS
+        while not file.exists():
+            if time.monotonic() > deadline:
+                raise WorkerLostError(f"the chief's {file} is not to be seen here; is its folder shared?")
+            time.sleep(0.1)
 
     def losses_told(self) -> contextlib.AbstractContextManager[None]:
         """Turn the errors of operations whose other workers are gone into `WorkerLostError`."""

@@ -285,6 +285,8 @@ def measure(
     report_file = folder / "report.json"
     if cluster.chief_says(report_file.exists):
         return read_json(report_file) if cluster.is_chief else {}
+    if not cluster.is_chief:
+        cluster.wait_for_file(workdir.model_file(defense, checkpoint))
     strategy = cluster.strategy if cluster.num_workers == 1 < cluster.num_replicas else None
     with strategy.scope() if strategy else contextlib.nullcontext():
         classifier = load(config, workdir, defense, checkpoint)

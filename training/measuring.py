@@ -116,9 +116,9 @@ def _num_bytes(variable: keras.Variable) -> int:
     return math.prod(variable.shape) * tf.as_dtype(variable.dtype).size
 
 
-def random_images(config: RunConfig) -> Split:
-    """One batch of random images and labels."""
-    generator, size = np.random.default_rng(config.train.seed), config.train.batch_size
+def random_images(config: RunConfig, num_batches: int = 1) -> Split:
+    """Batches of random images and labels."""
+    generator, size = np.random.default_rng(config.train.seed), num_batches * config.train.batch_size
     images = generator.integers(0, 256, (size, *image_shape(config)), dtype=np.uint8)
     return Split(images, generator.integers(0, NUM_CLASSES, size, dtype=np.int32))
 

@@ -1,14 +1,15 @@
-"""Write the numbers of the documentation, from the files that the benchmark left.
+"""Write the numbers of the documentation, from the files that benchmark.py and reproduce.py left.
 
-    python training/pages.py             README.md and docs/scaling.md, between their <!-- benchmark: --> comments
+    python training/pages.py             the pages below, between their <!-- measured: --> comments
     python training/pages.py --check     change nothing; exit with 1 and name each file that is stale
 
-The numbers lie in docs/results/benchmark_*.json. A part whose file is not there is left empty.
+The numbers lie in docs/results. A part whose file is not there is left empty.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from cifs_tf.errors import UserError
 from training import benchmark_tables as tables
 from training.benchmark import COMMANDS
 from training.cli import run_program
+from training.reproduction.render import markdown_table
 from training.workdir import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +29,7 @@ Render = Callable[[dict[str, Any]], str]
 
 @dataclasses.dataclass(frozen=True)
 class PagesOptions:
-    """Write the numbers of the documentation from docs/results/benchmark_*.json.
+    """Write the numbers of the documentation from the files of docs/results.
 
     Args:
         check: change nothing, only say which file is stale.
@@ -64,14 +66,14 @@ def render(root: Path) -> dict[Path, str]:
         page = root / name
         text = page.read_text()
         for part, (result, render_part) in parts.items():
-            file = root / "docs" / "results" / f"benchmark_{result}.json"
-            text = fill(text, part, render_part(read_result(file)) if file.exists() else "", page)
+            file = root / "docs" / "results" / f"{result}.json"
+            text = fill(text, part, render_part(read_result(file, page)) if file.exists() else "", page)
         pages[page] = text
     return pages
 
 
-def read_result(file: Path) -> dict[str, Any]:
-    """Read what a benchmark left, with a link to it under `link`.
+def read_result(file: Path, page: Path) -> dict[str, Any]:
+    """Read what was measured, with a link to it from a page under `link`.
 
     Raises:
         UserError: if it is damaged.
@@ -80,7 +82,7 @@ def read_result(file: Path) -> dict[str, Any]:
         result = read_json(file)
     except ValueError as error:
         raise UserError("result", file, f"it is damaged ({error}), measure it again") from error
-    return {**result, "link": f"[all numbers](docs/results/{file.name})"}
+    return {**result, "link": f"[all numbers]({os.path.relpath(file, page.parent)})"}
 
 
 def fill(text: str, part: str, content: str, page: Path) -> str:
@@ -96,10 +98,10 @@ def fill(text: str, part: str, content: str, page: Path) -> str:
         UserError: if the page does not have the comments once.
 
     Example:
-        >>> fill("<!-- benchmark: a -->old<!-- end: a -->", "a", "new", Path("README.md"))
-        '<!-- benchmark: a -->\\nnew\\n<!-- end: a -->'
+        >>> fill("<!-- measured: a -->old<!-- end: a -->", "a", "new", Path("README.md"))
+        '<!-- measured: a -->\\nnew\\n<!-- end: a -->'
     """
-    begin, end = f"<!-- benchmark: {part} -->", f"<!-- end: {part} -->"
+    begin, end = f"<!-- measured: {part} -->", f"<!-- end: {part} -->"
     inside = f"\n{content}\n" if content else "\n"
     filled, count = re.subn(f"{begin}.*?{end}", lambda _: f"{begin}{inside}{end}", text, flags=re.DOTALL)
     if count != 1:
@@ -191,24 +193,66 @@ def scaling_part(result: dict[str, Any]) -> str:
     )
 
 
+def precision_part(result: dict[str, Any]) -> str:
+    """Whether attacks in bfloat16 are as strong."""
+    options = result["options"]
+    text = (
+        f"`{options['run']}` attacked in both precisions from the same starts and judged in float32, "
+        f"{options['examples']:,} test images; p is McNemar's, for broken by one precision alone ({result['link']}):"
+    )
+    return "\n\n".join([command_line(result), tables.paragraph(text), tables.precision_table(result)])
+
+
+def resources_part(result: dict[str, Any]) -> str:
+    """What the input pipeline delivers, and the memory of attacks."""
+    machine = tables.machine_text(result["machine"])
+    attacks = tables.paragraph(
+        f"Memory of attacks on {tables.network_text(result['options'])} with CIFS, batches of "
+        f"{result['options']['batch_size']}, each in a process of its own, on {machine}:"
+    )
+    return "\n\n".join([command_line(result), tables.resources_text(result), attacks, tables.resources_table(result)])
+
+
+def ours_part(result: dict[str, Any]) -> str:
+    """What was measured of a table of the paper, at another scale than the paper's."""
+    return _reproduced(result, ["ours"])
+
+
+def beside_paper_part(result: dict[str, Any]) -> str:
+    """The same beside the paper's numbers."""
+    return _reproduced(result, ["ours", "paper", "difference"])
+
+
+def _reproduced(result: dict[str, Any], lines: Sequence[str]) -> str:
+    text = f"{result['about']} In {result['unit']}; in brackets {result['interval']} ({result['link']}):"
+    return "\n\n".join([f"```\n{result['command']}\n```", tables.paragraph(text), markdown_table(result, lines)])
+
+
 def _of_projection(render_part: Render) -> Render:
     return lambda result: render_part(result["projection"])
 
 
 PAGES: dict[str, dict[str, tuple[str, Render]]] = {
     "README.md": {
-        "step": ("step", step_part),
-        "step_bfloat16": ("step_bfloat16", step_part),
-        "attack": ("attack", attack_part),
-        "serve": ("serve", serve_part),
+        "table1": ("reproduce_table1_small", ours_part),
+        "step": ("benchmark_step", step_part),
+        "step_bfloat16": ("benchmark_step_bfloat16", step_part),
+        "attack": ("benchmark_attack", attack_part),
+        "serve": ("benchmark_serve", serve_part),
+    },
+    "docs/results.md": {
+        "table1": ("reproduce_table1_small", beside_paper_part),
+        "tableB.1": ("reproduce_tableB.1_small", beside_paper_part),
     },
     "docs/scaling.md": {
-        "scaling": ("scale", scaling_part),
-        "cases": ("scale", _of_projection(tables.cases_table)),
-        "comparison": ("scale", comparison_part),
-        "assumptions": ("scale", _of_projection(tables.assumptions_tables)),
-        "guesses": ("scale", _of_projection(tables.guesses_table)),
-        "replicas": ("scale", replicas_part),
+        "scaling": ("benchmark_scale", scaling_part),
+        "cases": ("benchmark_scale", _of_projection(tables.cases_table)),
+        "comparison": ("benchmark_scale", comparison_part),
+        "assumptions": ("benchmark_scale", _of_projection(tables.assumptions_tables)),
+        "guesses": ("benchmark_scale", _of_projection(tables.guesses_table)),
+        "replicas": ("benchmark_scale", replicas_part),
+        "precision": ("benchmark_precision", precision_part),
+        "resources": ("benchmark_resources", resources_part),
     },
 }
 

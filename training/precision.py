@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from rich import box
 from rich.progress import track
-from rich.table import Table
 
 from cifs_tf.adversarial import make_method
 from cifs_tf.attacks import PGD, example_seeds
@@ -90,19 +88,6 @@ def compare(float32: np.ndarray, bfloat16: np.ndarray) -> dict[str, Any]:
         "p_value": min(1.0, 2 * tail),
         "num_examples": len(float32),
     }
-
-
-def table(result: dict[str, Any]) -> Table:
-    """Lay out what was found: a row for each attack."""
-    laid_out = Table(title=f"{result['options']['run']}: attacks in two precisions, judged in float32", box=box.SIMPLE)
-    laid_out.add_column("attack")
-    for column in ("float32 %", "bfloat16 %", "broken by\nfloat32 alone", "by bfloat16\nalone", "p"):
-        laid_out.add_column(column, justify="right")
-    for name, found in result["attacks"].items():
-        accuracies = [f"{100 * found['robust_accuracy'][precision]:.2f}" for precision in PRECISIONS]
-        alone = [str(found[f"broken_by_{precision}_alone"]) for precision in ("float32", "bfloat16")]
-        laid_out.add_row(name, *accuracies, *alone, f"{found['p_value']:.2g}")
-    return laid_out
 
 
 def _in_bfloat16(config: RunConfig, classifier: Classifier) -> Classifier:

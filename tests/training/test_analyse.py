@@ -129,6 +129,10 @@ def test_two_runs_stand_side_by_side(run, summary, tmp_path, monkeypatch, capsys
     assert both["networks"]["digits, cifs"]["natural_alignment"] == summary["networks"]["cifs"]["natural_alignment"]
     assert [file.name for file in folder.glob("channels_*.png")] == ["channels_7_7.png"]
     out = capsys.readouterr().out
+    renamed = analyse(AnalyseOptions(run=(str(run), str(other)), names=("a", "b", "c", "d"), **QUICK))
+    assert list(renamed["networks"].values()) == list(both["networks"].values())
+    assert list(renamed["networks"]) == ["a", "b", "c", "d"]
+    assert {file: file.stat().st_mtime_ns for file in run.rglob("*.npz")} == measured
     for words in ("NR share", "alignment", "20 of 360 test images", "seed 0", "summary.json"):
         assert words in out
 
@@ -189,6 +193,8 @@ def test_what_is_not_known_is_left_out(tmp_path):
         (["--run=RUN", "--examples=361"], "--examples: received 361; give at most 360"),
         (["--run=RUN", "--classes=[3,eleven]"], "--classes: received eleven; give some of 0, 1"),
         (["--run=RUN", "--examples=5", "--classes=[0,1,2,3,4,5,6,7,8,9]"], "none of the 5 images has this class"),
+        (["--run=RUN", "--names=only"], "--names: received ['only']; give one for each of the 2 networks: vanilla"),
+        (["--run=RUN", "--names=[one,one]"], "--names: received ['one', 'one']; two are the same, give 2"),
         (["--run=RUN", "--attack_beta=infinity-2"], "--attack_beta: received infinity-2"),
     ],
 )  # fmt: skip

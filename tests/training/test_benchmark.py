@@ -64,6 +64,22 @@ def test_table_has_a_row_for_each_task_and_network(result):
     assert benchmark.step_table(result).row_count == 4
 
 
+def test_memory_does_not_grow_with_the_attack(tmp_path):
+    """Kept activations of 40 steps would need ten times the memory of 4."""
+    options = ["--arch=resnet10", "--width=8", "--batch_size=64", "--num_steps=[4,40]", "--batches=3"]
+    benchmark.main(["resources", *options, f"--json={tmp_path}/resources.json"])
+    result = json.loads((tmp_path / "resources.json").read_text())
+    short, long = (found["peak_bytes"] - found["before_bytes"] for found in result["attacks"].values())
+    assert 0 < long < 1.5 * short
+    assert result["input_images_per_second"] > 0
+
+
+@pytest.mark.parametrize("option", ["--num_steps=[]", "--num_steps=[0]", "--width=0", "--batches=0"])
+def test_resources_that_make_no_sense_are_refused(option):
+    with pytest.raises(UserError, match=option.split("=")[0]):
+        benchmark.main(["resources", option])
+
+
 def test_ratio_of_pairs():
     """Ratios 2, 3, 1: their median is 2, and no resampled median leaves [1, 3]."""
     ratio = measuring.ratio_of([2.0, 6.0, 4.0], [1.0, 2.0, 4.0])

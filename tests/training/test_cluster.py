@@ -1,9 +1,12 @@
 """What counts as the loss of another worker, and what does not."""
 
+import threading
+
 import pytest
 import tensorflow as tf
 
-from training.cluster import _losses_told
+from training import cluster
+from training.cluster import ALONE, _losses_told
 from training.preemption import WorkerLostError
 
 errors = tf.errors
@@ -42,3 +45,13 @@ def test_other_errors_are_what_they_are(error):
 def test_the_loss_is_told_in_the_line_that_speaks_of_it():
     with pytest.raises(WorkerLostError, match=r"^Collective ops is aborted by: worker 1$"), _losses_told():
         raise errors.InternalError(None, None, "Graph execution error:\nCollective ops is aborted by: worker 1\nnode x")
+
+
+def test_a_file_of_the_chief_is_waited_for(tmp_path, monkeypatch):
+    file = tmp_path / "last.keras"
+    threading.Timer(0.3, file.touch).start()
+    ALONE.wait_for_file(file)
+    assert file.exists()
+    monkeypatch.setattr(cluster, "SHARING_SECONDS", 0)
+    with pytest.raises(WorkerLostError, match=r"other\.keras is not to be seen here; is its folder shared\?"):
+        ALONE.wait_for_file(tmp_path / "other.keras")

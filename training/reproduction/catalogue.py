@@ -77,7 +77,7 @@ class Figure:
     Args:
         number: as the paper counts, such as `"A.1"`.
         title: what it shows.
-        networks: in the paper's order.
+        networks: by what the figure calls them, in the paper's order.
         classes: whose channels are drawn in the paper's setting, of another dataset than here: `"all"`, their names, or
             None for the most and the least robust.
         files: of what analyse.py writes, the pictures that make the figure; a pattern.
@@ -85,7 +85,7 @@ class Figure:
 
     number: str
     title: str
-    networks: tuple[Network, ...]
+    networks: dict[str, Network]
     classes: tuple[str, ...] | str | None
     files: str
 
@@ -108,7 +108,7 @@ def figures() -> dict[str, Figure]:
         number: Figure(
             number=number,
             title=entry["title"],
-            networks=tuple(Network(entry["recipe"], changes, {}) for changes in entry["networks"]),
+            networks={name: Network(entry["recipe"], changes or {}, {}) for name, changes in entry["networks"].items()},
             classes=tuple(entry["classes"]) if isinstance(entry["classes"], list) else entry["classes"],
             files=entry["files"],
         )

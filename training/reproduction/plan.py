@@ -148,6 +148,7 @@ class Analysis(Job):
 
     Args:
         trainings: that make the networks.
+        names: what the pictures call each of them.
         classes: whose channels are drawn, or `"all"`; None for the most and the least robust.
         examples: images; None for all test images.
         attack: on the images.
@@ -155,6 +156,7 @@ class Analysis(Job):
 
     program = "analyse.py"
     trainings: tuple[Training, ...]
+    names: tuple[str, ...]
     classes: tuple[str, ...] | str | None
     examples: int | None
     attack: str
@@ -165,7 +167,8 @@ class Analysis(Job):
         return f"analyses/{'+'.join(training.name for training in self.trainings)}/{classes}"
 
     def argv(self, workdir: Path, data_dir: str | None = None) -> list[str]:
-        options: dict[str, Any] = {"run": [workdir / training.folder for training in self.trainings]}
+        runs = [workdir / training.folder for training in self.trainings]
+        options: dict[str, Any] = {"run": runs, "names": self.names}
         if self.classes is not None:
             options["classes"] = self.classes
         if self.examples is not None:
@@ -237,10 +240,15 @@ def plan_training(network: Network, scale: Scale, seed: int) -> Training:
 
 def plan_figure(figure: Figure, scale: Scale) -> Analysis:
     """Say what a figure needs at a scale: one network of each kind, of seed 0."""
-    trainings = dict.fromkeys(plan_training(network, scale, 0) for network in figure.networks)
+    names: dict[Training, str] = {}
+    for name, network in figure.networks.items():
+        # Where a scale makes two networks one, the first name stays.
+        names.setdefault(plan_training(network, scale, 0), name)
     # The paper's classes are those of CIFAR-10.
     classes = figure.classes if scale.recipe is None or figure.classes == "all" else None
-    return Analysis(tuple(trainings), classes, scale.measurements["paper"].examples, scale.place("pgd20"))
+    return Analysis(
+        tuple(names), tuple(names.values()), classes, scale.measurements["paper"].examples, scale.place("pgd20")
+    )
 
 
 def jobs_of(rows: Iterable[PlannedRow]) -> list[Job]:

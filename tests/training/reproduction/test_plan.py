@@ -138,4 +138,5 @@ def test_figures_share_the_analyses_of_the_same_networks():
     assert analyses["3"] == analyses["A.1"] == analyses["A.2"]
     assert [training["importance"] for training in analyses["3"].trainings[1:]] == ["sigmoid", "softplus", "softmax"]
     assert analyses["1"].trainings[0]["method"] == "standard"
+    assert analyses["3"].names == ("vanilla", "CIFS-sigmoid", "CIFS-softplus", "CIFS-softmax")
     assert all(isinstance(analysis, Analysis) for analysis in analyses.values())
