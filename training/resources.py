@@ -29,7 +29,7 @@ def input_speed(config: RunConfig, num_batches: int) -> float:
         config: of a run, for the size of images and batches.
         num_batches: that are timed.
     """
-    split = measuring.random_images(config, config.train.batch_size * WARM_UP_BATCHES)
+    split = measuring.random_images(config, WARM_UP_BATCHES)
     batches = split.training_batches(config.train.batch_size, seed=config.train.seed, augmentation=AUGMENTATION)
     iterator = iter(batches)
     for _ in range(WARM_UP_BATCHES):
@@ -59,7 +59,7 @@ def attack_memory(config: RunConfig, num_steps: int) -> dict[str, Any]:
 
 def _attack_memory(config: RunConfig) -> dict[str, Any]:
     classifier = measuring.build(config)
-    split = measuring.random_images(config, config.train.batch_size)
+    split = measuring.random_images(config)
     images, labels = to_float(tf.constant(split.images)), tf.constant(split.labels)
     seeds = example_seeds(config.train.seed, 0, tf.range(len(split)))
     method = make_method(config, config.model, classifier.num_probes)
