@@ -147,7 +147,7 @@ def check_command(words, monkeypatch):
 @pytest.mark.parametrize("page", [name for name, text in PAGES.items() if commands_of(text)])
 def test_commands_are_understood(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for name in ("my_recipe.yaml", "runs/tune-svhn/best.yaml"):
+    for name in ("my_recipe.yaml", "runs/tune-svhn/best.yaml", "runs/small-pgd/config.yaml"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("epochs: 1\n")
     (tmp_path / "runs/digits/export/cifs/1").mkdir(parents=True)

@@ -27,56 +27,23 @@ from rich.console import Console
 from rich.table import Table
 
 from cifs_tf.command_line import parse_options
-from cifs_tf.config import AttackConfig, DataConfig, ModelConfig, RunConfig, TrainConfig
+from cifs_tf.config import ModelConfig
 from cifs_tf.errors import UserError
+from training.benchmark_options import (
+    AttackOptions,
+    PrecisionOptions,
+    ResourcesOptions,
+    ScaleOptions,
+    ServeOptions,
+    StepOptions,
+)
 from training.cli import run_program
-from training.replicas import ScaleOptions, scale
+from training.replicas import scale
 from training.workdir import Workdir, write_json
 
-GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "reference" / "golden"
 # Columns of the table of `serve`.
 TEXTS = ("{:.1f}", "{:.0f}%", "{:.1f}", "{:.1f}")
 DEFENSES: tuple[Literal["cifs", "vanilla"], ...] = ("cifs", "vanilla")
-
-
-@dataclasses.dataclass(frozen=True)
-class StepOptions:
-    """One PGD-AT training step and one PGD-20 evaluation of a batch, of a CIFS and a vanilla network.
-
-    Args:
-        arch: backbone.
-        width: channels of the backbone's stem; null is the usual one (64 for resnet, 16 for wrn).
-        batch_size: images per batch.
-        num_steps: of the training attack.
-        image_size: side of the images in pixels.
-        pairs: how often both networks are timed, one after the other.
-        precision: float32, mixed_bfloat16, or float64.
-        json: file for everything that was measured; null for none.
-    """
-
-    arch: Literal["resnet10", "resnet18", "resnet34", "wrn28-10", "wrn34-10"] = "resnet18"
-    width: int | None = None
-    batch_size: int = 64
-    num_steps: int = 10
-    image_size: int = 32
-    pairs: int = 10
-    precision: Literal["float32", "mixed_bfloat16", "float64"] = "float32"
-    json: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.pairs < 1:
-            raise UserError("--pairs", self.pairs, "give a number of 1 or more")
-        self.run_config("cifs")
-
-    def run_config(self, defense: Literal["cifs", "vanilla"]) -> RunConfig:
-        """Return the config of a run that takes such steps."""
-        return RunConfig(
-            data=DataConfig(image_size=self.image_size),
-            model=ModelConfig(arch=self.arch, width=self.width, defense=defense),
-            # So small that the weights, and with them the work, stay the same from step to step.
-            train=TrainConfig(batch_size=self.batch_size, precision=self.precision, learning_rate=1e-8),
-            attack=AttackConfig(num_steps=self.num_steps),
-        )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -178,30 +145,6 @@ def _check_writable(file: Path) -> None:
         raise UserError("--json", file, "this is a folder, give a file")
 
 
-@dataclasses.dataclass(frozen=True)
-class AttackOptions:
-    """The attacks of AutoAttack, each alone on all images of a recording of the official implementation.
-
-    Args:
-        recording: the .npz file, see tests/reference/golden.
-        threads: processor threads to use; null leaves it to TensorFlow (and TF_NUM_INTRAOP_THREADS).
-        batch_size: images per batch.
-        json: file for everything that was measured; null for none.
-    """
-
-    recording: str = str(GOLDEN / "autoattack_fashion_mnist.npz")
-    threads: int | None = 1
-    batch_size: int = 250
-    json: str | None = None
-
-    def __post_init__(self) -> None:
-        if not Path(self.recording).is_file():
-            raise UserError("--recording", self.recording, "there is no such file, give an autoattack_*.npz")
-        for name in ("threads", "batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"--{name}", getattr(self, name), "give a number of 1 or more")
-
-
 def attack(options: AttackOptions) -> dict:
     """Run every attack of a recording, print what it left standing and its seconds beside the official ones.
 
@@ -244,34 +187,6 @@ def attack(options: AttackOptions) -> dict:
     table.add_row("the four of standard", "", "", f"{sums[0]:.1f}", f"{compiling:.1f}", f"{sums[1]:.1f}")
     console.print(table)
     return result
-
-
-@dataclasses.dataclass(frozen=True)
-class ServeOptions:
-    """Requests to serving/server.py, beside calls of the same SavedModel in a loop.
-
-    Args:
-        arch: backbone of the CIFS network, with random weights.
-        width: channels of the backbone's stem.
-        image_size: side of the images in pixels.
-        clients: that ask at a time.
-        seconds: of each measurement.
-        rounds: how often everything is measured, in turns.
-        json: file for everything that was measured; null for none.
-    """
-
-    arch: Literal["resnet10", "resnet18", "resnet34"] = "resnet18"
-    width: int = 32
-    image_size: int = 32
-    clients: int = 8
-    seconds: float = 10
-    rounds: int = 3
-    json: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("width", "image_size", "clients", "seconds", "rounds"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"--{name}", getattr(self, name), "give a number above 0")
 
 
 def serve(options: ServeOptions) -> dict:
@@ -330,30 +245,6 @@ def serve(options: ServeOptions) -> dict:
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class PrecisionOptions:
-    """The training attack and PGD-20 on a trained run, in float32 and in bfloat16, on the same images and starts.
-
-    Args:
-        run: workdir of a finished run, whose network is attacked.
-        examples: test images, class-balanced.
-        batch_size: images per batch.
-        json: file for everything that was measured; null for none.
-    """
-
-    run: str = "runs/fashion_mnist_small"
-    examples: int = 1000
-    batch_size: int = 250
-    json: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("examples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name}", getattr(self, name), "give a number of 1 or more")
-        if not (Workdir(self.run).path / "config.yaml").is_file():
-            raise UserError("--run", self.run, "there is no run, give the workdir of a finished one")
-
-
 def precision(options: PrecisionOptions) -> dict[str, Any]:
     """Compare attacks in two precisions, and print a table.
 
@@ -364,52 +255,16 @@ def precision(options: PrecisionOptions) -> dict[str, Any]:
     from training import precision as precisions
 
     workdir = Workdir(options.run)
+    # Of a path that means nothing on another machine, the name alone.
+    named = workdir.path.name if Path(options.run).is_absolute() else options.run
     result = {
         "command": "precision",
-        "options": {**dataclasses.asdict(options), "run": workdir.path.name, "json": None},
+        "options": {**dataclasses.asdict(options), "run": named, "json": None},
         "machine": machine.describe_machine(),
         "attacks": precisions.measure(workdir, options.examples, options.batch_size),
     }
     print(benchmark_tables.precision_table(result))
     return result
-
-
-@dataclasses.dataclass(frozen=True)
-class ResourcesOptions:
-    """Images per second of the input pipeline, and the peak memory of PGD attacks of several lengths.
-
-    Args:
-        arch: backbone of a CIFS network, with random weights.
-        width: channels of the backbone's stem.
-        batch_size: images per batch.
-        image_size: side of the images in pixels.
-        num_steps: of the attacks, one number for each process that is started.
-        batches: of the input pipeline that are timed.
-        json: file for everything that was measured; null for none.
-    """
-
-    arch: Literal["resnet10", "resnet18", "resnet34"] = "resnet18"
-    width: int = 16
-    batch_size: int = 64
-    image_size: int = 32
-    num_steps: tuple[int, ...] = (1, 10, 100)
-    batches: int = 500
-    json: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("width", "batch_size", "image_size", "batches"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name}", getattr(self, name), "give a number of 1 or more")
-        if not self.num_steps or min(self.num_steps) < 1:
-            raise UserError("--num_steps", list(self.num_steps), "give numbers of 1 or more, in brackets")
-
-    def run_config(self) -> RunConfig:
-        """Return the config of a run that uses these resources."""
-        return RunConfig(
-            data=DataConfig(image_size=self.image_size),
-            model=ModelConfig(arch=self.arch, width=self.width),
-            train=TrainConfig(batch_size=self.batch_size),
-        )
 
 
 def resources(options: ResourcesOptions) -> dict[str, Any]:
@@ -421,13 +276,13 @@ def resources(options: ResourcesOptions) -> dict[str, Any]:
     from training import benchmark_tables, machine
     from training import resources as measured
 
-    config = options.run_config()
+    configs = options.run_configs()
     result = {
         "command": "resources",
         "options": {**dataclasses.asdict(options), "json": None},
         "machine": machine.describe_machine(),
-        "input_images_per_second": measured.input_speed(config, options.batches),
-        "attacks": {str(steps): measured.attack_memory(config, steps) for steps in options.num_steps},
+        "input_images_per_second": measured.input_speed(configs[0], options.batches),
+        "attacks": {str(config.attack.num_steps): measured.attack_memory(config) for config in configs},
     }
     print(benchmark_tables.resources_text(result), benchmark_tables.resources_table(result), sep="\n\n")
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import numpy as np
 from training.scaling import EVALUATION_IMAGES, PAPER, TRAINING_IMAGES, StepTime, Workload
 
 WIDTH = 120
+JOINT = "\0"  # stands for a space at which no line ends
 PAPER_EPOCHS = 120
 MAIN_CASE = ("v100", "infiniband")
 DEFENSES: dict[Literal["cifs", "vanilla"], str] = {"cifs": "CIFS", "vanilla": "vanilla"}
@@ -43,8 +45,14 @@ def _cell(text: str) -> str:
 
 
 def paragraph(text: str) -> str:
-    """Wrap a paragraph, never inside a word or a link."""
-    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    """Wrap a paragraph, never inside a word or the text of a link.
+
+    Example:
+        >>> paragraph("word " * 23 + "[all numbers](x.json)").splitlines()[1]
+        '[all numbers](x.json)'
+    """
+    joined = re.sub(r"\[[^]]*\]\(", lambda link: link[0].replace(" ", JOINT), text)
+    return textwrap.fill(joined, WIDTH, break_long_words=False, break_on_hyphens=False).replace(JOINT, " ")
 
 
 def machine_text(machine: dict[str, Any]) -> str:

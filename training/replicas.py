@@ -3,60 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 from rich.console import Console
 from rich.markdown import Markdown
 
-from cifs_tf.config import AttackConfig, DataConfig, MachineConfig, ModelConfig, RunConfig, TrainConfig
-from cifs_tf.errors import UserError
+from cifs_tf.config import AttackConfig, DataConfig, MachineConfig, ModelConfig, RunConfig
 from training import benchmark_tables as tables
 from training import scaling
-
-
-@dataclasses.dataclass(frozen=True)
-class ScaleOptions:
-    """The same training step of a CIFS network on one device and shared among several, and a projection to 64 GPUs.
-
-    Without a GPU the devices are parts of one processor: nothing gets faster, what is measured is the cost of sharing.
-
-    Args:
-        arch: backbone of the CIFS network.
-        width: channels of the backbone's stem; null is the usual one (64 for resnet, 16 for wrn).
-        batch_size: images per step, over all devices.
-        num_steps: of the training attack.
-        image_size: side of the images in pixels.
-        replicas: numbers of devices, which divide the batch size; one device alone is always measured.
-        pairs: how often every number of devices is timed, in turns.
-        json: file for everything that was measured; null for none.
-    """
-
-    arch: Literal["resnet10", "resnet18", "resnet34", "wrn28-10", "wrn34-10"] = "resnet18"
-    width: int | None = 16
-    batch_size: int = 64
-    num_steps: int = 10
-    image_size: int = 32
-    replicas: tuple[int, ...] = (1, 2, 4)
-    pairs: int = 5
-    json: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.pairs < 1:
-            raise UserError("--pairs", self.pairs, "give a number of 1 or more")
-        if any(count < 1 or self.batch_size % count for count in self.replicas):
-            advice = f"give numbers of 1 or more that divide the batch of {self.batch_size}, such as [1,2]"
-            raise UserError("--replicas", list(self.replicas), advice)
-        self.run_config()
-
-    def run_config(self) -> RunConfig:
-        """Return the config of a run that takes such steps."""
-        return RunConfig(
-            data=DataConfig(image_size=self.image_size),
-            model=ModelConfig(arch=self.arch, width=self.width),
-            # So small that the weights, and with them the work, stay the same from step to step.
-            train=TrainConfig(batch_size=self.batch_size, learning_rate=1e-8),
-            attack=AttackConfig(num_steps=self.num_steps),
-        )
+from training.benchmark_options import ScaleOptions
 
 
 def scale(options: ScaleOptions) -> dict:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 import functools
 import multiprocessing
 import time
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +25,10 @@ def input_speed(config: RunConfig, num_batches: int) -> float:
 
     Args:
         config: of a run, for the size of images and batches.
-        num_batches: that are timed.
+        num_batches: that are timed, >= 1.
+
+    Returns:
+        images per second.
     """
     split = measuring.random_images(config, WARM_UP_BATCHES)
     batches = split.training_batches(config.train.batch_size, seed=config.train.seed, augmentation=AUGMENTATION)
@@ -40,24 +41,22 @@ def input_speed(config: RunConfig, num_batches: int) -> float:
     return num_batches * config.train.batch_size / (time.perf_counter() - started)
 
 
-def attack_memory(config: RunConfig, num_steps: int) -> dict[str, Any]:
-    """Peak memory of a PGD attack on one batch, in a process of its own: a peak never sinks again.
+def attack_memory(config: RunConfig) -> dict[str, int]:
+    """Peak memory of a run's training attack on one batch, in a process of its own: a peak never sinks again.
 
     Args:
-        config: of a run.
-        num_steps: of its attack.
+        config: of the run.
 
     Returns:
         `before_bytes`, with TensorFlow loaded and the network built, and `peak_bytes`: of the first GPU, or without one
         resident memory.
     """
-    attack = dataclasses.replace(config.attack, num_steps=num_steps)
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(_attack_memory, dataclasses.replace(config, attack=attack)).result()
+        return pool.submit(_attack_memory, config).result()
 
 
-def _attack_memory(config: RunConfig) -> dict[str, Any]:
+def _attack_memory(config: RunConfig) -> dict[str, int]:
     classifier = measuring.build(config)
     split = measuring.random_images(config)
     images, labels = to_float(tf.constant(split.images)), tf.constant(split.labels)

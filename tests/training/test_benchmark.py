@@ -5,7 +5,7 @@ import pytest
 
 from cifs_tf.attacks import Square
 from cifs_tf.errors import UserError
-from training import benchmark, measuring, recordings
+from training import benchmark, benchmark_options, measuring, recordings
 
 TINY = ["--width", "4", "--batch-size=4", "--pairs", "2", "--image_size", "8", "--num-steps", "2"]
 
@@ -65,12 +65,14 @@ def test_table_has_a_row_for_each_task_and_network(result):
 
 
 def test_memory_does_not_grow_with_the_attack(tmp_path):
-    """Kept activations of 40 steps would need ten times the memory of 4."""
+    """If the steps kept their activations, 40 of them would need ten times the memory of 4."""
+    ballast = np.ones(2**27)  # 1 GiB: the peak of this process is not to be taken for that of its children
     options = ["--arch=resnet10", "--width=8", "--batch_size=64", "--num_steps=[4,40]", "--batches=3"]
     benchmark.main(["resources", *options, f"--json={tmp_path}/resources.json"])
     result = json.loads((tmp_path / "resources.json").read_text())
     short, long = (found["peak_bytes"] - found["before_bytes"] for found in result["attacks"].values())
-    assert 0 < long < 1.5 * short
+    assert 0 < long < 3 * short
+    assert max(found["peak_bytes"] for found in result["attacks"].values()) < ballast.nbytes
     assert result["input_images_per_second"] > 0
 
 
@@ -134,9 +136,7 @@ def test_errors_name_the_option_and_the_value(arguments, words):
 
 
 def test_an_unknown_command_is_refused():
-    with pytest.raises(
-        UserError, match=r"command: received stride; give one of step, attack, serve, scale, precision\."
-    ):
+    with pytest.raises(UserError, match=r"command: received stride; give one of step, .*, resources\."):
         benchmark.main(["stride"])
 
 
@@ -148,7 +148,7 @@ def test_help_names_the_commands(capsys):
 @pytest.fixture
 def small_recording(tmp_path):
     """Eight images of the official recording."""
-    with np.load(benchmark.GOLDEN / "autoattack_fashion_mnist.npz") as archive:
+    with np.load(benchmark_options.GOLDEN / "autoattack_fashion_mnist.npz") as archive:
         arrays = dict(archive)
     per_image = ("images", "labels", "clean_logits", "robust_")
     few = {name: value[:8] if name.startswith(per_image) else value for name, value in arrays.items()}
