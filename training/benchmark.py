@@ -72,25 +72,31 @@ def step(options: StepOptions) -> dict:
         what the JSON file holds.
     """
     # After the options are checked: importing TensorFlow takes seconds, an error should not.
-    from training import machine, measuring
+    from training import convolutions, machine, measuring
 
     console = Console()
     classifiers = {defense: measuring.build(options.run_config(defense)) for defense in DEFENSES}
-    shapes = machine.convolution_shapes(classifiers["vanilla"])
     result: dict[str, Any] = {
         "command": "step",
         "options": {**dataclasses.asdict(options), "json": None},
         "machine": machine.describe_machine(),
         "tasks": {},
     }
-    peaks = [machine.convolution_peak(shapes, options.batch_size, options.precision)]
+    limits = [convolutions.measure_limits(classifiers["vanilla"], options.batch_size, options.precision)]
     for task, make in {"training": measuring.training, "evaluation": measuring.evaluation}.items():
         console.rule(task)
         subjects = {str(name): make(options.run_config(name), classifiers[name]) for name in DEFENSES}
         result["tasks"][task] = measuring.measure_pairs(subjects, options.pairs, console.print)
     # Twice, because the machine may have been slowed down by others the first time.
-    peaks.append(machine.convolution_peak(shapes, options.batch_size, options.precision))
-    result["convolution_peak"] = {shape: max(peak[shape] for peak in peaks) for shape in peaks[0]}
+    limits.append(convolutions.measure_limits(classifiers["vanilla"], options.batch_size, options.precision))
+    peak, alone = convolutions.fastest(limits)
+    result["convolution_peak"] = peak
+    result["convolutions_alone"] = dataclasses.asdict(alone)
+    for task, seconds in {
+        "training": alone.training_step(options.num_steps),
+        "evaluation": alone.evaluation(measuring.EVALUATION_STEPS),
+    }.items():
+        result["tasks"][task]["convolutions_alone_seconds"] = seconds
     result["peak_memory_bytes"] = machine.peak_memory()
     console.print(step_table(result))
     for task, found in result["tasks"].items():
@@ -109,12 +115,12 @@ def step_table(result: dict) -> Table:
         f"{options['batch_size']} images {options['image_size']} pixels a side,\n"
         f"training with PGD-{options['num_steps']}, evaluation with PGD-20",
         caption=f"{machine['processor']}, {machine['cores']} cores; peak memory {memory / 2**30:.1f} GiB;\n"
-        f"convolution peak {peak / 1e9:.3g} GFLOP/s ({shape})",
+        f"convolution peak {peak / 1e9:.3g} GFLOP/s ({shape}); alone: the network's convolutions, each by itself",
         box=box.SIMPLE,
         padding=(0, 1, 0, 0),
     )
     table.add_column("task", no_wrap=True)
-    for column in ("first\ncall s", "median\ns", "IQR s", "images/s", "GFLOP/s", "of peak"):
+    for column in ("first\ncall s", "median\ns", "IQR s", "images/s", "GFLOP/s", "of peak", "alone\ns"):
         table.add_column(column, justify="right", no_wrap=True)
     for task, found in result["tasks"].items():
         for defense in DEFENSES:
@@ -129,6 +135,7 @@ def step_table(result: dict) -> Table:
                 f"{options['batch_size'] / median:.3g}",
                 f"{speed / 1e9:.3g}",
                 f"{speed / peak:.0%}",
+                f"{found['convolutions_alone_seconds']:.3g}",
             )
     return table
 

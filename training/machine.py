@@ -1,9 +1,8 @@
-"""The machine that measures: its processor, its convolution peak, and the memory that was used."""
+"""The machine that measures: its processor, and the memory that was used."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.metadata
 import os
 import platform
@@ -12,64 +11,15 @@ import sys
 from pathlib import Path
 from typing import TypeVar
 
-import keras
 import tensorflow as tf
 
 from cifs_tf.config import Precision, RunConfig
-from cifs_tf.models import Classifier
-from training.measuring import timed
 from training.workdir import Workdir
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
-KERNEL_SIZE = 3
-CHAIN_LENGTH = 8
-PEAK_REPEATS = 5
 PACKAGES = ("tensorflow", "keras", "numpy")
 AMPERE = (8, 0)  # compute capability from which GPUs have bfloat16
 CPU_FLAGS = ("fma", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
-
-
-def convolution_shapes(classifier: Classifier) -> list[tuple[int, int, int]]:
-    """(height, width, channels) of the network's 3x3 convolutions that keep their input's shape."""
-    convolutions = [layer for layer in classifier.backbone.layers if isinstance(layer, keras.layers.Conv2D)]
-    return sorted(
-        {
-            layer.output.shape[1:]
-            for layer in convolutions
-            if layer.kernel_size == (KERNEL_SIZE, KERNEL_SIZE) and layer.input.shape == layer.output.shape
-        },
-        reverse=True,
-    )
-
-
-def convolution_peak(shapes: list[tuple[int, int, int]], batch_size: int, precision: str) -> dict[str, float]:
-    """FLOP/s of compiled chains of convolutions, by shape; the best of several repeats.
-
-    Args:
-        shapes: see `convolution_shapes`.
-        batch_size: images per batch.
-        precision: dtype policy, whose compute dtype is used.
-    """
-    dtype = keras.DTypePolicy(precision).compute_dtype
-
-    @tf.function(autograph=False)
-    def chain(x, kernel):
-        for _ in range(CHAIN_LENGTH):
-            x = tf.nn.conv2d(x, kernel, 1, "SAME")
-        return tf.reduce_max(x)
-
-    peak = {}
-    for height, width, channels in shapes:
-        x = tf.cast(tf.random.normal((batch_size, height, width, channels)), dtype)
-        # Keeps the variance, so that no value overflows, or underflows and is slow.
-        spread = (KERNEL_SIZE**2 * channels) ** -0.5
-        kernel = tf.random.normal((KERNEL_SIZE, KERNEL_SIZE, channels, channels), stddev=spread)
-        kernel = tf.cast(kernel, dtype)
-        run = functools.partial(chain.get_concrete_function(x, kernel), x, kernel)
-        timed(run)
-        flops = CHAIN_LENGTH * 2 * batch_size * height * width * (KERNEL_SIZE * channels) ** 2
-        peak[f"{channels}@{height}x{width}"] = flops / min(timed(run)[0] for _ in range(PEAK_REPEATS))
-    return peak
 
 
 def with_fast_precision(config: AnyConfig, workdir: Workdir) -> AnyConfig:

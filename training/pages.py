@@ -136,8 +136,8 @@ def step_part(result: dict[str, Any]) -> str:
         f"{options['batch_size']}, {options.get('precision', 'float32')}). On {tables.machine_text(result['machine'])} "
         f"({result['link']}):"
     )
-    parts = [command_line(result), tables.paragraph(text), tables.step_table(result), tables.step_costs(result)]
-    return "\n\n".join(parts)
+    parts = [command_line(result), tables.paragraph(text), tables.step_table(result)]
+    return "\n\n".join([*parts, tables.alone_text(result), tables.step_costs(result)])
 
 
 def attack_part(result: dict[str, Any]) -> str:

@@ -5,7 +5,8 @@ import pytest
 
 from cifs_tf.attacks import Square
 from cifs_tf.errors import UserError
-from training import benchmark, benchmark_options, measuring, recordings
+from cifs_tf.models import Classifier, resnet
+from training import benchmark, benchmark_options, convolutions, measuring, recordings
 
 TINY = ["--width", "4", "--batch-size=4", "--pairs", "2", "--image_size", "8", "--num-steps", "2"]
 
@@ -30,6 +31,29 @@ def test_one_peak_per_stage(result):
     """Four stages, of 4 to 32 channels, that halve 8 pixels a side down to 1."""
     assert set(result["convolution_peak"]) == {"4@8x8", "8@4x4", "16@2x2", "32@1x1"}
     assert all(peak > 0 for peak in result["convolution_peak"].values())
+
+
+def test_convolutions_of_a_step_by_hand():
+    """PGD-2: two passes forward and to the images, then an update that needs no gradient to the images."""
+    seconds = convolutions.PassSeconds(forward=10, input_gradient=20, image_gradient=3, kernel_gradient=40)
+    assert seconds.training_step(2) == 2 * (10 + 20) + 10 + (20 - 3) + 40
+    assert seconds.evaluation(2) == 2 * (10 + 20) + 10
+
+
+def test_every_convolution_is_timed_alone(monkeypatch):
+    """ResNet-10 has twelve: one in the stem, two in each block, and one beside three of them."""
+    classifier = Classifier(resnet("resnet10", (8, 8, 3), 10, width=4))
+    monkeypatch.setattr(convolutions, "timed", lambda call: (call() is not None, 0))
+    seconds = convolutions.convolution_seconds(classifier, 2, "float32")
+    assert seconds == convolutions.PassSeconds(forward=12, input_gradient=12, image_gradient=1, kernel_gradient=12)
+
+
+def test_the_fastest_of_each(result):
+    first = convolutions.Limits({"a": 1.0, "b": 4.0}, convolutions.PassSeconds(1, 6, 3, 8))
+    second = convolutions.Limits({"a": 2.0, "b": 3.0}, convolutions.PassSeconds(5, 2, 7, 4))
+    best = convolutions.Limits({"a": 2.0, "b": 4.0}, convolutions.PassSeconds(1, 2, 3, 4))
+    assert convolutions.fastest([first, second]) == best
+    assert result["tasks"]["training"]["convolutions_alone_seconds"] > 0
 
 
 @pytest.mark.parametrize("task", ["training", "evaluation"])
