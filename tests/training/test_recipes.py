@@ -6,11 +6,13 @@ import pytest
 
 from tests.training.running import SHARED, run_here
 
+SHORTER = ["--attacks=[pgd100]", "--export=false"]
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "shorter"),
-    [("cifar10", ["--attacks=[pgd100]"]), ("svhn", ["--attacks=[pgd100]"]), ("fashion_mnist", [])],
+    [("cifar10", SHORTER), ("svhn", SHORTER), ("fashion_mnist", [])],
 )
 def test_paper_recipes_run_on_real_images(dataset, shorter, tmp_path):
     if not SHARED.is_dir():
