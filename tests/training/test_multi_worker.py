@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.training.running import ROOT, SMALL, run_here
+from tests.training.running import ROOT, SMALL, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi_worker]
 LAUNCH = [sys.executable, str(ROOT / "training" / "launch" / "local.py"), "--workers", "2"]
@@ -41,7 +41,7 @@ def largest_difference(first, second):
 def test_two_workers_make_the_step_of_one_process_and_share_the_attacks(tmp_path):
     arguments = [*DIGITS, "--train_examples=16", "--val_examples=6", "--epochs=1"]
     job = launch(*arguments, "--workdir=two", cwd=tmp_path)
-    returned, _, errors = run_here(*arguments, "--workdir=one", cwd=tmp_path)
+    returned, _, errors = run(*arguments, "--workdir=one", cwd=tmp_path)
     assert returned == 0, errors
     output, _ = job.communicate(timeout=300)
     assert job.returncode == 0, output
@@ -73,7 +73,7 @@ def test_a_killed_worker_is_started_again_and_the_run_is_that_of_one_process(tmp
     output, _ = job.communicate(timeout=300)
     assert job.returncode == 0, output
     assert "continuing after step" in output
-    returned, _, errors = run_here(*arguments, "--workdir=one", cwd=tmp_path)
+    returned, _, errors = run(*arguments, "--workdir=one", cwd=tmp_path)
     assert returned == 0, errors
     assert largest_difference(weights(tmp_path / "one"), weights(tmp_path / "job")) <= 1e-3
     assert (tmp_path / "job" / "result.json").exists()
