@@ -112,8 +112,9 @@ def alone_text(result: dict[str, Any]) -> str:
     alone = result["convolutions_alone"]
     share = alone["forward"] / alone["kernel_gradient"]
     return paragraph(
-        "`its convolutions` adds up the network's own convolutions and their gradients, each timed by itself: what a "
-        "step takes beyond it is all the rest. The gradients to the kernels run at "
+        "`its convolutions` adds up the network's own convolutions and their gradients, each timed by itself, at its "
+        "fastest, before and after the steps. What a step takes beyond it is the rest of the network and the noise of "
+        "the machine, which can also make a step faster. The gradients to the kernels run at "
         f"{share:.0%} of the convolutions' own speed."
     )
 

@@ -47,7 +47,7 @@ class PassSeconds:
 
 
 class Limits(NamedTuple):
-    """What no step of a network can beat on a machine.
+    """What the steps of a network are measured against.
 
     Args:
         peak: FLOP/s of chains of convolutions, by shape, see `convolution_peak`.

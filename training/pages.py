@@ -242,6 +242,7 @@ PAGES: dict[str, dict[str, tuple[str, Render]]] = {
     },
     "docs/results.md": {
         "table1": ("reproduce_table1_small", beside_paper_part),
+        "tableB.1": ("reproduce_tableB.1_small", beside_paper_part),
     },
     "docs/scaling.md": {
         "scaling": ("benchmark_scale", scaling_part),

@@ -50,7 +50,7 @@ def build_result(
         "table": table.number,
         "title": table.title,
         "scale": scale.name,
-        "about": scale.about,
+        "about": about(table, scale),
         "command": command,
         "seeds": seeds,
         "unit": "%",
@@ -61,6 +61,12 @@ def build_result(
         "networks": {training.name: _network(training, evaluations, workdir) for training in trainings},
         "made": now(),
     }
+
+
+def about(table: Table, scale: Scale) -> str:
+    """What the reader of a table must know of its scale and of its attacks."""
+    kinds = dict.fromkeys(row.kind for row in table.rows)
+    return " ".join(filter(None, [scale.about, *(scale.measurements[kind].about for kind in kinds)]))
 
 
 def interval_sentence(seeds: int) -> str:

@@ -12,6 +12,10 @@ from training.reproduction.catalogue import Network
 # A run closes with a look that costs nothing; what a table needs is measured by commands of its own.
 QUICK_LOOK = {"twin": None, "attacks": ["fgsm"], "attack_betas": [0], "checkpoints": ["last"], "export": False}
 ATTACKS = ("fgsm", "pgd20", "cw30", "pgd100")
+FINAL_LOGITS = (
+    "APGD-CE and APGD-T stand here for AutoAttack. They attack the final logits alone; a network with masks can stand "
+    "that and fall to the attacks of Table 1, which try every beta_atk."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +26,13 @@ class Measurement:
         suite: of evaluate.py.
         examples: class-balanced test images; None for all of them, or what the suite says.
         attacks: of the suite `paper`; none for those of the recipe.
+        about: a sentence for the reader of a table, if its numbers are not what its title says.
     """
 
     suite: str
     examples: int | None
     attacks: tuple[str, ...] = ()
+    about: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +129,7 @@ SCALES = {
         settings={"epochs": 10, "lr_milestones": [6, 8], **QUICK_LOOK},
         measurements={
             "paper": Measurement("paper", 200, ATTACKS),
-            "autoattack": Measurement("apgd", 1000),
+            "autoattack": Measurement("apgd", 1000, about=FINAL_LOGITS),
         },
         recipe="fashion_mnist_small",
         methods={
@@ -142,7 +148,7 @@ SCALES = {
         },
         measurements={
             "paper": Measurement("paper", 3, ("fgsm", "pgd2", "cw2")),
-            "autoattack": Measurement("apgd", 3),
+            "autoattack": Measurement("apgd", 3, about=FINAL_LOGITS),
         },
         recipe="digits",
         keeps=("defense",),

@@ -10,7 +10,7 @@ import pytest
 from training.reproduction.catalogue import tables
 from training.reproduction.plan import Evaluation, jobs_of, plan_table
 from training.reproduction.render import cell_text, markdown_table, write_result
-from training.reproduction.results import build_result, interval_over_images, interval_over_seeds, read_place
+from training.reproduction.results import about, build_result, interval_over_images, interval_over_seeds, read_place
 from training.reproduction.scales import SCALES
 from training.workdir import write_json
 
@@ -85,6 +85,13 @@ def test_several_seeds_have_their_mean(workdir):
     assert cell["by_seed"] == pytest.approx([45, 55])
     assert cell["ours"] == pytest.approx(50)
     assert "2 seeds" in result["interval"]
+
+
+def test_a_table_says_what_stands_for_autoattack():
+    """At the paper's own scale nothing stands for it."""
+    assert "APGD-T stand here for AutoAttack" in about(tables()["B.1"], SMOKE)
+    assert "AutoAttack" not in about(tables()["B.1"], SCALES["full"])
+    assert about(tables()["1"], SMOKE) == SMOKE.about
 
 
 def test_what_a_network_does_not_have_stays_empty(workdir):
