@@ -1,4 +1,4 @@
-"""Two workers on this machine: they train as one process does, one of them dies, the job ends all the same."""
+"""Several workers on this machine train as one process does; one of them dies, the job ends all the same."""
 
 import json
 import os
@@ -15,16 +15,15 @@ import pytest
 from tests.training.running import ROOT, SMALL, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi_worker]
-LAUNCH = [sys.executable, str(ROOT / "training" / "launch" / "local.py"), "--workers", "2"]
+LAUNCH = [sys.executable, str(ROOT / "training" / "launch" / "local.py")]
 PROGRAM = ["--", str(ROOT / "training" / "run.py"), "--strategy", "multiworker"]
 DIGITS = [*SMALL, "--precision=float32", "--learning_rate=0.01", "--export=false", "--attack_betas=[0]", "--twin=null"]
 
 
-def launch(*argv, cwd):
-    """Start two workers, whose process group is their own."""
-    return subprocess.Popen(
-        [*LAUNCH, *PROGRAM, *argv], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def launch(*argv, cwd, workers=2):
+    """Start the workers, whose process group is their own."""
+    command = [*LAUNCH, f"--workers={workers}", *PROGRAM, *argv]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def weights(workdir):
@@ -38,21 +37,22 @@ def largest_difference(first, second):
     )
 
 
-def test_two_workers_make_the_step_of_one_process_and_share_the_attacks(tmp_path):
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.soak)])
+def test_workers_make_the_step_of_one_process_and_share_the_attacks(workers, tmp_path):
     arguments = [*DIGITS, "--train_examples=16", "--val_examples=6", "--epochs=1"]
-    job = launch(*arguments, "--workdir=two", cwd=tmp_path)
+    job = launch(*arguments, "--workdir=several", cwd=tmp_path, workers=workers)
     returned, _, errors = run(*arguments, "--workdir=one", cwd=tmp_path)
     assert returned == 0, errors
-    output, _ = job.communicate(timeout=300)
+    output, _ = job.communicate(timeout=600)
     assert job.returncode == 0, output
-    assert largest_difference(weights(tmp_path / "one"), weights(tmp_path / "two")) <= 1e-5
-    one, two = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two"))
+    assert largest_difference(weights(tmp_path / "one"), weights(tmp_path / "several")) <= 1e-5
+    one, several = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "several"))
     for name, value in one["networks"]["cifs"]["history"][-1].items():
-        assert two["networks"]["cifs"]["history"][-1][name] == pytest.approx(value, abs=2e-3), name
-    evaluation = two["networks"]["cifs"]["evaluation"]["last"]
+        assert several["networks"]["cifs"]["history"][-1][name] == pytest.approx(value, abs=2e-3), name
+    evaluation = several["networks"]["cifs"]["evaluation"]["last"]
     assert evaluation["num_examples"] == one["networks"]["cifs"]["evaluation"]["last"]["num_examples"]
-    ledgers = {path.name for path in (tmp_path / "two").rglob("ledger*.jsonl")}
-    assert ledgers == {"ledger.jsonl", "ledger-1-of-2.jsonl", "ledger-2-of-2.jsonl"}
+    ledgers = {path.name for path in (tmp_path / "several").rglob("ledger*.jsonl")}
+    assert ledgers == {"ledger.jsonl", *(f"ledger-{worker + 1}-of-{workers}.jsonl" for worker in range(workers))}
 
 
 def workers_of(launcher):
