@@ -21,6 +21,7 @@ from training import benchmark_tables as tables
 from training.benchmark import COMMANDS
 from training.cli import run_program
 from training.reproduction.render import markdown_table
+from training.reproduction.results import attack_title
 from training.workdir import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -228,6 +229,33 @@ def _reproduced(result: dict[str, Any], lines: Sequence[str]) -> str:
     return "\n\n".join([f"```\n{result['command']}\n```", tables.paragraph(text), markdown_table(result, lines)])
 
 
+def figure_part(result: dict[str, Any]) -> str:
+    """The numbers beside the pictures of a figure of the paper."""
+    attack = attack_title(result["attack"])
+    of = f" of {result['subset_of']:,}" if result["subset_of"] else ""
+    text = (
+        f"{result['num_examples']:,}{of} test images, {attack} of epsilon {result['epsilon']:.4g}, one seed "
+        f"({result['link']}):"
+    )
+    header = [f"natural / {attack}", "beta_atk", "accuracy (%)", "NR share (%)", "alignment"]
+    rows = [
+        [
+            name,
+            f"{found['attack_beta']:g}",
+            _both(found, "accuracy", lambda share: f"{100 * share:.1f}"),
+            _both(found, "negative_share", lambda share: f"{100 * share:.1f}"),
+            _both(found, "alignment", lambda correlation: f"{correlation:.2f}"),
+        ]
+        for name, found in result["networks"].items()
+    ]
+    table = tables.markdown_table(header, rows)
+    return "\n\n".join([f"```\n{result['command']}\n```", tables.paragraph(text), table])
+
+
+def _both(found: dict[str, Any], name: str, written: Callable[[float], str]) -> str:
+    return " / ".join(written(found[f"{kind}_{name}"]) for kind in ("natural", "adversarial"))
+
+
 def _of_projection(render_part: Render) -> Render:
     return lambda result: render_part(result["projection"])
 
@@ -243,6 +271,10 @@ PAGES: dict[str, dict[str, tuple[str, Render]]] = {
     "docs/results.md": {
         "table1": ("reproduce_table1_small", beside_paper_part),
         "tableB.1": ("reproduce_tableB.1_small", beside_paper_part),
+    },
+    "docs/analysis.md": {
+        "figure1": ("reproduce_figure1_small", figure_part),
+        "figure3": ("reproduce_figure3_small", figure_part),
     },
     "docs/scaling.md": {
         "scaling": ("benchmark_scale", scaling_part),

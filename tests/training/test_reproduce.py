@@ -73,6 +73,11 @@ def test_every_figure_is_there(smoke):
     for number in figures():
         pictures = list((workdir / "figures" / f"figure_{number}").glob("*.png"))
         assert pictures, number
+        numbers = json.loads((workdir / "figures" / f"reproduce_figure{number}_smoke.json").read_text())
+        assert numbers["figure"] == number
+        for network in numbers["networks"].values():
+            assert 0 <= network["adversarial_negative_share"] <= 1
+            assert "WORKDIR/runs/" in network["command"]
 
 
 @pytest.mark.slow

@@ -14,8 +14,9 @@ from training.reproduction.catalogue import Figure, Table, figures, tables
 from training.reproduction.overhead import Overhead, build_overhead
 from training.reproduction.plan import Analysis, Job, jobs_of, plan_figure, plan_table
 from training.reproduction.render import write_result
-from training.reproduction.results import build_result
+from training.reproduction.results import build_figure, build_result
 from training.reproduction.scales import Scale
+from training.workdir import write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ def plan_parts(
             else _table(tables()[number], scale, seeds, workdir, command("table", number))
             for number in wanted_tables
         ),
-        *(_figure(figures()[number], scale, workdir) for number in wanted_figures),
+        *(_figure(figures()[number], scale, workdir, command("figure", number, seeds=1)) for number in wanted_figures),
     ]
 
 
@@ -85,11 +86,13 @@ def _overhead(scale: Scale, workdir: Path, command: str) -> Part:
     return Part("Overhead", overhead.TITLE, [job], write)
 
 
-def _figure(figure: Figure, scale: Scale, workdir: Path) -> Part:
+def _figure(figure: Figure, scale: Scale, workdir: Path, command: str) -> Part:
     analysis = plan_figure(figure, scale)
 
     def write() -> list[Path]:
-        return _collect(analysis, figure, workdir)
+        numbers = workdir / "figures" / f"reproduce_figure{figure.number}_{scale.name}.json"
+        write_json(numbers, build_figure(figure, analysis, scale, workdir, command))
+        return [*_collect(analysis, figure, workdir), numbers]
 
     return Part(f"Figure {figure.number}", figure.title, [*analysis.trainings, analysis], write)
 

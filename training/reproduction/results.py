@@ -1,4 +1,4 @@
-"""From what runs and evaluations left to the numbers of a table, each with its interval, beside the paper's."""
+"""From what runs, evaluations and analyses left to the numbers of a table, beside the paper's, or of a figure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from scipy import stats
 
 from training.provenance import now
-from training.reproduction.catalogue import Table
-from training.reproduction.plan import Evaluation, PlannedRow, Training, jobs_of
+from training.reproduction.catalogue import Figure, Table
+from training.reproduction.plan import Analysis, Evaluation, PlannedRow, Training, jobs_of
 from training.reproduction.scales import Scale
 from training.workdir import read_json
 
@@ -59,6 +59,44 @@ def build_result(
         "renamed": renamed(table, scale),
         "rows": [_row(row, _setting(rows, scale) or row.row.block, workdir) for row in rows],
         "networks": {training.name: _network(training, evaluations, workdir) for training in trainings},
+        "made": now(),
+    }
+
+
+def build_figure(figure: Figure, analysis: Analysis, scale: Scale, workdir: Path, command: str) -> dict[str, Any]:
+    """Collect the numbers beside the pictures of a figure, whose analysis must be finished.
+
+    Args:
+        figure: of the paper.
+        analysis: that drew it.
+        scale: how much was done.
+        workdir: of the reproduction.
+        command: that made it.
+
+    Returns:
+        plain types only: how the images were attacked, and `networks`: for each, by what the figure calls it, the means
+        over all images and the command that made it.
+    """
+    summary = read_json(workdir / analysis.folder / "summary.json")
+    # By the names in the pictures: where a scale makes the networks of two figures the same, those of the first.
+    networks = zip(summary["networks"].items(), analysis.trainings, strict=True)
+    told = ("dataset", "num_examples", "subset_of", "checkpoint", "attack", "epsilon", "revision")
+    return {
+        "schema": SCHEMA,
+        "figure": figure.number,
+        "title": figure.title,
+        "scale": scale.name,
+        "about": scale.about,
+        "command": command,
+        **{name: summary[name] for name in told},
+        "analysis": analysis.command(Path("WORKDIR")),
+        "networks": {
+            name: {
+                **{key: value for key, value in found.items() if key != "run"},
+                "command": training.command(Path("WORKDIR")),
+            }
+            for (name, found), training in networks
+        },
         "made": now(),
     }
 
