@@ -169,7 +169,10 @@ class Classifier(keras.Model):
         """Print Keras' summary, and below it what each cut adds; `summary_rows` has the numbers.
 
         Args:
-            line_length, positions, print_fn, **kwargs: as for `keras.Model.summary`.
+            line_length: as for `keras.Model.summary`, and so are all others.
+            positions: of the columns.
+            print_fn: takes a line; None prints.
+            **kwargs: whatever else `keras.Model.summary` takes.
         """
         super().summary(line_length=line_length, positions=positions, print_fn=print_fn, **kwargs)
         (print_fn or print)(cuts_table(self))
