@@ -148,7 +148,7 @@ def interval_over_images(share: float, images: int) -> tuple[float, float]:
 
 
 def interval_over_seeds(shares: Sequence[float]) -> tuple[float, float]:
-    """95% interval of the mean over seeds, two at least, by Student's t.
+    """95% interval of the mean over seeds, two at least, by Student's t, as far as a share can reach.
 
     Example:
         >>> tuple(round(bound, 3) for bound in interval_over_seeds([0.4, 0.5, 0.6]))
@@ -156,7 +156,7 @@ def interval_over_seeds(shares: Sequence[float]) -> tuple[float, float]:
     """
     mean, error = statistics.fmean(shares), statistics.stdev(shares) / math.sqrt(len(shares))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(shares) - 1)) * error
-    return mean - half, mean + half
+    return max(mean - half, 0.0), min(mean + half, 1.0)
 
 
 def read_place(report: dict[str, Any], place: str) -> tuple[float, str | None] | None:
