@@ -6,9 +6,11 @@ import contextlib
 import errno
 import fcntl
 import os
+import platform
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from cifs_tf.errors import UserError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What a killed process had begun to write bears this in front of its name.
 WRITING = ".writing-"
+# After which a file that another machine had begun to write is nobody's.
+ABANDONED_SECONDS = 3600
 # The same of a version; the dot keeps it out of sight of servers that watch the folder.
 EXPORTING = ".exporting-"
 
@@ -33,7 +37,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         UserError: if the disk is full; what was there before is still there.
     """
-    temporary = path.with_name(f"{WRITING}{os.getpid()}-{path.name}")
+    temporary = temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -47,6 +51,36 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_of(path: Path) -> Path:
+    """Where a file or folder lies until it is whole: beside it, under a name that tells who writes it."""
+    return path.with_name(f"{WRITING}{platform.node()}-{os.getpid()}-{path.name}")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes had begun to write below a folder; living ones are left alone.
+
+    Whether a process of another machine lives is not known: what it began goes after an hour.
+    """
+    for leftover in folder.rglob(f"{WRITING}*"):
+        if not _is_being_written(leftover):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
+def _is_being_written(temporary: Path) -> bool:
+    begun = re.match(rf"{re.escape(WRITING)}{re.escape(platform.node())}-(\d+)-", temporary.name)
+    try:
+        if begun is None:
+            return time.time() - temporary.stat().st_mtime < ABANDONED_SECONDS
+        os.kill(int(begun[1]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it lives, and is somebody else's
+        return True
+    except FileNotFoundError:  # it has just been finished
+        return True
+    return int(begun[1]) != os.getpid()
 
 
 def publish_version(base: str | os.PathLike[str], write: Callable[[Path], object], version: int | None = None) -> Path:

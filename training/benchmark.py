@@ -29,6 +29,7 @@ from rich.table import Table
 from cifs_tf.command_line import parse_options
 from cifs_tf.config import ModelConfig
 from cifs_tf.errors import UserError
+from training import benchmark_tables
 from training.benchmark_options import (
     AttackOptions,
     PrecisionOptions,
@@ -43,6 +44,7 @@ from training.workdir import Workdir, write_json
 
 # Columns of the table of `serve`.
 TEXTS = ("{:.1f}", "{:.0f}%", "{:.1f}", "{:.1f}")
+FLOAT32: Literal["float32"] = "float32"
 DEFENSES: tuple[Literal["cifs", "vanilla"], ...] = ("cifs", "vanilla")
 
 
@@ -75,7 +77,10 @@ def step(options: StepOptions) -> dict:
     from training import convolutions, machine, measuring
 
     console = Console()
-    classifiers = {defense: measuring.build(options.run_config(defense)) for defense in DEFENSES}
+    configs = {str(defense): options.run_config(defense) for defense in DEFENSES}
+    if options.precision != FLOAT32:
+        configs[FLOAT32] = options.run_config("cifs", FLOAT32)
+    classifiers = {name: measuring.build(config) for name, config in configs.items()}
     result: dict[str, Any] = {
         "command": "step",
         "options": {**dataclasses.asdict(options), "json": None},
@@ -85,8 +90,11 @@ def step(options: StepOptions) -> dict:
     limits = [convolutions.measure_limits(classifiers["vanilla"], options.batch_size, options.precision)]
     for task, make in {"training": measuring.training, "evaluation": measuring.evaluation}.items():
         console.rule(task)
-        subjects = {str(name): make(options.run_config(name), classifiers[name]) for name in DEFENSES}
-        result["tasks"][task] = measuring.measure_pairs(subjects, options.pairs, console.print)
+        subjects = {name: make(config, classifiers[name]) for name, config in configs.items()}
+        found = measuring.measure_turns(subjects, options.pairs, console.print)
+        result["tasks"][task] = {**found, **measuring.ratios_of(found["cifs"], found["vanilla"])}
+        if FLOAT32 in found:
+            result["tasks"][task]["float32_ratio"] = measuring.ratios_of(found["cifs"], found[FLOAT32])["ratio"]
     # Twice, because the machine may have been slowed down by others the first time.
     limits.append(convolutions.measure_limits(classifiers["vanilla"], options.batch_size, options.precision))
     peak, alone = convolutions.fastest(limits)
@@ -103,6 +111,8 @@ def step(options: StepOptions) -> dict:
         for clock, ratio in {"time": found["ratio"], "processor time": found["cpu_ratio"]}.items():
             interval = "{:.3f} to {:.3f}".format(*ratio["interval"])
             console.print(f"CIFS/vanilla, {clock} of {task}: {ratio['median']:.3f}, 95% interval {interval}")
+        if "float32_ratio" in found:
+            console.print(benchmark_tables.float32_text(options.precision, {task: found["float32_ratio"]}))
     return result
 
 
@@ -258,7 +268,7 @@ def precision(options: PrecisionOptions) -> dict[str, Any]:
     Returns:
         what the JSON file holds.
     """
-    from training import benchmark_tables, machine
+    from training import machine
     from training import precision as precisions
 
     workdir = Workdir(options.run)
@@ -280,7 +290,7 @@ def resources(options: ResourcesOptions) -> dict[str, Any]:
     Returns:
         what the JSON file holds.
     """
-    from training import benchmark_tables, machine
+    from training import machine
     from training import resources as measured
 
     configs = options.run_configs()

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from cifs_tf.config import AttackConfig, DataConfig, ModelConfig, RunConfig, TrainConfig
+from cifs_tf.config import AttackConfig, DataConfig, ModelConfig, Precision, RunConfig, TrainConfig
 from cifs_tf.errors import UserError
 from training.workdir import Workdir
 
@@ -47,7 +47,7 @@ class StepOptions:
         num_steps: of the training attack.
         image_size: side of the images in pixels.
         pairs: how often both networks are timed, one after the other.
-        precision: float32, mixed_bfloat16, or float64.
+        precision: float32, mixed_bfloat16, or float64; in the latter two, CIFS in float32 is timed beside them.
         json: file for everything that was measured; null for none.
     """
 
@@ -57,16 +57,16 @@ class StepOptions:
     num_steps: int = 10
     image_size: int = 32
     pairs: int = 10
-    precision: Literal["float32", "mixed_bfloat16", "float64"] = "float32"
+    precision: Precision = "float32"
     json: str | None = None
 
     def __post_init__(self) -> None:
         _check_positive(self, "pairs")
         self.run_config("cifs")
 
-    def run_config(self, defense: Literal["cifs", "vanilla"]) -> RunConfig:
-        """Return the config of a run that takes such steps."""
-        return _run_config(self, self.num_steps, defense, self.precision)
+    def run_config(self, defense: Literal["cifs", "vanilla"], precision: Precision | None = None) -> RunConfig:
+        """Return the config of a run that takes such steps, in another precision if one is given."""
+        return _run_config(self, self.num_steps, defense, precision or self.precision)
 
 
 @dataclasses.dataclass(frozen=True)

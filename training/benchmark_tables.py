@@ -123,14 +123,24 @@ def step_costs(result: dict[str, Any]) -> str:
     """The time of CIFS over that of vanilla, beside what the paper says."""
     tasks = {task: found["ratio"] for task, found in result["tasks"].items()}
     pairs = len(next(iter(tasks.values()))["pairs"])
-    ratios = [
-        f"{ratio['median']:.3f} in {task} (95% interval {' to '.join(f'{end:.3f}' for end in ratio['interval'])})"
-        for task, ratio in tasks.items()
-    ]
+    float32 = {task: found["float32_ratio"] for task, found in result["tasks"].items() if "float32_ratio" in found}
+    more = " " + float32_text(result["options"]["precision"], float32) if float32 else ""
     published = [f"{getattr(PAPER['cifs'], task) / getattr(PAPER['vanilla'], task):.3f}" for task in tasks]
     return paragraph(
-        f"CIFS over vanilla, time in the median of {pairs} pairs: {' and '.join(ratios)}; the paper reports "
-        f"{' and '.join(published)}."
+        f"CIFS over vanilla, time in the median of {pairs} pairs: {_by_task(tasks)}; the paper reports "
+        f"{' and '.join(published)}.{more}"
+    )
+
+
+def float32_text(precision: str, ratios: dict[str, dict[str, Any]]) -> str:
+    """The time of CIFS in a precision over that in float32, by task."""
+    return f"CIFS in {precision} over float32: {_by_task(ratios)}."
+
+
+def _by_task(ratios: dict[str, dict[str, Any]]) -> str:
+    return " and ".join(
+        f"{ratio['median']:.3f} in {task} (95% interval {' to '.join(f'{end:.3f}' for end in ratio['interval'])})"
+        for task, ratio in ratios.items()
     )
 
 

@@ -97,7 +97,7 @@ class Checkpoints(keras.callbacks.Callback):
         # By all workers at once: what metrics keep is shared among them.
         for variable, value in zip(state, values, strict=True):
             variable.assign(value)
-        if step >= self.steps_per_epoch:
+        if self.cluster.is_chief and step >= self.steps_per_epoch:
             self.history = read_json(self.history_file)[: step // self.steps_per_epoch]
         self.skipped, self.not_finite = trainer.skipped_steps, trainer.not_finite
         return step

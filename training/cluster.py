@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -28,6 +29,8 @@ LOST = (
 )
 # Internal errors may be faults of a GPU, which another start would not mend, unless they speak of the others.
 LOST_WORDS = re.compile(r"collective|coordination|nccl", re.IGNORECASE)
+
+ADDRESS = re.compile(r".+:\d+")
 
 # How long a file of the chief may take to be seen by the other workers.
 SHARING_SECONDS = 60
@@ -118,6 +121,18 @@ class Cluster:
                 raise WorkerLostError(f"the chief's {file} is not to be seen here; is its folder shared?")
             time.sleep(0.1)
 
+    def check_shared(self, file: Path) -> None:
+        """Refuse, before any work, a workdir in which this worker does not see what the chief wrote.
+
+        Raises:
+            UserError: if so.
+        """
+        try:
+            self.wait_for_file(file)
+        except WorkerLostError as error:
+            advice = f"the chief's {file.name} is not to be seen here, give a folder that all workers share"
+            raise UserError("--workdir", file.parent, advice) from error
+
     def losses_told(self) -> contextlib.AbstractContextManager[None]:
         """Turn the errors of operations whose other workers are gone into `WorkerLostError`."""
         return _losses_told() if self.num_workers > 1 else contextlib.nullcontext()
@@ -182,14 +197,23 @@ def count_workers() -> int:
     try:
         cluster = json.loads(text or "{}").get("cluster", {})
         unknown = set(cluster) - {"chief", "worker"}
-        count = sum(len(addresses) for addresses in cluster.values())
+        hosts = [host for addresses in cluster.values() for host in _list_of_texts(addresses)]
     except (ValueError, AttributeError, TypeError) as error:
         example = '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}'
         advice = f"it is no such JSON as {example}, start the program with one of training/launch"
         raise UserError("TF_CONFIG", text, advice) from error
     if unknown:
         raise UserError("TF_CONFIG", text, f"{', '.join(sorted(unknown))} have nothing to do here, name workers only")
-    return count
+    for host in hosts:
+        if not ADDRESS.fullmatch(host):
+            raise UserError("TF_CONFIG", text, f"{host} is no HOST:PORT, such as a:2222")
+    return len(hosts)
+
+
+def _list_of_texts(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise TypeError(f"{value} is no list of texts")
+    return value
 
 
 def _devices(num_gpus: int, replicas: int | None) -> list[str]:
@@ -216,8 +240,8 @@ def _multi_worker(num_workers: int) -> tf.distribute.Strategy:
     try:
         with _losses_told():
             return tf.distribute.MultiWorkerMirroredStrategy()
-    except (ValueError, RuntimeError) as error:
-        advice = f"it cannot be used ({str(error).splitlines()[0]})"
+    except (ValueError, TypeError, RuntimeError, tf.errors.OpError) as error:
+        advice = f"it cannot be used ({str(error).splitlines()[0]}); is the port of this worker in use?"
         raise UserError("TF_CONFIG", os.environ["TF_CONFIG"], advice) from error
 
 

@@ -28,6 +28,7 @@ from training import preemption
 from training.checkpoints import BEST, Checkpoints, best_epoch, read_arrays
 from training.cluster import ALONE, Cluster
 from training.curves import write_curves
+from training.machine import exact_factors
 from training.provenance import revision
 from training.workdir import Workdir, read_json
 
@@ -228,6 +229,17 @@ def global_batch_size(config: RunConfig, dataset: ImageDataset, cluster: Cluster
     return size
 
 
+def check_test_images(dataset: ImageDataset, cluster: Cluster) -> None:
+    """Refuse, before the training, workers for which there are no test images to attack.
+
+    Raises:
+        UserError: if so.
+    """
+    if len(dataset.test) < cluster.num_workers:
+        advice = f"give {cluster.num_workers} or more, the workers share them"
+        raise UserError("--test_examples", len(dataset.test), advice)
+
+
 def _validation_batches(config: RunConfig, dataset: ImageDataset, num_replicas: int) -> tf.data.Dataset | None:
     if not len(dataset.validation):
         return None
@@ -301,7 +313,7 @@ def measure(
         betas=config.evaluation.attack_betas,
         mask_gradients=(mask_gradient,) if mask_gradient in victim.mask_gradients else None,
     )
-    with attack_progress(f"attacking {defense}, {checkpoint} epoch") as on_progress:
+    with exact_factors(), attack_progress(f"attacking {defense}, {checkpoint} epoch") as on_progress:
         report = evaluate(
             victim,
             dataset.test,

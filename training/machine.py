@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
 import platform
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import tensorflow as tf
 
@@ -17,6 +19,7 @@ from cifs_tf.config import Precision, RunConfig
 from training.workdir import Workdir
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
+PRECISIONS = get_args(Precision)
 PACKAGES = ("tensorflow", "keras", "numpy")
 AMPERE = (8, 0)  # compute capability from which GPUs have bfloat16
 CPU_FLAGS = ("fma", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
@@ -46,6 +49,17 @@ def cpu_flags() -> list[str]:
     """Which of the processor's abilities that matter here it has."""
     flags = _processor().get("flags", "").split()
     return [flag for flag in CPU_FLAGS if flag in flags]
+
+
+@contextlib.contextmanager
+def exact_factors() -> Iterator[None]:
+    """Multiply float32 in full, where a GPU would round factors to ten bits (TF32): whoever judges a network does."""
+    is_rounding = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(is_rounding)
 
 
 def peak_memory() -> int:

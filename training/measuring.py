@@ -128,26 +128,6 @@ def image_shape(config: RunConfig) -> tuple[int, int, int]:
     return config.data.image_size or DEFAULT_SIDE, config.data.image_size or DEFAULT_SIDE, 3
 
 
-def measure_pairs(subjects: Mapping[str, Subject], pairs: int, report: Callable[[str], None]) -> dict:
-    """Time two subjects in turns, after a first call of each: A B, B A, A B, ...
-
-    Args:
-        subjects: two of them, by name.
-        pairs: how many turns, >= 1.
-        report: called with a line of text after each turn.
-
-    Returns:
-        what `measure_turns` returns, and under `ratio` and `cpu_ratio` the first subject's over the second's, see
-        `ratio_of`.
-
-    Raises:
-        RuntimeError: if a subject was traced again while it was timed.
-    """
-    found = measure_turns(subjects, pairs, report)
-    numerator, denominator = found.values()
-    return {**found, **ratios_of(numerator, denominator)}
-
-
 def measure_turns(subjects: Mapping[str, Subject], turns: int, report: Callable[[str], None]) -> dict[str, dict]:
     """Time subjects in turns, after a first call of each: A B C, C B A, A B C, ...
 
@@ -201,7 +181,8 @@ def ratios_of(numerator: dict, denominator: dict) -> dict[str, dict]:
 def timed(call: Callable[[], Any]) -> tuple[float, float]:
     """Seconds of a call until its results have arrived, and processor seconds of all threads in them."""
     started, cpu_started = time.perf_counter(), time.process_time()
-    tf.nest.map_structure(np.asarray, call())
+    # Not `np.asarray`, which makes nothing of a scalar in bfloat16.
+    tf.nest.map_structure(lambda result: result.numpy() if tf.is_tensor(result) else result, call())
     return time.perf_counter() - started, time.process_time() - cpu_started
 
 

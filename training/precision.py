@@ -17,6 +17,7 @@ from cifs_tf.data import Split, load_dataset, to_float
 from cifs_tf.errors import UserError
 from cifs_tf.models import Classifier, build_classifier
 from training import experiment
+from training.machine import exact_factors
 from training.workdir import Workdir
 
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -47,9 +48,11 @@ def measure(workdir: Workdir, num_examples: int, batch_size: int) -> dict[str, A
     attacked = {"float32": classifier, "mixed_bfloat16": _in_bfloat16(config, classifier)}
     found = {}
     for name, method in methods.items():
-        robust = {
-            precision: _robust(classifier, attacked[precision], method, split, batch_size) for precision in PRECISIONS
-        }
+        with exact_factors():
+            robust = {
+                precision: _robust(classifier, attacked[precision], method, split, batch_size)
+                for precision in PRECISIONS
+            }
         found[name] = compare(robust["float32"], robust["mixed_bfloat16"])
     return found
 

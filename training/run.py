@@ -64,10 +64,9 @@ def run(config: RunConfig, workdir: Workdir) -> dict:
         tf.config.experimental.enable_op_determinism()
     cluster = make_cluster(config.machine)
     if is_auto and cluster.num_workers > 1:  # the machines may differ
-        from training.machine import with_precision
+        from training.machine import PRECISIONS, with_precision
 
-        in_bfloat16 = cluster.chief_says(lambda: config.train.precision == "mixed_bfloat16")
-        config = with_precision(config, "mixed_bfloat16" if in_bfloat16 else "float32")
+        config = with_precision(config, PRECISIONS[cluster.from_chief(PRECISIONS.index(config.train.precision))])
     if cluster.is_chief:
         dataset = load_dataset(config.data)  # and download it
     cluster.wait_for_all()
@@ -75,11 +74,13 @@ def run(config: RunConfig, workdir: Workdir) -> dict:
         dataset = load_dataset(config.data)
     experiment.check(config, dataset)
     experiment.global_batch_size(config, dataset, cluster)
+    experiment.check_test_images(dataset, cluster)
     if not cluster.is_chief:
         _help(config, workdir, dataset, cluster)
         cluster.wait_for_all()
         return {}
     with workdir.open(config):
+        cluster.wait_for_all()
         result = _run(config, workdir, dataset, cluster)
     cluster.wait_for_all()
     return result
@@ -89,6 +90,8 @@ def _help(config: RunConfig, workdir: Workdir, dataset: ImageDataset, cluster: C
     """A worker's share of the chief's run: the same steps, of which it writes nothing but what its attacks found."""
     from training import experiment
 
+    cluster.wait_for_all()  # the chief has opened the workdir
+    cluster.check_shared(workdir.config_file)
     for model in experiment.model_configs(config):
         experiment.fit(config, model, dataset, workdir, cluster=cluster)
         experiment.measure_checkpoints(config, model.defense, dataset, workdir, cluster)

@@ -18,7 +18,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import yaml
 
 from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
-from cifs_tf.files import WRITING, remove_abandoned, write_atomically
+from cifs_tf.files import remove_abandoned, remove_unfinished, write_atomically
 from training.cli import dump_yaml, parse_config
 
 # Fields that may change between a run and its continuation: they say where and how, not what.
@@ -98,8 +97,7 @@ class Workdir:
             except OSError as error:
                 advice = "another process is at work there, wait for it or give another folder"
                 raise UserError("--workdir", self.path, advice) from error
-            for leftover in self.path.rglob(f"{WRITING}*"):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            remove_unfinished(self.path)
             for base in self.path.glob("export/*"):
                 remove_abandoned(base)
             write_atomically(self.config_file, lambda file: file.write_text(dump_yaml(config)))

@@ -10,6 +10,7 @@ from cifs_tf.adversarial.weight_perturbation import WeightPerturbation
 from cifs_tf.attacks import PGD, example_seeds
 from cifs_tf.distribute import check_even, num_replicas, positions, replica_sum, spans_workers
 from cifs_tf.errors import UserError
+from cifs_tf.layers import BatchNormalization
 from cifs_tf.losses import contract, cross_entropy, head_weights
 from cifs_tf.models import Classifier, with_precision
 
@@ -54,7 +55,8 @@ class AdversarialTrainer(keras.Model):
         float (batch, classes), the final logits.
 
     Raises:
-        UserError: for a decay out of range.
+        UserError: for a decay out of range; on several replicas, for batch normalisation of Keras' own that is not
+            `synchronized`.
 
     Example:
         >>> weights = head_weights(2, classifier.num_probes)
@@ -80,6 +82,8 @@ class AdversarialTrainer(keras.Model):
         super().__init__(dtype=classifier.dtype_policy, **kwargs)
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise UserError("ema_decay", ema_decay, "give a number from 0 to 1, or None")
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            _check_synchronized(classifier)
         self.classifier = classifier
         self.method = method
         self.steps_per_epoch = steps_per_epoch
@@ -289,6 +293,22 @@ class AdversarialTrainer(keras.Model):
 def correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Whether the largest logit is the label's: float (batch,) of 0 and 1."""
     return tf.cast(tf.argmax(logits, axis=-1, output_type=labels.dtype) == labels, logits.dtype)
+
+
+def _check_synchronized(classifier: Classifier) -> None:
+    """Refuse layers whose statistics would be those of a replica's part of the batch, and drift apart."""
+    apart = [
+        layer.name
+        for layer in classifier._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and not isinstance(layer, BatchNormalization)
+        and layer.trainable
+        and not layer.synchronized
+    ]
+    if apart:
+        names = ", ".join(apart[:3]) + (f" and {len(apart) - 3} more" if len(apart) > 3 else "")
+        advice = "each replica would keep statistics of its own; set `synchronized = True` on these layers"
+        raise UserError("classifier", names, advice)
 
 
 def _frozen_copy(classifier: Classifier) -> Classifier:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import signal
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import threading
 import pytest
 
 from cifs_tf.errors import UserError
-from cifs_tf.files import EXPORTING, publish_version, remove_abandoned
+from cifs_tf.files import EXPORTING, publish_version, remove_abandoned, remove_unfinished
 
 # Begins a version in the folder of its argument, says so, and takes as long as its input is open.
 SLOW_WRITER = """
@@ -72,6 +74,24 @@ def test_what_a_living_writer_began_is_left_alone(tmp_path):
     assert living.returncode == 0
     assert names(tmp_path) == ["1", "2"]
     assert (tmp_path / "2" / "half").exists()
+
+
+def test_what_is_being_written_is_left_alone(tmp_path):
+    """A chief that starts again cleans up while its workers, here or on other machines, go on."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as living:
+        name = f".writing-{platform.node()}-{living.pid}-step-1.npz"
+        here, elsewhere, abandoned = (
+            tmp_path / "trial" / each for each in (name, ".writing-another-1-a.npz", ".writing-another-1-b.npz")
+        )
+        here.parent.mkdir()
+        for file in (here, elsewhere, abandoned):
+            file.touch()
+        os.utime(abandoned, (0, 0))
+        remove_unfinished(tmp_path)
+        assert (here.exists(), elsewhere.exists(), abandoned.exists()) == (True, True, False)
+        living.communicate()
+    remove_unfinished(tmp_path)
+    assert not here.exists()
 
 
 def test_many_writers_at_once_get_numbers_of_their_own(tmp_path):

@@ -27,6 +27,16 @@ def test_options_and_machine(result):
     assert result["peak_memory_bytes"] > 2**20
 
 
+def test_in_another_precision_float32_is_timed_beside_it(tmp_path, capsys):
+    """Two layers of two pixels: there is nothing to gain, and the ratio says so."""
+    file = tmp_path / "step.json"
+    benchmark.main(["step", *TINY, "--arch=resnet10", "--precision=mixed_bfloat16", "--json", str(file)])
+    found = json.loads(file.read_text())["tasks"]["training"]
+    ratios = np.divide(found["cifs"]["seconds"], found["float32"]["seconds"])
+    assert found["float32_ratio"]["pairs"] == pytest.approx(ratios.tolist())
+    assert f"CIFS in mixed_bfloat16 over float32: {np.median(ratios):.3f} in training" in capsys.readouterr().out
+
+
 def test_one_peak_per_stage(result):
     """Four stages, of 4 to 32 channels, that halve 8 pixels a side down to 1."""
     assert set(result["convolution_peak"]) == {"4@8x8", "8@4x4", "16@2x2", "32@1x1"}
@@ -125,7 +135,7 @@ def test_networks_take_turns():
         return measuring.Subject(lambda: lambda: calls.append(name) or 0, flops=1)
 
     subjects = {"a": subject("a"), "b": subject("b")}
-    measuring.measure_pairs(subjects, 3, report=lambda line: None)
+    measuring.measure_turns(subjects, 3, report=lambda line: None)
     assert calls == list("ababbaab")  # first calls, then three pairs
 
 
@@ -136,7 +146,7 @@ def test_a_new_trace_while_timing_is_refused():
     stale = measuring.Subject(compile, flops=1)
     fine = measuring.Subject(lambda: lambda: 0, flops=1)
     with pytest.raises(RuntimeError, match="stale was traced again"):
-        measuring.measure_pairs({"stale": stale, "fine": fine}, 1, report=lambda line: None)
+        measuring.measure_turns({"stale": stale, "fine": fine}, 1, report=lambda line: None)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,23 @@
 """What counts as the loss of another worker, and what does not."""
 
+import os
+import socket
+import subprocess
+import sys
 import threading
+from unittest import mock
 
 import pytest
 import tensorflow as tf
 
+from cifs_tf.config import DataConfig
+from cifs_tf.data import load_dataset
+from cifs_tf.errors import UserError
+from tests.training.running import ROOT
 from training import cluster
-from training.cluster import ALONE, _losses_told
+from training.cluster import ALONE, _losses_told, count_workers
+from training.experiment import check_test_images
+from training.launch.worker import tf_config
 from training.preemption import WorkerLostError
 
 errors = tf.errors
@@ -55,3 +66,49 @@ def test_a_file_of_the_chief_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "SHARING_SECONDS", 0)
     with pytest.raises(WorkerLostError, match=r"other\.keras is not to be seen here; is its folder shared\?"):
         ALONE.wait_for_file(tmp_path / "other.keras")
+
+
+def test_a_workdir_that_is_not_shared_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "SHARING_SECONDS", 0)
+    with pytest.raises(UserError, match=r"--workdir: received .*; the chief's config\.yaml is not to be seen here"):
+        ALONE.check_shared(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("cluster_text", "advice"),
+    [
+        ('"worker": "127.0.0.1:2222"', "it is no such JSON as"),
+        ('"worker": [2222]', "it is no such JSON as"),
+        ('"worker": ["nohost", "b:2222"]', "nohost is no HOST:PORT"),
+        ('"ps": ["a:2222"]', "ps have nothing to do here"),
+    ],
+)
+def test_a_damaged_tf_config_is_one_sentence(cluster_text, advice, monkeypatch):
+    monkeypatch.setenv(
+        "TF_CONFIG", "{" + f'"cluster": {{{cluster_text}}}, "task": {{"type": "worker", "index": 0}}' + "}"
+    )
+    with pytest.raises(UserError, match=advice):
+        count_workers()
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path):
+    """As a person sees it: TensorFlow's own server is asked to take the port."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        hosts = [f"127.0.0.1:{taken.getsockname()[1]}", "127.0.0.1:1"]
+        command = [sys.executable, str(ROOT / "training" / "run.py"), "--strategy=multiworker"]
+        environment = {**os.environ, "TF_CONFIG": tf_config(hosts, 0)}
+        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2, ended.stderr
+    assert "TF_CONFIG: received" in ended.stderr
+    assert "is the port of this worker in use?" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_more_workers_than_test_images_are_refused_before_the_training():
+    dataset = load_dataset(DataConfig(train_examples=16, test_examples=10))
+    several = mock.Mock(num_workers=11)
+    with pytest.raises(UserError, match="--test_examples: received 10; give 11 or more"):
+        check_test_images(dataset, several)
+    check_test_images(dataset, mock.Mock(num_workers=10))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 
 from cifs_tf.config import DataConfig, OutputConfig, RunConfig, TrainConfig
@@ -56,7 +60,9 @@ def test_a_second_process_is_kept_out(tmp_path):
 
 
 def test_what_a_killed_process_began_is_removed(tmp_path):
-    half = tmp_path / "cifs" / "checkpoints" / ".writing-1-epoch-0001.weights.h5"
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    half = tmp_path / "cifs" / "checkpoints" / f".writing-{platform.node()}-{killed.pid}-step-00000001.npz"
     exporting = tmp_path / "export" / "cifs" / ".exporting-abc"
     half.parent.mkdir(parents=True)
     exporting.mkdir(parents=True)

@@ -195,6 +195,8 @@ def supervise(team: Team, options: LocalOptions, events: queue.SimpleQueue[Ended
             if event.status and lost is None:
                 lost = event
                 team.end(signal.SIGTERM)
+            elif event.status == EXIT_USER_ERROR:
+                lost = event  # that is why the others were lost
             if lost or asked_to_end:  # the others may wait for it
                 deadline = deadline or time.monotonic() + options.grace_seconds
         else:

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import api as hparams
 from cifs_tf.config import RunConfig
 from cifs_tf.data import ImageDataset
 from cifs_tf.errors import UserError
-from cifs_tf.files import WRITING
+from cifs_tf.files import temporary_of
 from training import experiment
 from training.cluster import ALONE, Cluster
 from training.tuning.options import DIMENSIONS, OBJECTIVE, SearchConfig
@@ -109,7 +109,7 @@ class SearchTuner(keras_tuner.Tuner):
         source = trial_workdir(self.workdir, shorter)
         checkpoints.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source.history_file(defense), workdir.history_file(defense))
-        copied = checkpoints.with_name(f"{WRITING}{checkpoints.name}")
+        copied = temporary_of(checkpoints)
         shutil.copytree(source.checkpoints(defense), copied)
         copied.rename(checkpoints)
 

@@ -4,6 +4,7 @@ python -m tests.cifs_tf.adversarial.replicas NUMBER OUT.npz "DEFENSE METHOD,..."
 """
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ import tensorflow as tf
 from cifs_tf.config import AttackConfig, DataConfig, MachineConfig, ModelConfig, Ratio, RunConfig, TrainConfig
 from cifs_tf.data import load_dataset
 from cifs_tf.distribute import positions
+from cifs_tf.errors import UserError
 from cifs_tf.layers import CIFS, BatchNormalization
 from cifs_tf.models import Classifier
 from training.cluster import ALONE, make_cluster
@@ -64,28 +66,28 @@ def giving(x_adv):
     return lambda method, classifier, images, labels, seed: tf.gather(x_adv, positions(images))
 
 
-def make_classifier(defense):
-    """Two convolutions with batch normalisation and a residual connection, cut behind each."""
+def make_classifier(defense, normalise=BatchNormalization):
+    """Two convolutions, each followed by `normalise()`, and a residual connection, cut behind the second."""
     keras.utils.set_random_seed(SEED)
     image = keras.Input(DATASET.image_shape)
     outputs = [image]
     for stage in (1, 2):
         x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)(outputs[-1])
-        x = keras.layers.ReLU()(BatchNormalization()(x))
+        x = keras.layers.ReLU()(normalise()(x))
         outputs.append(keras.layers.Add(name=f"out{stage}")([x, outputs[-1]]) if stage == 2 else x)
     pooled = keras.layers.GlobalAveragePooling2D()(outputs[-1])
     backbone = keras.Model(image, keras.layers.Dense(DATASET.num_classes)(pooled))
     return Classifier(backbone, {"out2": CIFS("mlp")} if defense == "cifs" else {})
 
 
-def trainer_of(cluster, defense, method, make_metrics=None, **train):
+def trainer_of(cluster, defense, method, make_metrics=None, normalise=BatchNormalization, **train):
     config = RunConfig(
         model=ModelConfig(defense=defense),
         train=TrainConfig(method=method, learning_rate=0.01, batch_size=BATCH, seed=SEED, **train),
         attack=AttackConfig(epsilon=Ratio("0.1"), num_steps=3),
     )
     with cluster.strategy.scope():
-        trainer = make_trainer(config, config.model, make_classifier(defense), steps_per_epoch=1)
+        trainer = make_trainer(config, config.model, make_classifier(defense, normalise), steps_per_epoch=1)
         if make_metrics is not None:
             trainer.compile(trainer.optimizer, metrics=make_metrics())
     return trainer
@@ -129,17 +131,24 @@ def perturbed_and_averaged(cluster):
 
 
 def validated(cluster):
-    """What `fit` logs with validation images that do not divide evenly, and a compiled metric."""
+    """What `fit` logs with validation images that do not divide evenly, with and without an attack on them."""
     trainer = trainer_of(cluster, "cifs", "pgd", lambda: [keras.metrics.SparseCategoricalAccuracy(name="compiled")])
-    logs = trainer.fit(
-        batches(), steps_per_epoch=1, validation_data=DATASET.validation.validation_batches(4), verbose=0
-    ).history
-    return {f"validated {name}": values[-1] for name, values in logs.items()}
+    images = DATASET.validation.validation_batches(4)
+    logs = trainer.fit(batches(), steps_per_epoch=1, validation_data=images, verbose=0).history
+    trainer.validation_attack = trainer.test_function = None
+    natural = trainer.evaluate(images, return_dict=True, verbose=0)
+    return {
+        **{f"validated {name}": values[-1] for name, values in logs.items()},
+        **{f"validated natural {name}": value for name, value in natural.items()},
+    }
 
 
 def not_finite(cluster):
-    """Steps skipped, and how far weights moved, where one image of the last replica is not finite."""
-    trainer = trainer_of(cluster, "cifs", "standard")
+    """Steps skipped, and how far weights moved, where one image of the last replica is not finite.
+
+    Without batch normalisation, which would tell the other replicas of it.
+    """
+    trainer = trainer_of(cluster, "cifs", "standard", normalise=keras.layers.Identity)
     before = trainer.classifier.get_weights()
     images = np.full((BATCH, *DATASET.image_shape), 0.5, np.float32)
     images[-1] = np.nan
@@ -158,13 +167,28 @@ def uneven(cluster):
     return {"uneven": "no error"}
 
 
+def statistics_apart(cluster):
+    """What is said of Keras' own batch normalisation, and whether a step is made once it is synchronized."""
+    try:
+        trainer_of(cluster, "cifs", "standard", normalise=keras.layers.BatchNormalization)
+    except UserError as error:
+        refused = str(error)
+    else:
+        refused = "no error"
+    synchronized = functools.partial(keras.layers.BatchNormalization, synchronized=True)
+    trainer = trainer_of(cluster, "cifs", "standard", normalise=synchronized)
+    trainer.fit(batches(), steps_per_epoch=1, verbose=0)
+    weights = {f"keras weight {index}": weight for index, weight in enumerate(trainer.classifier.get_weights())}
+    return {"apart": refused, **weights}
+
+
 def main(number, file, cases, reference_file=None):
     number = int(number)
     cluster = make_cluster(MachineConfig(strategy="mirrored", replicas=number)) if number > 1 else ALONE
     reference = dict(np.load(reference_file)) if reference_file else {}
     found = steps(cluster, cases.split(","), reference)
     if number < 4:
-        for part in (not_finite, uneven, perturbed_and_averaged, validated):
+        for part in (not_finite, uneven, perturbed_and_averaged, validated, statistics_apart):
             found |= part(cluster)
     np.savez(file, **found)
 

@@ -83,7 +83,7 @@ def test_weight_perturbation_and_average_are_those_of_one_device(found):
 
 def test_logs_are_those_of_one_device_whatever_the_number_of_validation_images(found):
     names = {name for name in found[1] if name.startswith("validated")}
-    expected = ("loss", "robust_accuracy", "compiled", "val_loss", "val_clean_accuracy", "val_compiled")
+    expected = ("loss", "robust_accuracy", "compiled", "val_loss", "val_clean_accuracy", "natural clean_accuracy")
     assert names >= {f"validated {name}" for name in expected}
     for name in names:
         assert found[2][name] == pytest.approx(found[1][name], rel=1e-4), name
@@ -98,3 +98,11 @@ def test_a_step_that_is_not_finite_on_one_replica_is_made_by_none(found, replica
 def test_a_batch_that_does_not_divide_evenly_is_refused(found):
     assert "a batch must divide evenly among the 2 replicas" in str(found[2]["uneven"])
     assert str(found[1]["uneven"]) == "no error"
+
+
+def test_batch_normalisation_of_keras_must_be_synchronized(found):
+    """Else each replica keeps statistics of its own part of the batch."""
+    assert "classifier: received batch_normalization" in str(found[2]["apart"])
+    assert "synchronized = True" in str(found[2]["apart"])
+    assert str(found[1]["apart"]) == "no error"
+    assert_equal_weights(weights_of(found[1], "keras"), weights_of(found[2], "keras"), 1e-5)

@@ -64,10 +64,10 @@ def test_the_first_points_are_stripes():
 
 
 def test_the_lead_never_rises():
-    """What is kept is never worse than before, and in the end the images are as bright as they may be."""
+    """What is kept is never worse than before: in the end the images are as bright as they may be, but for a square."""
     images = tf.fill([2, 8, 8, 1], 0.5)
     asked = queries(Square(epsilon=0.1, num_queries=100), images)
-    assert asked[-1].mean() > 0.56
+    assert np.mean([x.mean() for x in asked[-20:]]) > 0.56
 
 
 def test_squares_that_change_nothing_cost_no_query():

@@ -187,6 +187,21 @@ def test_a_users_error_is_not_repeated(run):
     assert Path("attempts-0").read_text() == "x"
 
 
+def test_a_users_error_is_told_even_if_another_worker_notices_first(run):
+    """The chief finds the command wrong; the other sees that it goes, and is the first to end."""
+    code, _, err = run("""
+        if index:
+            while not Path("ready").exists():
+                time.sleep(0.01)
+            sys.exit(75)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
+        Path("ready").touch()
+        signal.pause()
+    """)
+    assert code == 2
+    assert err == "local.py: worker 0 ended with code 2; all have ended.\n"
+
+
 SAVES = """
 def save(*_):
     print("saved", flush=True)
