@@ -111,7 +111,7 @@ def interval_sentence(seeds: int) -> str:
     """What the intervals mean."""
     if seeds == 1:
         return "95% by Wilson's score, over the images; one seed, so the chance in training is not in them"
-    return f"95% by Student's t, over {seeds} seeds"
+    return f"95% by Student's t over {seeds} seeds and Wilson's score over the images, squares added"
 
 
 def renamed(table: Table, scale: Scale) -> dict[str, str]:
@@ -147,16 +147,20 @@ def interval_over_images(share: float, images: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def interval_over_seeds(shares: Sequence[float]) -> tuple[float, float]:
-    """95% interval of the mean over seeds, two at least, by Student's t, as far as a share can reach.
+def interval_over_seeds(shares: Sequence[float], images: int) -> tuple[float, float]:
+    """95% interval of the mean over seeds, two at least: the chance in training beside that in the images.
+
+    The half widths of Student's t over the seeds and of Wilson's score over the images, which all seeds share, add up
+    as squares.
 
     Example:
-        >>> tuple(round(bound, 3) for bound in interval_over_seeds([0.4, 0.5, 0.6]))
-        (0.252, 0.748)
+        >>> tuple(round(bound, 3) for bound in interval_over_seeds([0.4, 0.5, 0.6], 100))
+        (0.234, 0.766)
     """
     mean, error = statistics.fmean(shares), statistics.stdev(shares) / math.sqrt(len(shares))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(shares) - 1)) * error
-    return max(mean - half, 0.0), min(mean + half, 1.0)
+    low, high = interval_over_images(mean, images)
+    return max(mean - math.hypot(half, mean - low), 0.0), min(mean + math.hypot(half, high - mean), 1.0)
 
 
 def read_place(report: dict[str, Any], place: str) -> tuple[float, str | None] | None:
@@ -203,15 +207,14 @@ def _cell(reports: Sequence[dict[str, Any]], place: str, paper: float | None) ->
         return {"ours": None, "interval": None, "paper": paper, "difference": None}
     shares = [share for share, _ in found]
     ours = 100 * statistics.fmean(shares)
-    low, high = (
-        interval_over_seeds(shares) if len(shares) > 1 else interval_over_images(shares[0], reports[0]["num_examples"])
-    )
+    images = reports[0]["num_examples"]
+    low, high = interval_over_seeds(shares, images) if len(shares) > 1 else interval_over_images(shares[0], images)
     return {
         "ours": round(ours, 4),
         "interval": [round(100 * low, 4), round(100 * high, 4)],
         "by_seed": [round(100 * share, 4) for share in shares],
         "betas": [beta for _, beta in found],
-        "images": reports[0]["num_examples"],
+        "images": images,
         "paper": paper,
         "difference": None if paper is None else round(ours - paper, 4),
     }

@@ -42,10 +42,16 @@ def test_interval_over_images_is_wilsons():
     assert interval_over_images(share, n) == pytest.approx(expected)
 
 
-def test_interval_over_seeds_is_students():
+def test_interval_over_seeds_adds_both_kinds_of_chance():
     """Two seeds at 0.5 and 0.52: mean 0.51, standard error 0.01, and t of one degree of freedom is 12.7062."""
-    assert interval_over_seeds([0.5, 0.52]) == pytest.approx((0.51 - 0.127062, 0.51 + 0.127062), abs=1e-5)
-    assert interval_over_seeds([0.5, 0.6]) == (0, 1)  # two seeds say nothing of so much chance
+    many = 10**9
+    assert interval_over_seeds([0.5, 0.52], many) == pytest.approx((0.51 - 0.127062, 0.51 + 0.127062), abs=1e-4)
+    assert interval_over_seeds([0.5, 0.6], many) == (0, 1)  # two seeds say nothing of so much chance
+    assert interval_over_seeds([0.5, 0.5], 100) == interval_over_images(0.5, 100)
+    low, high = interval_over_seeds([0.5, 0.52], 200)
+    wilson_low, wilson_high = interval_over_images(0.51, 200)
+    assert 0.51 - low == pytest.approx(math.sqrt(0.127062**2 + (0.51 - wilson_low) ** 2), abs=1e-5)
+    assert high - 0.51 == pytest.approx(math.sqrt(0.127062**2 + (wilson_high - 0.51) ** 2), abs=1e-5)
 
 
 @pytest.fixture
