@@ -176,6 +176,18 @@ def make_cluster(config: MachineConfig) -> Cluster:
     return Cluster(_tpu() if name == "tpu" else _multi_worker(num_workers))
 
 
+def make_local_cluster(config: MachineConfig) -> Cluster:
+    """Find the devices of this process alone, for a program whose processes do not speak with each other.
+
+    Raises:
+        UserError: as for `make_cluster`, or if `TF_CONFIG` names several workers.
+    """
+    if count_workers() > 1:
+        advice = "this program's processes share images by --shard i/n, start one for each without it"
+        raise UserError("TF_CONFIG", os.environ["TF_CONFIG"], advice)
+    return make_cluster(config)
+
+
 @contextlib.contextmanager
 def _losses_told() -> Iterator[None]:
     try:

@@ -12,6 +12,7 @@ to --workdir; the same command again continues there.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,13 +61,17 @@ def evaluate(options: EvaluateOptions) -> int:
     from cifs_tf import evaluation
     from cifs_tf.data import load_dataset
     from cifs_tf.evaluation.examples import pick_examples
+    from training.cluster import make_local_cluster
     from training.experiment import about_images, attack_progress, attacks_of, ledger_name
 
     import_plugins(config.model)
     # Where a GPU would round factors to ten bits.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    victim = _load(options.model, options.defense, options.checkpoint, run)
-    surrogate = _load_surrogate(options.surrogate) if options.surrogate else None
+    cluster = make_local_cluster(options.machine_config())
+    strategy = cluster.strategy if cluster.num_replicas > 1 else None
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        victim = _load(options.model, options.defense, options.checkpoint, run)
+        surrogate = _load_surrogate(options.surrogate) if options.surrogate else None
     dataset = load_dataset(config.data)
     split = _images(options, dataset)
     tasks = evaluation.make_suite(
@@ -92,6 +97,7 @@ def evaluate(options: EvaluateOptions) -> int:
             shard=options.shard,
             seed=seed,
             batch_size=options.batch_size,
+            strategy=strategy,
             about=about_images(options.suite, dataset, split),
             on_progress=on_progress,
         )

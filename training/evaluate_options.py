@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Literal
 
-from cifs_tf.config import MaskGradient, Ratio
+from cifs_tf.config import MachineConfig, MaskGradient, Ratio
 from cifs_tf.errors import UserError
 
 Suite = Literal["quick", "paper", "paper_aa", "apgd", "standard", "strict"]
@@ -36,6 +36,9 @@ class EvaluateOptions:
         batch_size: images per batch.
         seed: of everything random; null is that of the run, or 0.
         shard: i/n, attack only the i-th of n parts of the images; see merge.
+        strategy: one (one device), mirrored (all GPUs of this machine), or auto: mirrored where there are several GPUs.
+        replicas: mirrored only: how many GPUs; without a GPU the processor is divided into so many devices, which is no
+            faster. null is all GPUs.
         workdir: folder for ledger and report; null is DEFENSE/evaluation/SUITE in the run's workdir, or
             runs/evaluation/MODEL/SUITE.
     """
@@ -56,6 +59,8 @@ class EvaluateOptions:
     batch_size: int = 250
     seed: int | None = None
     shard: str = "1/1"
+    strategy: Literal["auto", "one", "mirrored"] = "auto"
+    replicas: int | None = None
     workdir: str | None = None
 
     def __post_init__(self) -> None:
@@ -70,3 +75,8 @@ class EvaluateOptions:
         match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", self.shard)
         if match is None or int(match[1]) > int(match[2]):
             raise UserError("--shard", self.shard, "give i/n with i from 1 to n, such as 1/4")
+        self.machine_config()
+
+    def machine_config(self) -> MachineConfig:
+        """Return the devices that share the attacks."""
+        return MachineConfig(strategy=self.strategy, replicas=self.replicas)

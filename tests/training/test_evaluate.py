@@ -98,6 +98,16 @@ def test_a_killed_evaluation_ends_in_the_same_report(suite, num_kills, workdir, 
 
 
 @pytest.mark.slow
+def test_several_devices_come_to_the_same_verdicts(workdir, tmp_path):
+    options = ["--suite=paper", "--attack_betas=[2]", "--examples=30"]
+    for name, devices in (("one", ["--strategy=one"]), ("two", ["--strategy=mirrored", "--replicas=2"])):
+        code, _, err = run("--model", workdir, *options, *devices, f"--workdir={name}", cwd=tmp_path)
+        assert code == 0, err
+    one, two = (report_of(tmp_path / name) for name in ("one", "two"))
+    assert one["broken_by"] == two["broken_by"]
+
+
+@pytest.mark.slow
 def test_shards_of_several_machines_are_merged(workdir, tmp_path):
     for part in (1, 2):
         code, out, err = run("--model", workdir, *SMALL, f"--shard={part}/2", "--workdir=shards", cwd=tmp_path)
@@ -124,6 +134,8 @@ def test_shards_of_several_machines_are_merged(workdir, tmp_path):
         (["--model={workdir}", "--examples=9999"], ["--examples", "9999", "360"]),
         (["--model={workdir}", "--epsilon=2"], ["--epsilon", "2"]),
         (["--model={workdir}", "--shard=3/2"], ["--shard", "3/2", "1/4"]),
+        (["--model={workdir}", "--replicas=2"], ["--replicas", "2", "--strategy mirrored"]),
+        (["--model={workdir}", "--strategy=mirrored"], ["--strategy", "mirrored", "no GPU"]),
         (["--model={workdir}", "--defense=vanilla"], ["--model", "vanilla", "finish its training"]),
         (["--model={workdir}", "--workdir=/dev/null/a"], ["--workdir", "/dev/null"]),
         (["--model={workdir}", "--mask_gradients=[half]"], ["--mask_gradients", "half"]),
