@@ -144,6 +144,15 @@ def _by_task(ratios: dict[str, dict[str, Any]]) -> str:
     )
 
 
+def standing_table(result: dict[str, Any]) -> str:
+    """What the official attacks and ours left standing, each alone, by `benchmark.py attack`."""
+    official, ours = result["official_standing"], result["standing"]
+    titles = {**ATTACKS, "apgd_dlr": "APGD-DLR", "standard": "all four of `standard`"}
+    header = ["images standing", *(titles[name] for name in official)]
+    rows = [[who, *(str(found[name]) for name in official)] for who, found in (("official", official), ("ours", ours))]
+    return markdown_table(header, rows)
+
+
 def attack_table(result: dict[str, Any]) -> str:
     """Seconds of the attacks of `benchmark.py attack`, beside the official ones."""
     seconds, official = result["seconds"], result["official_seconds"]

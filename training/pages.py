@@ -265,12 +265,14 @@ PAGES: dict[str, dict[str, tuple[str, Render]]] = {
         "table1": ("reproduce_table1_small", ours_part),
         "step": ("benchmark_step", step_part),
         "step_bfloat16": ("benchmark_step_bfloat16", step_part),
+        "standing": ("benchmark_attack", tables.standing_table),
         "attack": ("benchmark_attack", attack_part),
         "serve": ("benchmark_serve", serve_part),
     },
     "docs/results.md": {
         "table1": ("reproduce_table1_small", beside_paper_part),
         "tableB.1": ("reproduce_tableB.1_small", beside_paper_part),
+        "standing": ("benchmark_attack", tables.standing_table),
     },
     "docs/analysis.md": {
         "figure1": ("reproduce_figure1_small", figure_part),
