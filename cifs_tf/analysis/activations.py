@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from cifs_tf.errors import UserError
 from cifs_tf.models import Classifier
+from cifs_tf.models.defend import WithoutActivation
 
 
 def channel_activations(
@@ -46,6 +47,8 @@ def channel_activations(
     for start in range(0, len(images), batch_size):
         inputs, outputs = classifier.observe(images[start : start + batch_size], name)
         values = inputs if layer is None else outputs
+        # NumPy and SciPy know no bfloat16.
+        values = tf.cast(values, keras.backend.result_type(values.dtype, "float32"))
         parts.append(tf.reduce_mean(values, axis=list(range(1, len(values.shape) - 1))).numpy())
     return np.concatenate(parts)
 
@@ -75,6 +78,8 @@ def last_layer(classifier: Classifier) -> keras.layers.Dense:
         UserError: if something else makes them.
     """
     layer = classifier.backbone.outputs[0]._keras_history.operation
+    if isinstance(layer, WithoutActivation):
+        layer = layer.layer
     if not isinstance(layer, keras.layers.Dense):
         advice = (
             f"its last layer, {layer.name}, is a {type(layer).__name__}; give a backbone that ends in a Dense layer"

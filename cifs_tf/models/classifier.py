@@ -52,14 +52,20 @@ class Classifier(keras.Model):
         super().__init__(**kwargs)
         check_backbone(backbone)
         order = [layer.name for layer in backbone.layers]
-        cuts = dict(cuts or {})
+        cuts = _checked_cuts(cuts)
         for name in cuts:
             check_cut(backbone, name)
         self.backbone = backbone
         self.cuts = {name: cuts[name] for name in sorted(cuts, key=order.index)}
         for name, selection in self.cuts.items():
-            if getattr(selection, "num_classes", self.num_classes) is None:
+            given = getattr(selection, "num_classes", self.num_classes)
+            if given is None:
                 selection.num_classes = self.num_classes
+            elif given != self.num_classes:
+                advice = (
+                    f"its selection layer is for {given} classes, the backbone has {self.num_classes}; make another"
+                )
+                raise UserError("cuts", name, advice)
             if not selection.built:
                 selection.build(output_shape(backbone, name))
                 selection.built = True
@@ -192,6 +198,18 @@ class Classifier(keras.Model):
         backbone = deserialize(config.pop("backbone"), custom_objects)
         cuts = {name: deserialize(cut, custom_objects) for name, cut in config.pop("cuts").items()}
         return cls(backbone, cuts, **config)
+
+
+def _checked_cuts(cuts: Mapping[str, keras.layers.Layer] | None) -> dict[str, keras.layers.Layer]:
+    if not isinstance(cuts or {}, Mapping):
+        advice = "give selection layers by the name of the layer that they follow, such as {'conv5_block3_out': CIFS()}"
+        raise UserError("cuts", cuts, advice)
+    for name, selection in (cuts or {}).items():
+        if not isinstance(name, str):
+            raise UserError("cuts", name, "give the name of a layer of the backbone")
+        if not isinstance(selection, keras.layers.Layer):
+            raise UserError("cuts", selection, f"give a selection layer for {name}, such as CIFS()")
+    return dict(cuts or {})
 
 
 def with_precision(classifier: Classifier, precision: str | None) -> Classifier:

@@ -168,6 +168,9 @@ def _image_shape(graph: keras.Model, given: tuple[int, ...] | None) -> tuple[int
     known = tuple(graph.inputs[0].shape[1:])
     if given is None and None in known:
         raise UserError("image_shape", None, f"the model leaves it open {known}, give (height, width, channels)")
+    is_shape = isinstance(given, (tuple, list)) and all(isinstance(size, (int, np.integer)) for size in given)
+    if given is not None and not is_shape:
+        raise UserError("image_shape", given, "give numbers: (height, width, channels)")
     shape = known if given is None else tuple(given)
     if len(shape) != len(known) or any(size not in (None, mine) for size, mine in zip(known, shape, strict=True)):
         advice = f"the model takes images of {known}, leave it out, or build the model for another size"
@@ -265,13 +268,15 @@ def _without_softmax(graph: keras.Model, x, opened: Sequence[keras.Model]):
     def call(operation, *args, **kwargs):
         inner = inside(operation)
         if inner is not None:
-            outputs = run(inner, args)
+            outputs = run(inner, args or kwargs["inputs"])
             return outputs[0] if len(outputs) == 1 else outputs
         if operation is last:
             return _call_for_logits(operation, *args)
         return _as_rescaling(operation, args[0])(*args, **kwargs)
 
     last = last_of(graph)
+    if sum(node.operation is last for each in (graph, *opened) for node in calls(each)) > 1:
+        last = None  # a softmax that also stands elsewhere stays, and is refused by what it answers
     return run(graph, [x])[0]
 
 
@@ -281,11 +286,16 @@ def _call_for_logits(operation, x, *args):
     if activation is keras.activations.sigmoid or kind == "Sigmoid":
         advice = "it judges each class alone, end the model in one logit per class: Dense(num_classes)"
         raise UserError("model", f"sigmoid at the end of {operation.name}", advice)
-    if activation is keras.activations.softmax and isinstance(operation, keras.layers.Dense):
+    if activation is keras.activations.softmax and _is_plain_dense(operation):
         return WithoutActivation(operation)(x)
     if activation is keras.activations.softmax and isinstance(operation, keras.layers.Activation):
         return x
     return x if kind == "Softmax" else operation(x, *args)
+
+
+def _is_plain_dense(operation) -> bool:
+    """Whether its logits are inputs times kernel plus bias: a subclass may make others, and so does a quantised one."""
+    return type(operation) is keras.layers.Dense and operation.quantization_mode is None
 
 
 def _ends_in_features(output) -> bool:

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import cifs_tf
 from cifs_tf.adversarial import AdversarialTrainer, PGDTraining
+from cifs_tf.analysis import channel_activations, last_layer_weights
 from cifs_tf.attacks import PGD
 from cifs_tf.data import Split
 from cifs_tf.errors import UserError
@@ -332,3 +333,96 @@ def test_channels_must_be_known():
 def test_a_classifier_needs_a_functional_backbone():
     with pytest.raises(UserError, match=r"^backbone: received .*cifs_tf.defend"):
         Classifier(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(3)]))
+
+
+def gated(softmax):
+    """The softmax layer at the end also makes a gate inside."""
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="low")(image)
+    x = keras.layers.Multiply()([x, softmax(x)])
+    return keras.Model(image, softmax(keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))))
+
+
+class Sharpened(keras.layers.Dense):
+    """A dense layer whose logits are not inputs times kernel plus bias."""
+
+    def call(self, inputs):
+        return keras.ops.softmax(10 * keras.ops.matmul(inputs, self.kernel))
+
+
+def answering_with(layer):
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, name="low")(image))
+    return keras.Model(image, layer(x))
+
+
+def quantised():
+    model = answering_with(keras.layers.Dense(3, activation="softmax"))
+    model.quantize("int8")
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gated(keras.layers.Softmax()),
+        lambda: gated(keras.layers.Activation("softmax")),
+        lambda: answering_with(Sharpened(3, activation="softmax")),
+        quantised,
+    ],
+    ids=["softmax twice", "activation twice", "subclass", "quantised"],
+)
+def test_a_softmax_that_cannot_be_left_out_is_refused(make):
+    """Without it the model would answer differently, and nobody would be told."""
+    with pytest.raises(UserError, match="it answers with probabilities"):
+        defend(make(), {"low": CIFS()})
+
+
+def test_a_nested_model_called_by_keyword_is_taken_apart():
+    inner_image = keras.Input((8, 8, 3))
+    inner = keras.Model(inner_image, keras.layers.Conv2D(4, 3, name="inside")(inner_image))
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(inner(inputs=image))
+    model = keras.Model(image, keras.layers.Dense(3)(x))
+    classifier = defend(model, {"inside": CIFS(importance=ones)})
+    images = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
+    np.testing.assert_allclose(classifier(images)[:, 0], model(images), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "message"),
+    [
+        ({"low": "mlp"}, "cuts: received mlp; give a selection layer for low, such as CIFS"),
+        ({"low": CIFS}, "give a selection layer for low"),
+        (["low"], "give selection layers by the name of the layer"),
+        ({1: CIFS()}, "cuts: received 1; give the name of a layer"),
+        ({"low": CIFS(num_classes=10)}, "its selection layer is for 10 classes, the backbone has 3"),
+    ],
+    ids=["text", "class", "list", "number", "classes"],
+)
+def test_cuts_that_are_none_are_refused(cuts, message):
+    with pytest.raises(UserError, match=message):
+        defend(small(), cuts)
+
+
+@pytest.mark.parametrize("shape", [8, (None, None, 3), "8x8"])
+def test_image_shapes_that_are_none_are_refused(shape):
+    with pytest.raises(UserError, match=r"image_shape: received .*; give numbers: \(height, width, channels\)"):
+        defend(small(), image_shape=shape)
+
+
+def test_a_defended_model_that_ended_in_softmax_can_be_looked_into():
+    model = small(activation="softmax")
+    classifier = defend(model, {"low": CIFS()})
+    images = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
+    assert channel_activations(classifier, images).shape == (2, 4)
+    np.testing.assert_array_equal(last_layer_weights(classifier), model.get_layer("top").kernel)
+
+
+def test_activations_in_bfloat16_are_float32_numbers():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        classifier = defend(small(dtype="float32"), {"low": CIFS()})
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert channel_activations(classifier, np.zeros((2, 8, 8, 3), np.float32)).dtype == np.float32
