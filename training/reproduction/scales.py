@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import re
 from typing import Any
 
 from training.cli import RECIPES, parse_config
@@ -111,8 +113,14 @@ def _text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(_text, value))}]"
+        return f"[{','.join(map(_item, value))}]"
     return str(value)
+
+
+def _item(value: Any) -> str:
+    text = _text(value)
+    # What has a meaning of its own inside a YAML list is quoted, such as a comma in a folder's name.
+    return json.dumps(text, ensure_ascii=False) if re.search(r"[][{},#\"']|: ", text) else text
 
 
 SCALES = {

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from cifs_tf.command_line import parse_options
+from training.analyse_options import AnalyseOptions
 from training.cli import RECIPES, parse_config
 from training.evaluate_options import EvaluateOptions
 from training.reproduction.catalogue import figures, tables
 from training.reproduction.plan import Analysis, Evaluation, Training, jobs_of, plan_figure, plan_table
-from training.reproduction.scales import SCALES
+from training.reproduction.scales import SCALES, arguments
 from training.workdir import write_json
 
 PLACES = ("workdir", "data_dir")
@@ -140,3 +141,10 @@ def test_figures_share_the_analyses_of_the_same_networks():
     assert analyses["1"].trainings[0]["method"] == "standard"
     assert analyses["3"].names == ("vanilla", "CIFS-sigmoid", "CIFS-softplus", "CIFS-softmax")
     assert all(isinstance(analysis, Analysis) for analysis in analyses.values())
+
+
+def test_folders_of_any_name_survive_the_command_line():
+    runs = ["/t/a,b/x", "/t/c d/[y]", "/t/e: f", "/t/plain"]
+    options = parse_options(AnalyseOptions, "analyse.py", arguments({"run": [Path(run) for run in runs]}), "")
+    assert [str(run) for run in options.run] == runs
+    assert arguments({"attack_betas": [0, "infinity-1"]}) == ["--attack_betas=[0,infinity-1]"]
