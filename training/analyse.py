@@ -66,12 +66,15 @@ def analyse(options: AnalyseOptions) -> dict[str, Any]:
     for each in (folder, *(_measured_in(network, options) for network in networks)):
         check_folder(each)
     # After the check: importing TensorFlow takes seconds, an error should not.
-    import tensorflow as tf
+    from training.machine import exact_factors
 
+    with exact_factors():
+        return _look_inside(options, networks, folder)
+
+
+def _look_inside(options: AnalyseOptions, networks: list[Network], folder: Path) -> dict[str, Any]:
     from cifs_tf.data import load_dataset
 
-    # Where a GPU would round factors to ten bits.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
     dataset = load_dataset(_data_config(options, networks[0].config))
     split = dataset.test
     if options.examples is not None:

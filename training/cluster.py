@@ -183,7 +183,7 @@ def make_local_cluster(config: MachineConfig) -> Cluster:
         UserError: as for `make_cluster`, or if `TF_CONFIG` names several workers.
     """
     if count_workers() > 1:
-        advice = "this program's processes share images by --shard i/n, start one for each without it"
+        advice = "this program knows of no other workers: unset it, and give each process its --shard i/n"
         raise UserError("TF_CONFIG", os.environ["TF_CONFIG"], advice)
     return make_cluster(config)
 
@@ -253,7 +253,9 @@ def _multi_worker(num_workers: int) -> tf.distribute.Strategy:
         with _losses_told():
             return tf.distribute.MultiWorkerMirroredStrategy()
     except (ValueError, TypeError, RuntimeError, tf.errors.OpError) as error:
-        advice = f"it cannot be used ({str(error).splitlines()[0]}); is the port of this worker in use?"
+        advice = f"it cannot be used ({str(error).splitlines()[0]})"
+        if isinstance(error, tf.errors.UnknownError):  # all that TensorFlow says of a server that does not start
+            advice += "; is the port of this worker in use?"
         raise UserError("TF_CONFIG", os.environ["TF_CONFIG"], advice) from error
 
 

@@ -56,8 +56,13 @@ def evaluate(options: EvaluateOptions) -> int:
     folder = Path(options.workdir) if options.workdir else _default_folder(options, config, run)
     check_folder(folder)
     # After the check: importing TensorFlow takes seconds, an error should not.
-    import tensorflow as tf
+    from training.machine import exact_factors
 
+    with exact_factors():
+        return _attack(options, config, run, folder)
+
+
+def _attack(options: EvaluateOptions, config: RunConfig, run: Workdir | None, folder: Path) -> int:
     from cifs_tf import evaluation
     from cifs_tf.data import load_dataset
     from cifs_tf.evaluation.examples import pick_examples
@@ -65,8 +70,6 @@ def evaluate(options: EvaluateOptions) -> int:
     from training.experiment import about_images, attack_progress, attacks_of, ledger_name
 
     import_plugins(config.model)
-    # Where a GPU would round factors to ten bits.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
     cluster = make_local_cluster(options.machine_config())
     strategy = cluster.strategy if cluster.num_replicas > 1 else None
     with strategy.scope() if strategy else contextlib.nullcontext():

@@ -241,7 +241,7 @@ def figure_part(result: dict[str, Any]) -> str:
     rows = [
         [
             name,
-            f"{found['attack_beta']:g}",
+            beta if isinstance(beta := found["attack_beta"], str) else f"{beta:g}",
             _both(found, "accuracy", lambda share: f"{100 * share:.1f}"),
             _both(found, "negative_share", lambda share: f"{100 * share:.1f}"),
             _both(found, "alignment", lambda correlation: f"{correlation:.2f}"),

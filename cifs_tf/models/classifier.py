@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 
 import keras
@@ -200,6 +201,17 @@ class Classifier(keras.Model):
         return cls(backbone, cuts, **config)
 
 
+def _selects(selection) -> bool:
+    """Whether it is a layer that can be called as `CIFS` is."""
+    if not isinstance(selection, keras.layers.Layer):
+        return False
+    try:
+        inspect.signature(selection.call).bind(None, labels=None, training=None, mask_gradient=None)
+    except TypeError:
+        return False
+    return True
+
+
 def _checked_cuts(cuts: Mapping[str, keras.layers.Layer] | None) -> dict[str, keras.layers.Layer]:
     if not isinstance(cuts or {}, Mapping):
         advice = "give selection layers by the name of the layer that they follow, such as {'conv5_block3_out': CIFS()}"
@@ -207,9 +219,12 @@ def _checked_cuts(cuts: Mapping[str, keras.layers.Layer] | None) -> dict[str, ke
     for name, selection in (cuts or {}).items():
         if not isinstance(name, str):
             raise UserError("cuts", name, "give the name of a layer of the backbone")
-        if not isinstance(selection, keras.layers.Layer):
+        if not _selects(selection):
             raise UserError("cuts", selection, f"give a selection layer for {name}, such as CIFS()")
-    return dict(cuts or {})
+    checked = dict(cuts or {})
+    if len({id(selection) for selection in checked.values()}) < len(checked):
+        raise UserError("cuts", list(checked), "one selection layer stands at several cuts; make one for each")
+    return checked
 
 
 def with_precision(classifier: Classifier, precision: str | None) -> Classifier:

@@ -262,6 +262,10 @@ def _without_softmax(graph: keras.Model, x, opened: Sequence[keras.Model]):
         inner = inside(operation)
         return operation if inner is None else last_of(inner)
 
+    def uses_of_last(model: keras.Model) -> int:
+        inner = ((node, inside(node.operation)) for node in calls(model))
+        return sum(int(node.operation is last) if each is None else uses_of_last(each) for node, each in inner)
+
     def run(model: keras.Model, inputs):
         return keras.tree.flatten(model._run_through_graph(inputs, call_fn=call))
 
@@ -275,7 +279,7 @@ def _without_softmax(graph: keras.Model, x, opened: Sequence[keras.Model]):
         return _as_rescaling(operation, args[0])(*args, **kwargs)
 
     last = last_of(graph)
-    if sum(node.operation is last for each in (graph, *opened) for node in calls(each)) > 1:
+    if uses_of_last(graph) > 1:
         last = None  # a softmax that also stands elsewhere stays, and is refused by what it answers
     return run(graph, [x])[0]
 

@@ -28,7 +28,6 @@ def test_options_and_machine(result):
 
 
 def test_in_another_precision_float32_is_timed_beside_it(tmp_path, capsys):
-    """Two layers of two pixels: there is nothing to gain, and the ratio says so."""
     file = tmp_path / "step.json"
     benchmark.main(["step", *TINY, "--arch=resnet10", "--precision=mixed_bfloat16", "--json", str(file)])
     found = json.loads(file.read_text())["tasks"]["training"]

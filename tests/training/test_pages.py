@@ -236,3 +236,25 @@ def test_the_projection_says_what_it_assumes():
     for link in scaling.NETWORKS.values():
         assert f"| {link.name} | {link.bandwidth / 1e9:.4g} |" in text
     assert f"| {projection['assumptions']['efficiency']:.1%} |" in text
+
+
+def test_what_the_pages_say_of_the_tables_is_so():
+    """README and docs/analysis.md say in words who wins."""
+    rows = json.loads((RESULTS / "reproduce_table1_small.json").read_text())["rows"]
+    pgd100 = {row["name"]: row["cells"][-1]["by_seed"] for row in rows}
+    vanilla = pgd100.pop("Vanilla")
+    assert [len(seeds) for seeds in (vanilla, *pgd100.values())] == [3, 3, 3, 3]
+    assert min(vanilla) > max(max(seeds) for seeds in pgd100.values())
+    networks = json.loads((RESULTS / "reproduce_figure3_small.json").read_text())["networks"]
+    vanilla = networks.pop("vanilla")
+    for network in networks.values():
+        for kind in ("natural", "adversarial"):
+            assert network[f"{kind}_negative_share"] > vanilla[f"{kind}_negative_share"]
+            assert network[f"{kind}_alignment"] < vanilla[f"{kind}_alignment"]
+        assert network["adversarial_accuracy"] < vanilla["adversarial_accuracy"]
+
+
+def test_a_figure_may_be_attacked_at_infinity():
+    result = json.loads((RESULTS / "reproduce_figure3_small.json").read_text())
+    result["networks"]["CIFS-softmax"]["attack_beta"] = "infinity"
+    assert "| CIFS-softmax | infinity |" in pages.figure_part({**result, "link": ""})

@@ -343,6 +343,15 @@ def gated(softmax):
     return keras.Model(image, softmax(keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))))
 
 
+def siamese():
+    """A nested model that ends in softmax is called twice."""
+    vector = keras.Input((3,))
+    inner = keras.Model(vector, keras.layers.Softmax()(keras.layers.Dense(3)(vector)))
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(3, 3, name="low")(image))
+    return keras.Model(image, inner(inner(x)))
+
+
 class Sharpened(keras.layers.Dense):
     """A dense layer whose logits are not inputs times kernel plus bias."""
 
@@ -367,10 +376,11 @@ def quantised():
     [
         lambda: gated(keras.layers.Softmax()),
         lambda: gated(keras.layers.Activation("softmax")),
+        siamese,
         lambda: answering_with(Sharpened(3, activation="softmax")),
         quantised,
     ],
-    ids=["softmax twice", "activation twice", "subclass", "quantised"],
+    ids=["softmax twice", "activation twice", "nested model twice", "subclass", "quantised"],
 )
 def test_a_softmax_that_cannot_be_left_out_is_refused(make):
     """Without it the model would answer differently, and nobody would be told."""
@@ -396,9 +406,11 @@ def test_a_nested_model_called_by_keyword_is_taken_apart():
         ({"low": CIFS}, "give a selection layer for low"),
         (["low"], "give selection layers by the name of the layer"),
         ({1: CIFS()}, "cuts: received 1; give the name of a layer"),
+        ({"low": keras.layers.Dense(4)}, "give a selection layer for low"),
+        (dict.fromkeys(["low", "sum"], CIFS()), "one selection layer stands at several cuts"),
         ({"low": CIFS(num_classes=10)}, "its selection layer is for 10 classes, the backbone has 3"),
     ],
-    ids=["text", "class", "list", "number", "classes"],
+    ids=["text", "class", "list", "number", "dense", "twice", "classes"],
 )
 def test_cuts_that_are_none_are_refused(cuts, message):
     with pytest.raises(UserError, match=message):
