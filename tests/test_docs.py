@@ -27,7 +27,7 @@ from cifs_tf.adversarial.methods import METHODS
 from cifs_tf.export import export
 from cifs_tf.layers import CIFS, importance
 from cifs_tf.models import Classifier
-from tests.serving.running import running_server
+from tests.cifs_tf.serving.running import running_server
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -115,6 +115,12 @@ def parse_only(parse):
     return parse_and_stop
 
 
+def started_by(script):
+    """The module of the program that a script of training/ or serving/ starts."""
+    (package, name) = re.search(r"^from (\S+) import (\w+)$", script.read_text(), re.MULTILINE).groups()
+    return importlib.import_module(f"{package}.{name}")
+
+
 def check_command(words, monkeypatch):
     """Let the program's own parser read its arguments; a launcher's program is read too."""
     program, *arguments = words
@@ -127,8 +133,8 @@ def check_command(words, monkeypatch):
     assert (ROOT / program).is_file(), program
     if not program.startswith(("training/", "serving/")) or arguments[:1] == ["merge"]:
         return
-    module = importlib.import_module(program.removesuffix(".py").replace("/", "."))
-    for owner in (module, importlib.import_module("training.launch.options")):
+    module = started_by(ROOT / program)
+    for owner in (module, importlib.import_module("cifs_tf.launch.options")):
         for name in ("parse_options", "parse_config", "parse_flat"):
             parse = getattr(owner, name, None)
             if isinstance(parse, types.FunctionType) and parse.__name__ == name:

@@ -1,8 +1,8 @@
 """The import rule of the architecture, read from the source with `ast`.
 
-The folders of `cifs_tf` are numbered, and each imports only those with a lower number; `config`, `errors`, `files`,
-`command_line` and `distribute` are free for all and import nothing but each other; attacks take functions, never
-models; `cifs_tf` imports neither `training` nor `serving`, and `serving` not `training`. No star imports, no cycles.
+The rooms of `cifs_tf` are in one order, and each imports only those before it; the small ones in front are free for
+all and import nothing but each other; attacks take functions, never models. The scripts of `training/` and `serving/`
+are imported by nobody. No star imports, no cycles.
 """
 
 import ast
@@ -12,26 +12,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("cifs_tf", "training", "serving")
-ORDER = (
-    "data",
-    "layers",
-    "models",
-    "losses",
-    "attacks",
-    "adversarial",
-    "evaluation",
-    "analysis",
-    "export",
-)
+PACKAGE = "cifs_tf"
 FREE = ("config", "errors", "files", "command_line", "distribute")
+LIBRARY = ("data", "layers", "models", "losses", "attacks", "adversarial", "evaluation", "analysis", "export")
+PARTS = ("runs", "launch", "serving", "tuning", "reproduction", "benchmarks", "programs", "__main__")
+ORDER = (*LIBRARY, *PARTS)
 # On top of the order: an attack takes a heads_fn, never a model.
 ATTACKS_MAY_IMPORT = {"attacks", "losses", *FREE}
 
 
 def read_modules(root):
     """Names of the modules under the packages, and what each imports: {module: [(imported, is_star)]}."""
-    files = [file for package in PACKAGES for file in sorted((root / package).rglob("*.py"))]
+    files = sorted((root / PACKAGE).rglob("*.py"))
     modules = {}
     for file in files:
         parts = file.relative_to(root).with_suffix("").parts
@@ -62,16 +54,13 @@ def part_of(module):
 def violations(modules):
     """Every broken rule, as a sentence."""
     for name, imports in modules.items():
-        package = name.split(".")[0]
         for imported, is_star in imports:
             target = imported.split(".")[0]
             if is_star:
                 yield f"{name} imports * from {imported}"
-            if package == "cifs_tf" and target in ("training", "serving"):
-                yield f"{name} imports {imported}: the library knows no programs"
-            if package == "serving" and target == "training":
-                yield f"{name} imports {imported}"
-            if package == target == "cifs_tf":
+            if target in ("training", "serving"):
+                yield f"{name} imports {imported}: scripts are imported by nobody"
+            if target == PACKAGE:
                 yield from order_violations(name, imported)
 
 
@@ -107,7 +96,7 @@ def modules():
 
 
 def test_everything_is_read(modules):
-    assert {"cifs_tf", "cifs_tf.layers.cifs", "cifs_tf.losses", "training.run"} <= set(modules)
+    assert {"cifs_tf", "cifs_tf.layers.cifs", "cifs_tf.losses", "cifs_tf.programs.run"} <= set(modules)
     assert ("cifs_tf.losses", False) in modules["cifs_tf.attacks.pgd"]
 
 
@@ -128,14 +117,14 @@ def test_no_cycles(modules):
         ("cifs_tf/attacks/a.py", "import cifs_tf.models.b", "attacks take functions"),
         ("cifs_tf/errors.py", "from cifs_tf.losses import x", "errors comes before losses"),
         ("cifs_tf/models/b.py", "from cifs_tf.stray import x", "stray has no place in the order"),
-        ("cifs_tf/export.py", "from training.run import main", "the library knows no programs"),
-        ("serving/server.py", "import training", "imports training"),
-        ("training/a.py", "from cifs_tf.losses import *", "imports * from cifs_tf.losses"),
+        ("cifs_tf/export.py", "from cifs_tf.programs.run import main", "export comes before programs"),
+        ("cifs_tf/runs/a.py", "from training.run import main", "scripts are imported by nobody"),
+        ("cifs_tf/runs/a.py", "from cifs_tf.losses import *", "imports * from cifs_tf.losses"),
     ],
 )
 def test_the_rule_finds_what_breaks_it(tmp_path, file, source, expected):
     """Each line in a small copy of the layout."""
-    layout = ("cifs_tf/models/b", "cifs_tf/models/__init__", "cifs_tf/losses", "cifs_tf/stray", "training/run")
+    layout = ("cifs_tf/models/b", "cifs_tf/models/__init__", "cifs_tf/losses", "cifs_tf/stray", "cifs_tf/programs/run")
     for name in (*layout, file.removesuffix(".py")):
         path = tmp_path / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +136,8 @@ def test_the_rule_finds_what_breaks_it(tmp_path, file, source, expected):
 
 
 def test_a_cycle_is_found(tmp_path):
-    (tmp_path / "training").mkdir()
-    for name, source in (("a", "import training.b"), ("b", "from . import c"), ("c", "from training.a import x")):
-        (tmp_path / "training" / f"{name}.py").write_text(source)
-    assert set(cycle(read_modules(tmp_path))) == {"training.a", "training.b", "training.c"}
+    (tmp_path / "cifs_tf").mkdir()
+    sources = (("a", "import cifs_tf.b"), ("b", "from . import c"), ("c", "from cifs_tf.a import x"))
+    for name, source in sources:
+        (tmp_path / "cifs_tf" / f"{name}.py").write_text(source)
+    assert set(cycle(read_modules(tmp_path))) == {"cifs_tf.a", "cifs_tf.b", "cifs_tf.c"}

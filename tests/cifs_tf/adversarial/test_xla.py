@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from cifs_tf.runs.cluster import ALONE
 from tests.cifs_tf.adversarial.replicas import batches, trainer_of
-from training.cluster import ALONE
 
 
 def weights_after_a_step(jit_compile):

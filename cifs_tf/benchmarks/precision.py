@@ -1,0 +1,116 @@
+"""Are attacks that are made in bfloat16 as strong? Each image is attacked in both precisions, and judged in float32."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from rich.progress import track
+
+from cifs_tf.adversarial import make_method
+from cifs_tf.attacks import PGD, example_seeds
+from cifs_tf.config import RunConfig
+from cifs_tf.data import Split, load_dataset, to_float
+from cifs_tf.errors import UserError
+from cifs_tf.models import Classifier, build_classifier
+from cifs_tf.runs import network as experiment
+from cifs_tf.runs.machine import exact_factors
+from cifs_tf.runs.workdir import Workdir
+
+PRECISIONS = ("float32", "mixed_bfloat16")
+PGD_STEPS = 20
+
+
+def measure(workdir: Workdir, num_examples: int, batch_size: int) -> dict[str, Any]:
+    """Compare the attacks on a run's network.
+
+    Args:
+        workdir: of a finished run.
+        num_examples: test images, class-balanced.
+        batch_size: images per batch.
+
+    Returns:
+        by attack what `compare` returns.
+
+    Raises:
+        UserError: if the run is not finished, or was trained without an attack.
+    """
+    config = workdir.read_config()
+    defense = config.model.defense
+    if not workdir.model_file(defense).exists():
+        raise UserError("--run", workdir.path, f"it has no {workdir.model_file(defense).name} yet, finish it first")
+    classifier = experiment.load(config, workdir, defense)
+    split = load_dataset(config.data).test.class_balanced(num_examples, "--examples")
+    methods = methods_of(config, classifier)
+    attacked = {"float32": classifier, "mixed_bfloat16": _in_bfloat16(config, classifier)}
+    found = {}
+    for name, method in methods.items():
+        with exact_factors():
+            robust = {
+                precision: _robust(classifier, attacked[precision], method, split, batch_size)
+                for precision in PRECISIONS
+            }
+        found[name] = compare(robust["float32"], robust["mixed_bfloat16"])
+    return found
+
+
+def methods_of(config: RunConfig, classifier: Classifier) -> dict[str, Any]:
+    """The training method of a run, and the same with PGD-20 as its attack."""
+    method: Any = make_method(config, config.model, classifier.num_probes).at(tf.constant(float(config.train.epochs)))
+    if not hasattr(method, "attack"):
+        raise UserError("--run", config.train.method, "it was trained without an attack, give another run")
+    pgd = PGD(epsilon=config.attack.epsilon, step_size=config.attack.epsilon / 10, num_steps=PGD_STEPS)
+    return {"training attack": method, f"PGD-{PGD_STEPS}": dataclasses.replace(method, attack=pgd)}
+
+
+def compare(float32: np.ndarray, bfloat16: np.ndarray) -> dict[str, Any]:
+    """Compare what two attacks left standing, image by image.
+
+    Args:
+        float32: bool (images,), which images stand after the attack in float32.
+        bfloat16: likewise.
+
+    Returns:
+        both robust accuracies, how many images each alone broke, and `p_value`, the probability of so uneven a division
+        of these if neither were stronger (McNemar's exact test).
+
+    Example:
+        >>> compare(np.array([True, False]), np.array([True, True]))["broken_by_float32_alone"]
+        1
+    """
+    alone = int((~float32 & bfloat16).sum()), int((float32 & ~bfloat16).sum())
+    count = sum(alone)
+    tail = sum(math.comb(count, k) for k in range(min(alone) + 1)) / 2**count
+    return {
+        "robust_accuracy": {"float32": float(float32.mean()), "mixed_bfloat16": float(bfloat16.mean())},
+        "broken_by_float32_alone": alone[0],
+        "broken_by_bfloat16_alone": alone[1],
+        "p_value": min(1.0, 2 * tail),
+        "num_examples": len(float32),
+    }
+
+
+def _in_bfloat16(config: RunConfig, classifier: Classifier) -> Classifier:
+    twin = build_classifier(config.model, classifier.image_shape, classifier.num_classes, "mixed_bfloat16")
+    twin.set_weights(classifier.get_weights())
+    return twin
+
+
+def _robust(judge: Classifier, attacked: Classifier, method: Any, split: Split, batch_size: int) -> np.ndarray:
+    """Which images stand, bool (images,)."""
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def stands(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+        x_adv = method.perturb(attacked, images, labels, example_seeds(0, 0, ids))
+        return tf.argmax(judge(x_adv, training=False)[:, 0], axis=-1, output_type=tf.int32) == labels
+
+    found = []
+    starts = range(0, len(split), batch_size)
+    for start in track(starts, description=f"attacking in {attacked.compute_dtype}"):
+        part = slice(start, min(start + batch_size, len(split)))
+        ids = tf.range(part.start, part.stop)
+        found.append(stands(to_float(split.images[part]), tf.constant(split.labels[part]), ids).numpy())
+    return np.concatenate(found)

@@ -1,0 +1,119 @@
+"""Start one worker of several: set TF_CONFIG, then become the program, which comes after --.
+
+    python training/launch/worker.py --hosts a:2222,b:2222 --index 0 -- training/run.py --dataset svhn    on machine a
+    python training/launch/worker.py --hosts a:2222,b:2222 --index 1 -- training/run.py --dataset svhn    on machine b
+
+Worker 0 is the chief, which writes. The workdir must be the same folder on all machines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cifs_tf.command_line import names_of, run_program
+from cifs_tf.errors import UserError
+from cifs_tf.launch.options import check_program, parse_command
+
+TF_CONFIG = "TF_CONFIG"
+PORT = 2222
+# Set by those who number the workers: a Kubernetes Indexed Job, srun.
+INDEX_VARIABLES = ("JOB_COMPLETION_INDEX", "SLURM_PROCID")
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerOptions:
+    """One worker of several.
+
+    Args:
+        hosts: HOST:PORT of every worker, with commas between, the same list for all; with one there is nothing to join.
+        index: place of this worker in the list, from 0; null takes JOB_COMPLETION_INDEX, as a Kubernetes Indexed Job
+            sets it, or SLURM_PROCID, as srun does.
+    """
+
+    hosts: str | None = None
+    index: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.hosts is None:
+            raise UserError("hosts", "nothing", "give HOST:PORT of every worker, such as a:2222,b:2222")
+        _check_hosts(self.addresses)
+        if self.index is not None and not 0 <= self.index < len(self.addresses):
+            raise UserError("index", self.index, _range_of(self.addresses))
+
+    @property
+    def addresses(self) -> list[str]:
+        """HOST:PORT of every worker."""
+        return (self.hosts or "").split(",")
+
+
+def main(argv: Sequence[str]) -> NoReturn:
+    """Parse the command line and become the program."""
+    options, program = parse_command(WorkerOptions, "worker.py", argv, __doc__ or "")
+    check_program(program)
+    environment = environment_of(options.addresses, _index(options))
+    os.execve(sys.executable, [sys.executable, *program], environment)
+
+
+def tf_config(hosts: Sequence[str], index: int) -> str:
+    """Return what TensorFlow reads from TF_CONFIG.
+
+    Args:
+        hosts: HOST:PORT of every worker.
+        index: place of this worker among them, from 0.
+
+    Returns:
+        JSON.
+
+    Example:
+        >>> tf_config(["a:2222", "b:2222"], 1)
+        '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 1}}'
+    """
+    return json.dumps({"cluster": {"worker": list(hosts)}, "task": {"type": "worker", "index": index}})
+
+
+def environment_of(hosts: Sequence[str], index: int) -> dict[str, str]:
+    """Return the environment of a worker: ours, and TF_CONFIG if there are several.
+
+    Args:
+        hosts: HOST:PORT of every worker.
+        index: place of this worker among them, from 0.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != TF_CONFIG}
+    return environment | ({TF_CONFIG: tf_config(hosts, index)} if len(hosts) > 1 else {})
+
+
+def _check_hosts(hosts: Sequence[str]) -> None:
+    for host in hosts:
+        match = re.fullmatch(r"(?:[\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", host, re.ASCII)
+        if not match or not 0 < int(match[1]) < 2**16:
+            raise UserError("hosts", host or "nothing", "give HOST:PORT of every worker, such as a:2222,b:2222")
+        if hosts.count(host) > 1:
+            raise UserError("hosts", host, "it is there more than once, give every worker an address of its own")
+
+
+def _index(options: WorkerOptions) -> int:
+    if options.index is not None:
+        return options.index
+    for name in INDEX_VARIABLES:
+        if text := os.environ.get(name):
+            if not text.isdecimal() or int(text) >= len(options.addresses):
+                raise UserError(name, text, _range_of(options.addresses))
+            return int(text)
+    if len(options.addresses) == 1:
+        return 0
+    raise UserError("index", "nothing", _range_of(options.addresses))
+
+
+def _range_of(addresses: Sequence[str]) -> str:
+    return f"give a place in --hosts, from 0 to {len(addresses) - 1}"
+
+
+def start() -> NoReturn:
+    """Run the program on the command line of this process, and exit."""
+    run_program(main, names_of(WorkerOptions))

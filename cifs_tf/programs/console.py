@@ -1,0 +1,42 @@
+"""The console command `cifs-tf`: one word for each program."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NoReturn
+
+from cifs_tf.command_line import run_program
+from cifs_tf.errors import UserError
+
+# A line of help for each; the modules of this package of the same names hold the programs.
+PROGRAMS = {
+    "run": "train, attack and export a robust classifier",
+    "evaluate": "measure the robust accuracy of a trained classifier",
+    "analyse": "look inside trained networks",
+    "tune": "search hyper-parameters for the best robust accuracy on validation images",
+    "reproduce": "reproduce the paper's tables and figures",
+    "benchmark": "measure how fast this machine runs the library",
+    "export": "publish a trained run as a version that a server takes up",
+    "serve": "serve exported models over REST and gRPC",
+    "predict": "ask a served classifier about images",
+}
+
+
+def start() -> NoReturn:
+    """Run the program that the first word of the command line names, on the words after it, and exit."""
+    if sys.argv[1:2] and sys.argv[1] in PROGRAMS:
+        name = sys.argv.pop(1)
+        sys.argv[0] = f"cifs-tf {name}"
+        importlib.import_module(f"cifs_tf.programs.{name}").start()
+    run_program(_help)
+
+
+def _help(argv: list[str]) -> int:
+    if argv and argv[0] not in ("-h", "--help"):
+        raise UserError("command", argv[0], f"give one of {', '.join(PROGRAMS)}")
+    print("usage: cifs-tf COMMAND [OPTIONS]\n")
+    for name, about in PROGRAMS.items():
+        print(f"  {name:<10} {about}")
+    print("\nEach has a --help of its own.")
+    return 0

@@ -1,0 +1,139 @@
+"""Reproduce the paper's tables and figures: train what is missing, measure it, and write it beside the paper's numbers.
+
+    python training/reproduce.py --dry-run                      every table and figure: what there would be to do
+    python training/reproduce.py --table 1 --scale small        hours on two CPU cores, on Fashion-MNIST
+    python training/reproduce.py --table 1,B.1,B.2 --figure 4   the paper's setting, on a GPU
+    python training/reproduce.py --table all --figure all --scale smoke
+
+Everything is written to --workdir; the same command again continues there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from rich.console import Console
+from rich.table import Table as Screen
+
+from cifs_tf.command_line import names_of, parse_options
+from cifs_tf.errors import UserError
+from cifs_tf.reproduction import overhead
+from cifs_tf.reproduction.catalogue import figures, tables
+from cifs_tf.reproduction.costs import cost, pace_of
+from cifs_tf.reproduction.parts import Part, plan_parts
+from cifs_tf.reproduction.runner import run_jobs
+from cifs_tf.reproduction.scales import SCALES, Scale
+from cifs_tf.runs.recipes import run_program
+from cifs_tf.runs.workdir import check_folder
+
+ALL = "all"
+GIGABYTE = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class ReproduceOptions:
+    """Reproduce the paper's tables and figures.
+
+    Args:
+        table: numbers separated by commas, such as 1,B.2,E.1, or overhead (the costs of Section 4.1.1), or all.
+        figure: numbers separated by commas, such as 1,A.2, or all.
+        scale: full (the paper's setting), small (Fashion-MNIST, hours on two CPU cores) or smoke (two steps, to see
+            that everything runs).
+        seeds: networks of every row, with the seeds 0, 1, ...
+        workdir: the only folder that is written to; null is runs/reproduce-SCALE.
+        data_dir: where TFDS data lies or is downloaded to; null is TFDS' own default.
+        dry_run: print what there is to do, with commands, hours and disk, and do nothing.
+    """
+
+    table: str | None = None
+    figure: str | None = None
+    scale: Literal["full", "small", "smoke"] = "full"
+    seeds: int = 1
+    workdir: str | None = None
+    data_dir: str | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise UserError("--seeds", self.seeds, "give a number of 1 or more")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse the command line, and plan or reproduce."""
+    options = parse_options(ReproduceOptions, "reproduce.py", argv, __doc__ or "")
+    scale = SCALES[options.scale]
+    workdir = Path(options.workdir or f"runs/reproduce-{scale.name}")
+    check_folder(workdir)
+    asked = (options.table, options.figure)
+    if options.dry_run and asked == (None, None):
+        asked = (ALL, ALL)
+    if asked == (None, None):
+        raise UserError("--table", None, "say what to reproduce: --table 1, --figure 3, --table all")
+    wanted_tables = _chosen("--table", asked[0], [*tables(), overhead.NAME])
+    wanted_figures = _chosen("--figure", asked[1], list(figures()))
+    parts = plan_parts(wanted_tables, wanted_figures, scale, options.seeds, workdir)
+    console = Console()
+    if options.dry_run:
+        print_commands(parts, workdir, options.data_dir, console)
+        console.print(costs_table(parts, scale))
+        return
+    console.print(costs_table(parts, scale))
+    for part in parts:
+        console.rule(part.name)
+        run_jobs(part.jobs, workdir, options.data_dir, scale.in_one_process, console)
+        console.print("Written:", *(f"  {path}" for path in part.write()), sep="\n", soft_wrap=True, highlight=False)
+
+
+def print_commands(parts: Sequence[Part], workdir: Path, data_dir: str | None, console: Console) -> None:
+    """Print every command of a plan, each under the first part that needs it."""
+    seen = set()
+    for part in parts:
+        console.rule(f"{part.name}: {part.title}", align="left")
+        for job in part.jobs:
+            if job not in seen:
+                console.print(job.command(workdir, data_dir), soft_wrap=True, markup=False, highlight=False)
+            seen.add(job)
+
+
+def costs_table(parts: Sequence[Part], scale: Scale) -> Screen:
+    """Lay out what every part would cost alone, and all together, in which nothing is done twice."""
+    pace = pace_of(scale.name)
+    screen = Screen(
+        title=f"at most, {scale.name}", caption=f"hours of {pace.name}; what is done already is not done again"
+    )
+    screen.add_column("")
+    for column in ("networks", "evaluations", "hours", "disk (GB)"):
+        screen.add_column(column, justify="right")
+    together = [job for part in parts for job in part.jobs]
+    for name, jobs in [*((part.name, part.jobs) for part in parts), ("together", list(dict.fromkeys(together)))]:
+        found = cost(jobs, pace)
+        if name == "together":
+            screen.add_section()
+        numbers = (f"{found.networks}", f"{found.evaluations}", f"{found.hours:.1f}", f"{found.disk / GIGABYTE:.2f}")
+        screen.add_row(name, *numbers)
+    return screen
+
+
+def _chosen(option: str, asked: str | None, known: list[str]) -> list[str]:
+    """The numbers that were asked for, in the paper's order.
+
+    Raises:
+        UserError: for one that the paper does not have.
+    """
+    if asked is None:
+        return []
+    if asked == ALL:
+        return known
+    numbers = [number.strip() for number in asked.split(",")]
+    for number in numbers:
+        if number not in known:
+            raise UserError(option, number, f"give some of {', '.join(known)}, separated by commas, or all")
+    return [number for number in known if number in numbers]
+
+
+def start() -> NoReturn:
+    """Run the program on the command line of this process, and exit."""
+    run_program(main, names_of(ReproduceOptions))

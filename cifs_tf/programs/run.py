@@ -1,0 +1,217 @@
+"""Train, attack and export a robust classifier.
+
+    python training/run.py                      digits, in minutes on two CPU cores
+    python training/run.py --dataset svhn       the paper's recipe for SVHN
+    python training/run.py --dataset folder:PATH --image_size 64
+
+Everything is written to --workdir; the same command again continues there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from cifs_tf.config import RunConfig
+from cifs_tf.errors import UserError
+from cifs_tf.runs.provenance import describe, now
+from cifs_tf.runs.recipes import parse_config, run_program
+from cifs_tf.runs.workdir import Workdir, read_json, write_json
+
+if TYPE_CHECKING:
+    from cifs_tf.data import ImageDataset
+    from cifs_tf.runs.cluster import Cluster
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse the command line and run."""
+    config = parse_config("run.py", (__doc__ or "").splitlines()[0], argv)
+    workdir = Workdir(config.output.workdir or Path("runs") / config.data.dataset.replace(":", "-").replace("/", "-"))
+    run(config, workdir)
+
+
+def run(config: RunConfig, workdir: Workdir) -> dict:
+    """Carry out a run, or what is left of it.
+
+    Args:
+        config: what to do.
+        workdir: where to leave it.
+
+    Returns:
+        the content of `result.json`; an empty dict in a worker that is not the chief.
+
+    Raises:
+        UserError: for input that does not fit; nothing has been written then.
+    """
+    is_auto = config.train.precision == "auto"
+    if is_auto:
+        from cifs_tf.runs.machine import with_fast_precision
+
+        config = with_fast_precision(config, workdir)
+    workdir.check(config)
+    # After the check: importing TensorFlow takes seconds, an error should not.
+    import tensorflow as tf
+
+    from cifs_tf.data import load_dataset
+    from cifs_tf.runs import network as experiment
+    from cifs_tf.runs.cluster import make_cluster
+
+    if config.train.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    cluster = make_cluster(config.machine)
+    if is_auto and cluster.num_workers > 1:  # the machines may differ
+        from cifs_tf.runs.machine import PRECISIONS, with_precision
+
+        config = with_precision(config, PRECISIONS[cluster.from_chief(PRECISIONS.index(config.train.precision))])
+    if cluster.is_chief:
+        dataset = load_dataset(config.data)  # and download it
+    cluster.wait_for_all()
+    if not cluster.is_chief:
+        dataset = load_dataset(config.data)
+    experiment.check(config, dataset)
+    experiment.global_batch_size(config, dataset, cluster)
+    experiment.check_test_images(dataset, cluster)
+    if not cluster.is_chief:
+        _help(config, workdir, dataset, cluster)
+        cluster.wait_for_all()
+        return {}
+    with workdir.open(config):
+        cluster.wait_for_all()
+        result = _run(config, workdir, dataset, cluster)
+    cluster.wait_for_all()
+    return result
+
+
+def _help(config: RunConfig, workdir: Workdir, dataset: ImageDataset, cluster: Cluster) -> None:
+    """A worker's share of the chief's run: the same steps, of which it writes nothing but what its attacks found."""
+    from cifs_tf.runs import network as experiment
+
+    cluster.wait_for_all()  # the chief has opened the workdir
+    cluster.check_shared(workdir.config_file)
+    for model in experiment.model_configs(config):
+        experiment.fit(config, model, dataset, workdir, cluster=cluster)
+        experiment.measure_checkpoints(config, model.defense, dataset, workdir, cluster)
+
+
+def _run(config: RunConfig, workdir: Workdir, dataset: ImageDataset, cluster: Cluster) -> dict:
+    from cifs_tf.export import ExportError, export
+    from cifs_tf.runs import network as experiment
+
+    console = Console()
+    models = experiment.model_configs(config)
+    result = read_json(workdir.result_file) if workdir.result_file.exists() else {**describe(config), "networks": {}}
+    if dataset.unreadable:
+        names = ", ".join(dataset.unreadable[:5]) + (", ..." if len(dataset.unreadable) > 5 else "")
+        console.print(f"{len(dataset.unreadable)} files cannot be read as images and are left out: {names}")
+        result["unreadable_images"] = list(dataset.unreadable)
+    reports = {}
+    for model in models:
+        defense = model.defense
+        console.rule(f"{defense}: {len(dataset.train):,} training images, {config.train.epochs} epochs")
+        experiment.fit(config, model, dataset, workdir, cluster=cluster)
+        measured = experiment.measure_checkpoints(config, defense, dataset, workdir, cluster)
+        for checkpoint, found in measured.items():
+            epoch, report = found["epoch"], found["report"]
+            reports[f"{defense}, {checkpoint} epoch ({epoch})"] = report
+            evaluations = result["networks"].setdefault(defense, {"evaluation": {}})["evaluation"]
+            evaluations[checkpoint] = {"epoch": epoch, **summarise(report)}
+        classifier = experiment.load(config, workdir, defense)
+        result["networks"][defense] |= {
+            "name": classifier.name,
+            "parameters": classifier.count_params(),
+            "history": read_json(workdir.history_file(defense)),
+        }
+        write_json(workdir.result_file, result)
+    result.setdefault("finished", now())
+    write_json(workdir.result_file, result)
+    console.print(results_table(config, reports))
+    if len(models) > 1:
+        console.print(footnote(*((model.defense, result["networks"][model.defense]["evaluation"]) for model in models)))
+
+    defense, checkpoint = models[-1].defense, config.output.export_checkpoint
+    written = [workdir.config_file, workdir.result_file, workdir.model_file(defense), workdir.curves_file(defense)]
+    written.append(workdir.tensorboard(defense))
+    written.append(workdir.evaluation(defense, next(iter(measured)), "paper") / "report.html")
+    if config.output.export:
+        exported = workdir.export_base(defense) / "1"
+        if not exported.exists():
+            with console.status("exporting SavedModel and ONNX, and comparing both with the trained network"):
+                try:
+                    classifier = experiment.load(config, workdir, defense, checkpoint)
+                    export(classifier, exported.parent, class_names=dataset.class_names, version=1)
+                except ExportError as error:
+                    advice = (
+                        f"{error}; the trained network and result.json are whole, give --export false to go without"
+                    )
+                    raise UserError("--export", True, advice) from error
+        written.append(exported)
+        result["exported_example"] = example = classify_one(exported, dataset)
+        write_json(workdir.result_file, result)
+        console.print(
+            f"The exported SavedModel takes test image {example['test_image']}, {example['label']!r}, for "
+            f"{example['predicted']!r} with probability {example['probability']:.3f}."
+        )
+    console.print("Written:", *(f"  {path}" for path in written), sep="\n", soft_wrap=True)
+    return result
+
+
+def summarise(report: dict) -> dict:
+    """What `result.json` repeats of a report; the rest lies beside its ledger."""
+    return {name: report[name] for name in ("num_examples", "natural", "paper", "worst_case")}
+
+
+def classify_one(exported: Path, dataset: ImageDataset) -> dict:
+    """Classify one test image, as a PNG file, with the exported SavedModel."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(exported))
+    png = tf.io.encode_png(dataset.test.images[0])
+    probabilities = loaded.signatures["encoded"](image_bytes=png[None])["probabilities"].numpy()[0]
+    return {
+        "test_image": 0,
+        "label": dataset.class_names[dataset.test.labels[0]],
+        "predicted": dataset.class_names[probabilities.argmax()],
+        "probability": float(probabilities.max()),
+    }
+
+
+def results_table(config: RunConfig, reports: dict) -> Table:
+    """Lay out the accuracies as the paper does: the worst over beta_atk for each attack."""
+    first = next(iter(reports.values()))
+    title = f"{config.data.dataset}: accuracy in % on {first['num_examples']:,} test images"
+    table = Table(
+        title=f"{title}, epsilon {config.attack.epsilon}",
+        caption="attacks: worst over beta_atk (in brackets)",
+    )
+    table.add_column("network")
+    for column in ("natural", *first["paper"]["attacks"]):
+        table.add_column(column, justify="right")
+    for network, report in reports.items():
+        cells = [f"{100 * report['natural']['accuracy']:.1f}"]
+        for found in report["paper"]["attacks"].values():
+            beta = f" ({found['beta']})" if len(found["by_beta"]) > 1 else ""
+            cells.append(f"{100 * found['accuracy']:.1f}{beta}")
+        table.add_row(network, *cells)
+    return table
+
+
+def footnote(twin: tuple, main_network: tuple) -> str:
+    """Say plainly which network is the more robust one under the strongest attack."""
+    (twin_name, twin_evaluations), (name, evaluations) = twin, main_network
+    checkpoint = next(iter(evaluations))
+    lowest, twin_lowest = (found[checkpoint]["paper"]["robust_accuracy"] for found in (evaluations, twin_evaluations))
+    gain = 100 * (lowest - twin_lowest)
+    verdict = "more robust than" if gain > 0 else "as robust as" if gain == 0 else "LESS robust than"
+    return (
+        f"Under its strongest attack {name} is {verdict} {twin_name} ({checkpoint} epoch): {100 * lowest:.1f} against "
+        f"{100 * twin_lowest:.1f}, one seed, nothing tuned on these images."
+    )
+
+
+def start() -> NoReturn:
+    """Run the program on the command line of this process, and exit."""
+    run_program(main)

@@ -1,0 +1,171 @@
+"""What a plan will cost: hours by floating-point operations, at a pace that was measured, and room on the disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from cifs_tf.reproduction.overhead import PAPER, STEPS, Overhead
+from cifs_tf.reproduction.plan import ATTACK_BETAS, Analysis, Evaluation, Job, Training
+
+BYTES_PER_PARAMETER = 4
+# Two checkpoints with momentum, the best epoch's weights, last.keras and best.keras.
+COPIES_OF_WEIGHTS = 2 * 2 + 1 + 2
+VALIDATION_STEPS = 10
+APGD_STEPS, SQUARE_QUERIES, FEW_TARGETS = 100, 5000, 3
+CIFAR10_TRAIN, CIFAR10_TEST = 50_000, 10_000
+SMALL_EPOCH_SECONDS, SMALL_TRAIN, SMALL_STEPS = 115, 10_000, 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Size of a backbone on its dataset's images, counted by `cifs_tf.models.flops.count_flops` (a test counts again).
+
+    Args:
+        flops: of a forward pass, for one image.
+        parameters: with those of normalisation.
+    """
+
+    flops: float
+    parameters: int
+
+
+SIZES = {
+    ("resnet18", 64): Size(1_110_989_312, 11_255_646),
+    ("wrn28-10", 16): Size(10_486_982_336, 36_659_806),
+    ("resnet10", 64): Size(413_868_544, 4_947_166),
+    ("resnet10", 16): Size(26_054_656, 320_878),
+    ("resnet10", 4): Size(135_424, 23_986),
+}
+# Training and test images.
+IMAGES = {
+    "cifar10": (50_000, 10_000),
+    "svhn": (73_257, 26_032),
+    "fashion_mnist": (60_000, 10_000),
+    "digits": (1437, 360),
+}
+MAXIMUM_VAL_EXAMPLES = 1_000
+# Forward passes of an update for each image, three being one forward and backward pass; PGD's and FAT's.
+UPDATE = 3.0
+UPDATES = {"trades": 7.0, "mart": 6.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """A machine's pace.
+
+    Args:
+        name: what it is.
+        training: seconds for a floating-point operation of training.
+        evaluation: the same of an attack in an evaluation.
+    """
+
+    name: str
+    training: float
+    evaluation: float
+
+
+def _passes(num_steps: int) -> int:
+    """Forward passes that an attack costs for each image: forward and backward in every step."""
+    return 2 * num_steps
+
+
+_RESNET18 = SIZES["resnet18", 64].flops
+PAPER_GPU = Pace(
+    "the paper's GPU",
+    PAPER["training"]["cifs"] / (CIFAR10_TRAIN * (_passes(10) + UPDATE) * _RESNET18),
+    PAPER["evaluation"]["cifs"] / (CIFAR10_TEST * (_passes(20) + 1) * _RESNET18),
+)
+_SMALL_PACE = SMALL_EPOCH_SECONDS / (SMALL_TRAIN * (_passes(SMALL_STEPS) + UPDATE) * SIZES["resnet10", 16].flops)
+CPU_CORE = Pace("one core of an AMD EPYC without AVX512", _SMALL_PACE, _SMALL_PACE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What some jobs cost at most.
+
+    Args:
+        networks: to train.
+        evaluations: of them.
+        hours: of the machine.
+        disk: in bytes.
+    """
+
+    networks: int
+    evaluations: int
+    hours: float
+    disk: float
+
+
+def pace_of(scale_name: str) -> Pace:
+    """The machine that a scale is meant for."""
+    return PAPER_GPU if scale_name == "full" else CPU_CORE
+
+
+def cost(jobs: Iterable[Job], pace: Pace) -> Cost:
+    """Estimate what jobs cost: at most, as if every image stood until the last attack."""
+    jobs = list(jobs)
+    trainings = [job for job in jobs if isinstance(job, Training)]
+    return Cost(
+        networks=len(trainings),
+        evaluations=sum(isinstance(job, Evaluation) for job in jobs),
+        hours=sum(seconds(job, pace) for job in jobs) / 3600,
+        disk=sum(COPIES_OF_WEIGHTS * BYTES_PER_PARAMETER * _size(job).parameters for job in trainings),
+    )
+
+
+def seconds(job: Job, pace: Pace) -> float:
+    """Seconds of a job, at most."""
+    if isinstance(job, Training):
+        return _training_passes(job) * _size(job).flops * pace.training
+    if isinstance(job, Evaluation):
+        return _evaluation_passes(job) * _size(job.training).flops * pace.evaluation
+    if isinstance(job, Analysis):
+        images = job.examples or _test_images(job.trainings[0])
+        return sum(images * (_passes(20) + 2) * _size(training).flops for training in job.trainings) * pace.evaluation
+    if isinstance(job, Overhead):
+        return _overhead_seconds(job, pace)
+    raise TypeError(f"nothing is known of the cost of {job}")
+
+
+def _training_passes(job: Training) -> float:
+    images = _train_images(job)
+    validation = min(MAXIMUM_VAL_EXAMPLES, images // 10) if job["val_examples"] is None else job["val_examples"]
+    steps = 0 if job["method"] == "standard" else job["num_steps"]
+    update = UPDATES.get(job["method"], UPDATE)
+    return job["epochs"] * (images * (_passes(steps) + update) + validation * (_passes(VALIDATION_STEPS) + 2))
+
+
+def _evaluation_passes(job: Evaluation) -> float:
+    images = job.measurement.examples or (2000 if job.measurement.suite == "paper_aa" else _test_images(job.training))
+    if job.kind == "paper":
+        probes = len(job.training["cuts"] or [1, 2])
+        betas = 1 if job.training["defense"] == "vanilla" else len(ATTACK_BETAS) - (2 - probes)
+        return images * betas * sum(_passes(_steps(attack)) + 1 for attack in job.measurement.attacks)
+    if job.measurement.suite == "paper_aa":
+        return images * (_passes(APGD_STEPS) + SQUARE_QUERIES)
+    return images * _passes(APGD_STEPS) * (1 + FEW_TARGETS)
+
+
+def _overhead_seconds(job: Overhead, pace: Pace) -> float:
+    options = {"arch": "resnet18", "width": 64, "num_steps": 10, "pairs": 10, **STEPS[job.scale]}
+    flops = options["batch_size"] * SIZES[options["arch"], options["width"]].flops
+    turns = 2 * (1 + options["pairs"])
+    training = (_passes(options["num_steps"]) + UPDATE) * pace.training
+    return turns * flops * (training + (_passes(20) + 1) * pace.evaluation)
+
+
+def _steps(attack: str) -> int:
+    return 1 if attack == "fgsm" else int(attack.lstrip("pgdcw"))
+
+
+def _train_images(job: Training) -> int:
+    return job["train_examples"] or IMAGES[job["dataset"]][0]
+
+
+def _test_images(job: Training) -> int:
+    return job["test_examples"] or IMAGES[job["dataset"]][1]
+
+
+def _size(job: Training) -> Size:
+    return SIZES[job["arch"], job["width"]]

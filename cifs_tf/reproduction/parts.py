@@ -1,0 +1,106 @@
+"""What a person asks for, one by one: tables, figures and the overhead, each with its jobs and the files it ends in."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cifs_tf.files import write_atomically
+from cifs_tf.reproduction import overhead
+from cifs_tf.reproduction.catalogue import Figure, Table, figures, tables
+from cifs_tf.reproduction.overhead import Overhead, build_overhead
+from cifs_tf.reproduction.plan import Analysis, Job, jobs_of, plan_figure, plan_table
+from cifs_tf.reproduction.render import write_result
+from cifs_tf.reproduction.results import build_figure, build_result
+from cifs_tf.reproduction.scales import Scale
+from cifs_tf.runs.workdir import write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A table or a figure.
+
+    Args:
+        name: such as `"Table B.1"`.
+        title: what it shows.
+        jobs: that have to be done, in order.
+        write: writes it when they are, and returns the files.
+    """
+
+    name: str
+    title: str
+    jobs: Sequence[Job]
+    write: Callable[[], list[Path]]
+
+
+def plan_parts(
+    wanted_tables: Sequence[str], wanted_figures: Sequence[str], scale: Scale, seeds: int, workdir: Path
+) -> list[Part]:
+    """Plan what was asked for.
+
+    Args:
+        wanted_tables: their numbers, and `"overhead"`.
+        wanted_figures: their numbers.
+        scale: how much is done.
+        seeds: networks of every row of a table.
+        workdir: of the reproduction.
+
+    Returns:
+        tables first, in the given order.
+    """
+    command = functools.partial(_command, scale=scale, seeds=seeds)
+    return [
+        *(
+            _overhead(scale, workdir, command("table", number))
+            if number == overhead.NAME
+            else _table(tables()[number], scale, seeds, workdir, command("table", number))
+            for number in wanted_tables
+        ),
+        *(_figure(figures()[number], scale, workdir, command("figure", number, seeds=1)) for number in wanted_figures),
+    ]
+
+
+def _command(option: str, number: str, scale: Scale, seeds: int) -> str:
+    more = f" --seeds {seeds}" if seeds > 1 else ""
+    return f"python training/reproduce.py --{option} {number} --scale {scale.name}{more}"
+
+
+def _table(table: Table, scale: Scale, seeds: int, workdir: Path, command: str) -> Part:
+    rows = plan_table(table, scale, seeds)
+
+    def write() -> list[Path]:
+        return write_result(build_result(table, rows, scale, seeds, workdir, command), workdir / "tables")
+
+    return Part(f"Table {table.number}", table.title, jobs_of(rows), write)
+
+
+def _overhead(scale: Scale, workdir: Path, command: str) -> Part:
+    job = Overhead(scale.name)
+
+    def write() -> list[Path]:
+        return write_result(build_overhead(job, scale, workdir, command), workdir / "tables")
+
+    return Part("Overhead", overhead.TITLE, [job], write)
+
+
+def _figure(figure: Figure, scale: Scale, workdir: Path, command: str) -> Part:
+    analysis = plan_figure(figure, scale)
+
+    def write() -> list[Path]:
+        numbers = workdir / "figures" / f"reproduce_figure{figure.number}_{scale.name}.json"
+        write_json(numbers, build_figure(figure, analysis, scale, workdir, command))
+        return [*_collect(analysis, figure, workdir), numbers]
+
+    return Part(f"Figure {figure.number}", figure.title, [*analysis.trainings, analysis], write)
+
+
+def _collect(analysis: Analysis, figure: Figure, workdir: Path) -> list[Path]:
+    """Copy the pictures that make a figure to where a person looks for it."""
+    folder = workdir / "figures" / f"figure_{figure.number}"
+    pictures = sorted((workdir / analysis.folder).glob(figure.files))
+    for picture in pictures:
+        write_atomically(folder / picture.name, functools.partial(shutil.copyfile, picture))
+    return [folder / picture.name for picture in pictures]

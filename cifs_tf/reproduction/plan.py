@@ -1,0 +1,278 @@
+"""From rows to work: the distinct networks to train and evaluations to make, as commands that a person could type."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from cifs_tf.config import EvaluationConfig
+from cifs_tf.reproduction.catalogue import Figure, Network, Row, Table
+from cifs_tf.reproduction.scales import Measurement, Scale, arguments, flat_config, recipe_argument
+from cifs_tf.runs.workdir import PLACES, Workdir, read_json
+
+# Of Section 4.1; a run's own closing look has but one of them.
+ATTACK_BETAS = EvaluationConfig().attack_betas
+
+
+class Job(abc.ABC):
+    """A program with its options, which leaves everything in one folder and goes on there when it is started again."""
+
+    program: ClassVar[str]
+
+    @property
+    @abc.abstractmethod
+    def folder(self) -> str:
+        """Where it writes, below the workdir of the reproduction."""
+
+    @abc.abstractmethod
+    def argv(self, workdir: Path, data_dir: str | None = None) -> list[str]:
+        """Its command line, without the program."""
+
+    @abc.abstractmethod
+    def is_done(self, workdir: Path) -> bool:
+        """Whether nothing is left of it to do."""
+
+    def settled(self, workdir: Path) -> Self:
+        """The job that really has to be done, as far as is known by now."""
+        return self
+
+    def command(self, workdir: Path, data_dir: str | None = None) -> str:
+        """What a person types, in the project's folder."""
+        return f"python training/{self.program} {shlex.join(self.argv(workdir, data_dir))}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(Job):
+    """A network to train: an ordinary run.
+
+    Args:
+        name: of its folder.
+        recipe: of the network.
+        options: what differs from the recipe, as a command line has it.
+        config: every option, as (name, value as JSON).
+    """
+
+    program = "run.py"
+    name: str
+    recipe: str
+    options: tuple[str, ...]
+    config: tuple[tuple[str, str], ...]
+
+    def __getitem__(self, option: str) -> Any:
+        """Return an option of the run."""
+        return json.loads(dict(self.config)[option])
+
+    @property
+    def folder(self) -> str:
+        return f"runs/{self.name}"
+
+    def argv(self, workdir: Path, data_dir: str | None = None) -> list[str]:
+        return [recipe_argument(self.recipe), *self.options, *_places(workdir / self.folder, data_dir)]
+
+    def is_done(self, workdir: Path) -> bool:
+        file = Workdir(workdir / self.folder).result_file
+        result = read_json(file) if file.exists() else {}
+        # A run of another config is not this one; run.py will say so.
+        stored = result.get("config", {})
+        wanted = {name: self[name] for name, _ in self.config if name in stored and name not in PLACES}
+        return "finished" in result and all(stored[name] == value for name, value in wanted.items())
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation(Job):
+    """A measurement of a network: an ordinary evaluation.
+
+    Args:
+        training: that makes the network.
+        kind: `"paper"` or `"autoattack"`.
+        measurement: how it is carried out.
+        checkpoint: `"last"` or `"best"` epoch.
+    """
+
+    program = "evaluate.py"
+    training: Training
+    kind: str
+    measurement: Measurement
+    checkpoint: str
+
+    @property
+    def folder(self) -> str:
+        return f"evaluations/{self.training.name}/{self.checkpoint}/{self.kind}"
+
+    @property
+    def report_file(self) -> str:
+        """Where its numbers are, below the workdir of the reproduction."""
+        return f"{self.folder}/report.json"
+
+    def argv(self, workdir: Path, data_dir: str | None = None) -> list[str]:
+        options: dict[str, Any] = {
+            "model": workdir / self.training.folder,
+            "checkpoint": self.checkpoint,
+            "suite": self.measurement.suite,
+        }
+        if self.measurement.examples is not None:
+            options["examples"] = self.measurement.examples
+        if self.measurement.attacks:
+            options |= {"attacks": self.measurement.attacks, "attack_betas": ATTACK_BETAS}
+        return [*arguments(options), *_places(workdir / self.folder, data_dir)]
+
+    def is_done(self, workdir: Path) -> bool:
+        file = workdir / self.report_file
+        if not file.exists():
+            return False
+        # Another measurement is not this one; evaluate.py will say so.
+        report = read_json(file)
+        attacks = tuple((report["paper"] or {"attacks": ()})["attacks"])
+        examples = self.measurement.examples
+        return attacks == self.measurement.attacks and examples in (None, report["num_examples"])
+
+    def settled(self, workdir: Path) -> Self:
+        """Measure a network once if its best epoch is the last one."""
+        history = Workdir(workdir / self.training.folder).history_file(self.training["defense"])
+        if self.checkpoint == "last" or not history.exists():
+            return self
+        from cifs_tf.runs.checkpoints import best_epoch  # with TensorFlow, which planning does without
+
+        is_last = best_epoch(read_json(history)) == self.training["epochs"]
+        return dataclasses.replace(self, checkpoint="last") if is_last else self
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis(Job):
+    """Pictures of some networks side by side; figures that show the same networks share them.
+
+    Args:
+        trainings: that make the networks.
+        names: what the pictures call each of them.
+        classes: whose channels are drawn, or `"all"`; None for the most and the least robust.
+        examples: images; None for all test images.
+        attack: on the images.
+    """
+
+    program = "analyse.py"
+    trainings: tuple[Training, ...]
+    names: tuple[str, ...]
+    classes: tuple[str, ...] | str | None
+    examples: int | None
+    attack: str
+
+    @property
+    def folder(self) -> str:
+        classes = "-".join(self.classes) if isinstance(self.classes, tuple) else self.classes or "extremes"
+        return f"analyses/{'+'.join(training.name for training in self.trainings)}/{classes}"
+
+    def argv(self, workdir: Path, data_dir: str | None = None) -> list[str]:
+        runs = [workdir / training.folder for training in self.trainings]
+        options: dict[str, Any] = {"run": runs, "names": self.names}
+        if self.classes is not None:
+            options["classes"] = self.classes
+        if self.examples is not None:
+            options["examples"] = self.examples
+        options["attack"] = self.attack
+        return [*arguments(options), *_places(workdir / self.folder, data_dir)]
+
+    def is_done(self, workdir: Path) -> bool:
+        return (workdir / self.folder / "summary.json").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRow:
+    """A row, and what its numbers are read from.
+
+    Args:
+        row: of the paper.
+        evaluations: one for each seed.
+        places: where in their reports each column is read.
+    """
+
+    row: Row
+    evaluations: tuple[Evaluation, ...]
+    places: tuple[str, ...]
+
+
+def plan_table(table: Table, scale: Scale, seeds: int) -> list[PlannedRow]:
+    """Say what the rows of a table need at a scale; rows that do not exist there are left out.
+
+    Args:
+        table: of the paper.
+        scale: how much is done.
+        seeds: networks of every row, with the seeds 0, 1, ...
+
+    Returns:
+        the rows, in order.
+    """
+    return [
+        PlannedRow(
+            row,
+            tuple(plan_evaluation(row, scale, seed) for seed in range(seeds)),
+            tuple(scale.place(place) for place in row.places),
+        )
+        for row in table.rows
+        if scale.name in row.scales
+    ]
+
+
+def plan_evaluation(row: Row, scale: Scale, seed: int) -> Evaluation:
+    """Say how the network of a row is measured."""
+    training = plan_training(row.network, scale, seed)
+    measurement = scale.measurement(row.kind, training.recipe)
+    return Evaluation(training, row.kind, measurement, row.checkpoint)
+
+
+def plan_training(network: Network, scale: Scale, seed: int) -> Training:
+    """Say how a network is trained; the same network has the same name, whoever asks for it."""
+    recipe = scale.recipe_of(network)
+    base = flat_config(recipe, scale.settings)
+    config = flat_config(recipe, {**scale.settings, **scale.changes_of(network)})
+    changes = {name: value for name, value in config.items() if value != base[name]}
+    return Training(
+        name=f"{_name(recipe, config['defense'], changes)}-seed{seed}",
+        recipe=recipe,
+        options=tuple(arguments({**scale.settings, **changes, "seed": seed})),
+        config=tuple((name, json.dumps(value)) for name, value in {**config, "seed": seed}.items()),
+    )
+
+
+def plan_figure(figure: Figure, scale: Scale) -> Analysis:
+    """Say what a figure needs at a scale: one network of each kind, of seed 0."""
+    names: dict[Training, str] = {}
+    for name, network in figure.networks.items():
+        # Where a scale makes two networks one, the first name stays.
+        names.setdefault(plan_training(network, scale, 0), name)
+    # The paper's classes are those of CIFAR-10.
+    classes = figure.classes if scale.recipe is None or figure.classes == "all" else None
+    return Analysis(
+        tuple(names), tuple(names.values()), classes, scale.measurements["paper"].examples, scale.place("pgd20")
+    )
+
+
+def jobs_of(rows: Iterable[PlannedRow]) -> list[Job]:
+    """The distinct jobs of some rows, each network followed by what is measured of it."""
+    measured: dict[Training, dict[Evaluation, None]] = {}
+    for row in rows:
+        for evaluation in row.evaluations:
+            measured.setdefault(evaluation.training, {})[evaluation] = None
+    return [job for training, evaluations in measured.items() for job in (training, *evaluations)]
+
+
+def _places(folder: Path, data_dir: str | None) -> list[str]:
+    return arguments({"workdir": folder, **({"data_dir": data_dir} if data_dir else {})})
+
+
+def _name(recipe: str, defense: str, changes: dict[str, Any]) -> str:
+    """A folder's name that tells what differs from the recipe; FAT's schedule goes without saying."""
+    told = [
+        value if isinstance(value, str) else f"{name}{_joined(value)}"
+        for name, value in changes.items()
+        if name != "defense" and not name.startswith("fat_")
+    ]
+    return "-".join([recipe, defense, *told])
+
+
+def _joined(value: Any) -> str:
+    return "".join(f"-{item}" for item in value) if isinstance(value, Sequence) else str(value)

@@ -1,0 +1,73 @@
+"""Carrying out a plan: what is done is left alone, what was interrupted goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cifs_tf.errors import UserError
+from cifs_tf.reproduction.plan import Job
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAINING = ROOT / "training"
+
+
+def run_jobs(jobs: Sequence[Job], workdir: Path, data_dir: str | None, in_one_process: bool, console: Console) -> None:
+    """Carry out what is left of some jobs, in order.
+
+    Args:
+        jobs: what to do.
+        workdir: of the reproduction.
+        data_dir: where TFDS data lies; None for the default.
+        in_one_process: call the programs here, and write what they print to a log, instead of starting them.
+        console: told of every job.
+
+    Raises:
+        UserError: if a job ends with an error.
+        Preempted: after SIGTERM, when the job has saved what it did.
+    """
+    for number, job in enumerate(jobs, 1):
+        job = job.settled(workdir)
+        if job.is_done(workdir):
+            continue
+        console.rule(f"{number} of {len(jobs)}")
+        console.print(job.command(workdir, data_dir), soft_wrap=True, markup=False, highlight=False)
+        # The programs run in the project's folder, whose recipes their options name.
+        places = workdir.absolute(), None if data_dir is None else os.path.abspath(data_dir)
+        code = (_call if in_one_process else _start)(job, *places)
+        if not job.is_done(workdir):
+            advice = f"it ended with code {code}, see what it wrote above; the same command goes on from there"
+            raise UserError("--workdir", workdir / job.folder, advice)
+
+
+def _start(job: Job, workdir: Path, data_dir: str | None) -> int:
+    """Run a program in a process of its own, which is told to end when this one is."""
+    process = subprocess.Popen([sys.executable, str(TRAINING / job.program), *job.argv(workdir, data_dir)], cwd=ROOT)
+    try:
+        return process.wait()
+    except BaseException:  # Ctrl-C, SIGTERM: the program saves what it did
+        process.terminate()
+        process.wait()
+        raise
+
+
+def _call(job: Job, workdir: Path, data_dir: str | None) -> int:
+    """Run a program in this process."""
+    module: Any = importlib.import_module(f"cifs_tf.programs.{Path(job.program).stem}")
+    with _logged(workdir / job.folder), contextlib.chdir(ROOT):
+        return module.main(job.argv(workdir, data_dir)) or 0
+
+
+@contextlib.contextmanager
+def _logged(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "log.txt", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        yield

@@ -1,0 +1,166 @@
+"""How much is done: the paper's setting, what two cores finish in hours, or two steps to see that everything holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+from typing import Any
+
+from cifs_tf.reproduction.catalogue import Network
+from cifs_tf.runs.recipes import RECIPES, parse_config
+
+# A run closes with a look that costs nothing; what a table needs is measured by commands of its own.
+QUICK_LOOK = {"twin": None, "attacks": ["fgsm"], "attack_betas": [0], "checkpoints": ["last"], "export": False}
+ATTACKS = ("fgsm", "pgd20", "cw30", "pgd100")
+FINAL_LOGITS = (
+    "APGD-CE and APGD-T stand here for AutoAttack. They attack the final logits alone; a network with masks can stand "
+    "that and fall to the attacks of Table 1, which try every beta_atk."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """How one kind of evaluation is carried out.
+
+    Args:
+        suite: of evaluate.py.
+        examples: class-balanced test images; None for all of them, or what the suite says.
+        attacks: of the suite `paper`; none for those of the recipe.
+        about: a sentence for the reader of a table, if its numbers are not what its title says.
+    """
+
+    suite: str
+    examples: int | None
+    attacks: tuple[str, ...] = ()
+    about: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """What becomes of the paper's networks and measurements.
+
+    Args:
+        name: `"full"`, `"small"` or `"smoke"`.
+        about: one sentence for the reader of a table.
+        settings: of every run, on top of its recipe.
+        measurements: by kind, `"paper"` and `"autoattack"`.
+        recipe: for every network, in place of the row's own; None keeps that.
+        methods: what a recipe of the paper changes in `recipe`, by name: its training method.
+        keeps: which changes of a network survive; None for all of them.
+        renamed: attacks that take the place of the paper's.
+        in_one_process: whether all jobs share this process.
+    """
+
+    name: str
+    about: str
+    settings: dict[str, Any]
+    measurements: dict[str, Measurement]
+    recipe: str | None = None
+    methods: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    keeps: tuple[str, ...] | None = None
+    renamed: dict[str, str] = dataclasses.field(default_factory=dict)
+    in_one_process: bool = False
+
+    def recipe_of(self, network: Network) -> str:
+        """Name of the recipe of a network."""
+        return self.recipe or network.recipe
+
+    def changes_of(self, network: Network) -> dict[str, Any]:
+        """What a network changes in its recipe."""
+        small = network.small_changes if self.recipe else {}
+        changes = {**self.methods.get(network.recipe, {}), **network.changes, **small}
+        return {name: value for name, value in changes.items() if self.keeps is None or name in self.keeps}
+
+    def measurement(self, kind: str, recipe: str) -> Measurement:
+        """How a network of a recipe is measured."""
+        measurement = self.measurements[kind]
+        if kind == "paper" and not measurement.attacks:
+            return dataclasses.replace(measurement, attacks=tuple(flat_config(recipe)["attacks"]))
+        return measurement
+
+    def place(self, place: str) -> str:
+        """Where a column is read, with the attacks that are really made."""
+        return ":".join(self.renamed.get(part, part) for part in place.split(":"))
+
+
+def recipe_argument(recipe: str) -> str:
+    """The option that names a recipe, as a person types it in the project's folder."""
+    return f"--recipe=training/recipes/{recipe}.yaml"
+
+
+def flat_config(recipe: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Every option of a run with a recipe and changes to it.
+
+    Raises:
+        UserError: if the changes do not fit.
+    """
+    return dict(_flat(recipe, tuple(arguments(changes or {}))))
+
+
+@functools.cache
+def _flat(recipe: str, changes: tuple[str, ...]) -> dict[str, Any]:
+    return parse_config("reproduce.py", "", [f"--recipe={RECIPES / recipe}.yaml", *changes]).flat()
+
+
+def arguments(changes: dict[str, Any]) -> list[str]:
+    """Options as a command line has them."""
+    return [f"--{name}={_text(value)}" for name, value in changes.items()]
+
+
+def _text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_item, value))}]"
+    return str(value)
+
+
+def _item(value: Any) -> str:
+    text = _text(value)
+    # What has a meaning of its own inside a YAML list is quoted, such as a comma in a folder's name.
+    return json.dumps(text, ensure_ascii=False) if re.search(r"[][{},#\"']|: ", text) else text
+
+
+SCALES = {
+    "full": Scale(
+        name="full",
+        about="The paper's setting.",
+        settings=QUICK_LOOK,
+        measurements={"paper": Measurement("paper", None), "autoattack": Measurement("paper_aa", None)},
+    ),
+    "small": Scale(
+        name="small",
+        about="Fashion-MNIST, 10,000 training images, ResNet-10 of width 16, 10 epochs: another dataset, network and "
+        "budget than the paper's, so that the differences to it say little; those between the rows are the result.",
+        settings={"epochs": 10, "lr_milestones": [6, 8], **QUICK_LOOK},
+        measurements={
+            "paper": Measurement("paper", 200, ATTACKS),
+            "autoattack": Measurement("apgd", 1000, about=FINAL_LOGITS),
+        },
+        recipe="fashion_mnist_small",
+        methods={
+            # The paper's epochs 50 and 90 of 120.
+            "cifar10_fat": {"method": "fat", "fat_tau_milestones": [4, 8]},
+            "cifar10_trades": {"method": "trades"},
+        },
+        renamed={"pgd40": "pgd20"},
+    ),
+    "smoke": Scale(
+        name="smoke",
+        about="Two steps on sixteen digits: the numbers mean nothing, they show that everything runs.",
+        settings={
+            **{"width": 4, "train_examples": 16, "test_examples": 10, "val_examples": 8, "num_steps": 2},
+            **{"epochs": 1, "lr_milestones": [1], "batch_size": 8, **QUICK_LOOK},
+        },
+        measurements={
+            "paper": Measurement("paper", 3, ("fgsm", "pgd2", "cw2")),
+            "autoattack": Measurement("apgd", 3, about=FINAL_LOGITS),
+        },
+        recipe="digits",
+        keeps=("defense",),
+        renamed={"pgd20": "pgd2", "pgd40": "pgd2", "cw30": "cw2", "pgd100": "pgd2"},
+        in_one_process=True,
+    ),
+}

@@ -1,0 +1,1 @@
+"""One run: its folder, its networks, checkpoints, workers, precision, provenance."""

@@ -1,0 +1,141 @@
+"""Command lines of runs: options and recipes to a `RunConfig`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+from cifs_tf import command_line
+from cifs_tf.command_line import explain, value_of, with_underscores
+from cifs_tf.config import GROUPS, DataConfig, RunConfig
+from cifs_tf.runs import preemption
+
+RECIPES = Path(__file__).resolve().parents[2] / "training" / "recipes"
+
+
+def parse_config(program: str, description: str, argv: Sequence[str]) -> RunConfig:
+    """Parse the command line of a run, see `parse_flat`.
+
+    Args:
+        program: name shown in help and errors.
+        description: what the program does, for `--help`.
+        argv: arguments without the program's name.
+
+    Returns:
+        the config.
+
+    Raises:
+        UserError: naming the option, what was received and the way out.
+        SystemExit: after `--help` and `--print_config`, with code 0.
+    """
+    return RunConfig.from_flat(parse_flat(program, description, argv))
+
+
+def parse_flat(
+    program: str, description: str, argv: Sequence[str], groups: Sequence[type] = tuple(GROUPS.values())
+) -> dict[str, Any]:
+    """Parse a command line: recipe first, then the options that override it.
+
+    The recipe is the file given with `--recipe`, or the one named after the dataset, or `default.yaml`. Words of an
+    option may be joined by `-` or `_`.
+
+    Args:
+        program: name shown in help and errors.
+        description: what the program does, for `--help`.
+        argv: arguments without the program's name.
+        groups: dataclasses whose fields are the options. Default those of a run.
+
+    Returns:
+        the value of every option.
+
+    Raises:
+        UserError: naming the option, what was received and the way out.
+        SystemExit: after `--help` and `--print_config`, with code 0.
+    """
+    arguments = [with_underscores(argument) for argument in argv]
+    recipe = value_of("recipe", arguments) or str(recipe_for(value_of("dataset", arguments) or DataConfig.dataset))
+    # In front, wherever it was given: the options override it.
+    arguments = [f"--recipe={recipe}", *_without("recipe", arguments)]
+    parser = make_parser(program, description, groups)
+    try:
+        parsed = parser.parse_args(arguments)
+    except argparse.ArgumentError as error:
+        raise explain(str(error), groups, arguments) from error
+    return {name: value for name, value in vars(parsed).items() if name != "recipe"}
+
+
+def make_parser(program: str, description: str, groups: Sequence[type] = tuple(GROUPS.values())) -> ArgumentParser:
+    """Make the parser of every option of a run, grouped as `cifs_tf.config` groups them, or of other groups."""
+    parser = ArgumentParser(prog=program, description=description, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument(
+        "--recipe",
+        action=ActionConfigFile,
+        help="YAML file of options; default: training/recipes/DATASET.yaml, or default.yaml",
+    )
+    for group in groups:
+        parser.add_class_arguments(group)
+    return parser
+
+
+def recipe_for(dataset: str) -> Path:
+    """Return the recipe of a dataset: its own, or `default.yaml`."""
+    recipe = RECIPES / f"{dataset}.yaml"
+    return recipe if re.fullmatch(r"\w+", dataset) and recipe.is_file() else RECIPES / "default.yaml"
+
+
+def dump_yaml(config: RunConfig) -> str:
+    """Return a config as the text of a recipe."""
+    return yaml.safe_dump(config.flat(), sort_keys=False, allow_unicode=True)
+
+
+def run_program(main: Callable[[Sequence[str]], int | None], options: Sequence[str] = ()) -> NoReturn:
+    """Run a program as `cifs_tf.command_line.run_program` does; SIGTERM ends it with everything saved.
+
+    The code is 0 then, or that of the environment variable CIFS_PREEMPTED_CODE. A worker whose others are gone ends
+    with code 75, sysexits' "try again".
+
+    Args:
+        main: the program.
+        options: names of its options beside those of a run.
+    """
+
+    def preemptible(argv: Sequence[str]) -> int | None:
+        try:
+            return main(argv)
+        except preemption.Preempted:
+            program = Path(sys.argv[0]).name
+            print(
+                f"{program}: ended by SIGTERM, everything so far is saved; the same command continues.", file=sys.stderr
+            )
+            return int(os.environ.get(preemption.PREEMPTED_CODE, 0))
+        except preemption.WorkerLostError as error:
+            print(
+                f"{Path(sys.argv[0]).name}: another worker has ended ({error}); the same command on all of them "
+                "continues from the last checkpoint.",
+                file=sys.stderr,
+            )
+            return preemption.START_AGAIN
+
+    preemption.install()
+    command_line.run_program(preemptible, options)
+
+
+def _without(name: str, arguments: Sequence[str]) -> list[str]:
+    """Return a command line without an option and its value."""
+    kept, skip = [], False
+    for argument in arguments:
+        if skip or argument.startswith(f"--{name}="):
+            skip = False
+        elif argument == f"--{name}":
+            skip = True
+        else:
+            kept.append(argument)
+    return kept

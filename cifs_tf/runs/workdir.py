@@ -1,0 +1,183 @@
+"""The only folder that a run writes to, and what lies where in it.
+
+config.yaml                     what the run was asked to do
+DEFENSE/checkpoints/            the newest checkpoints of the network with that defense, and its best epoch's weights
+DEFENSE/history.json            what each epoch logged
+DEFENSE/curves.png              the same as a picture
+DEFENSE/tensorboard/            the same, for TensorBoard
+DEFENSE/not_finite/             a step that could not be made: its batch and what was not finite
+DEFENSE/last.keras, best.keras  the trained network after its last epoch, and after its best on the validation images
+DEFENSE/evaluation/last/SUITE/  what the attacks left of it: ledger.jsonl, report.json, report.md, report.html
+export/DEFENSE/1/               SavedModel and model.onnx
+result.json                     everything that was measured
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cifs_tf.config import RunConfig
+from cifs_tf.errors import UserError
+from cifs_tf.files import remove_abandoned, remove_unfinished, write_atomically
+from cifs_tf.runs.recipes import dump_yaml, parse_config
+
+# Fields that may change between a run and its continuation: they say where and how, not what.
+PLACES = ("workdir", "data_dir", "checkpoint_minutes", "on_nan", "strategy", "replicas")
+LOCK_FILE = ".lock"
+
+
+class Workdir:
+    """A run's folder.
+
+    Args:
+        path: the folder; made, with its parents, by `open`.
+
+    Example:
+        >>> with Workdir("runs/digits").open(config):
+        ...     train()
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        try:
+            self.path = Path(path).expanduser()
+        except RuntimeError as error:
+            raise UserError("--workdir", path, f"{error}, give another folder") from error
+
+    def check(self, config: RunConfig) -> None:
+        """Refuse, before anything is written, a folder that cannot be used.
+
+        Raises:
+            UserError: if it cannot be written to, or holds a run with another config.
+        """
+        try:
+            check_folder(self.path)
+            stored = yaml.safe_load(self.config_file.read_text()) if self.config_file.exists() else config.flat()
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = error.strerror if isinstance(error, OSError) else f"{self.config_file} is damaged"
+            raise UserError("--workdir", self.path, f"it cannot be used ({reason}), give another folder") from error
+        if not isinstance(stored, dict):
+            raise UserError("--workdir", self.path, f"{self.config_file} holds no config, give another folder")
+        asked = config.flat()
+        different = [
+            f"{name} {stored.get(name)} there, {asked.get(name)} here"
+            for name in {**stored, **asked}
+            if name not in PLACES and stored.get(name) != asked.get(name)
+        ]
+        if different:
+            advice = f"it holds a run with another config ({'; '.join(different[:4])}), give another folder"
+            raise UserError("--workdir", self.path, advice)
+
+    @contextlib.contextmanager
+    def open(self, config: RunConfig) -> Iterator[None]:
+        """Make the folder, or continue in it, and keep other processes out until the context ends.
+
+        What a killed process had begun to write is removed.
+
+        Raises:
+            UserError: as for `check`, or if another process is at work there.
+        """
+        self.check(config)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / LOCK_FILE).open("w")
+        except OSError as error:
+            advice = f"it cannot be written to ({error.strerror}), give another folder"
+            raise UserError("--workdir", self.path, advice) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                advice = "another process is at work there, wait for it or give another folder"
+                raise UserError("--workdir", self.path, advice) from error
+            remove_unfinished(self.path)
+            for base in self.path.glob("export/*"):
+                remove_abandoned(base)
+            write_atomically(self.config_file, lambda file: file.write_text(dump_yaml(config)))
+            yield
+
+    def read_config(self) -> RunConfig:
+        """Read the config of the run.
+
+        Raises:
+            UserError: if there is none, or it is damaged.
+        """
+        try:
+            return parse_config("", "", [f"--recipe={self.config_file}"])
+        except UserError as error:
+            raise UserError("--model", self.path, "it holds no whole config.yaml, give the workdir of a run") from error
+
+    def stored(self, name: str) -> Any:
+        """A value of the config that lies there; None if there is none that can be read."""
+        try:
+            return yaml.safe_load(self.config_file.read_text())[name]
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+            return None
+
+    @property
+    def config_file(self) -> Path:
+        """The config of the run."""
+        return self.path / "config.yaml"
+
+    @property
+    def result_file(self) -> Path:
+        """Everything that was measured."""
+        return self.path / "result.json"
+
+    def checkpoints(self, defense: str) -> Path:
+        """Folder of checkpoints."""
+        return self.path / defense / "checkpoints"
+
+    def tensorboard(self, defense: str) -> Path:
+        """Folder of TensorBoard's event files."""
+        return self.path / defense / "tensorboard"
+
+    def history_file(self, defense: str) -> Path:
+        """What each epoch logged."""
+        return self.path / defense / "history.json"
+
+    def curves_file(self, defense: str) -> Path:
+        """A picture of what each epoch logged."""
+        return self.path / defense / "curves.png"
+
+    def model_file(self, defense: str, checkpoint: str = "last") -> Path:
+        """The trained network, after its last or its best epoch."""
+        return self.path / defense / f"{checkpoint}.keras"
+
+    def evaluation(self, defense: str, checkpoint: str, suite: str) -> Path:
+        """Folder of what a suite of attacks left of it."""
+        return self.path / defense / "evaluation" / checkpoint / suite
+
+    def export_base(self, defense: str) -> Path:
+        """Folder of the exported versions."""
+        return self.path / "export" / defense
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse, before anything is written, a folder that cannot be made or written to.
+
+    Raises:
+        UserError: naming what stands in the way.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError("--workdir", folder, f"{existing} cannot be written to, give another folder")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, atomically."""
+    write_atomically(
+        path, lambda file: file.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    )
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text())

@@ -1,0 +1,220 @@
+"""One loaded version of a model, whichever file it came from: signatures, and one method that runs them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+
+from cifs_tf.serving.endpoint.signatures import DEFAULT_SIGNATURE
+from cifs_tf.serving.endpoint.status import BY_NUMBER, Code, StatusError
+
+PREDICT_METHOD = "tensorflow/serving/predict"
+SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
+ONNX_FILE = "model.onnx"
+# Types of ONNX by the names that onnxruntime gives them.
+ONNX_TYPES = {
+    "tensor(float)": types_pb2.DT_FLOAT,
+    "tensor(double)": types_pb2.DT_DOUBLE,
+    "tensor(float16)": types_pb2.DT_HALF,
+    "tensor(int8)": types_pb2.DT_INT8,
+    "tensor(uint8)": types_pb2.DT_UINT8,
+    "tensor(int16)": types_pb2.DT_INT16,
+    "tensor(int32)": types_pb2.DT_INT32,
+    "tensor(int64)": types_pb2.DT_INT64,
+    "tensor(uint32)": types_pb2.DT_UINT32,
+    "tensor(uint64)": types_pb2.DT_UINT64,
+    "tensor(bool)": types_pb2.DT_BOOL,
+    "tensor(string)": types_pb2.DT_STRING,
+}
+
+
+class Servable(Protocol):
+    """A loaded version of a model.
+
+    Attributes:
+        signatures: what it can be asked, by name.
+    """
+
+    signatures: Mapping[str, SignatureDef]
+
+    def run(
+        self, signature_name: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Run a signature.
+
+        Args:
+            signature_name: one of `signatures`.
+            inputs: tensors by input name, checked against the signature.
+            outputs: names of the outputs to compute.
+
+        Returns:
+            tensors by output name.
+
+        Raises:
+            StatusError: with what the model made of the inputs.
+        """
+
+    def close(self) -> None:
+        """Give its memory back; nothing runs any more."""
+
+
+class SavedModel:
+    """A SavedModel in a session, as TF Serving runs it.
+
+    A session does not repeat in Python what signatures say, gives the messages of TF Serving, and ends a run that
+    takes too long.
+
+    Args:
+        path: folder with `saved_model.pb`.
+        timeout: seconds after which a run ends with DEADLINE_EXCEEDED, > 0.
+        session_config: threads of the session. Default TensorFlow's own.
+    """
+
+    def __init__(self, path: Path, timeout: float, session_config: config_pb2.ConfigProto | None = None) -> None:
+        self._run_options = config_pb2.RunOptions(timeout_in_ms=max(1, round(timeout * 1000)))
+        self._lock = threading.Lock()
+        self._callables: dict[tuple[str, tuple[str, ...]], object] = {}
+        self._graph = tf.Graph()
+        self._session = tf.compat.v1.Session(graph=self._graph, config=session_config)
+        try:
+            with self._graph.as_default():
+                meta_graph = tf.compat.v1.saved_model.load(self._session, ["serve"], str(path))
+        except BaseException:
+            self._session.close()
+            raise
+        self.signatures: Mapping[str, SignatureDef] = dict(meta_graph.signature_def)
+
+    def run(
+        self, signature_name: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Run a signature, see `Servable`."""
+        call = self._callable(signature_name, tuple(outputs))
+        try:
+            tensors = call(*(inputs[name] for name in sorted(inputs)))  # type: ignore[operator]
+        except tf.errors.OpError as error:
+            raise StatusError(BY_NUMBER[error.error_code], error.message) from error
+        return dict(zip(outputs, tensors, strict=True))
+
+    def close(self) -> None:
+        """Give its memory back; nothing runs any more."""
+        self._callables.clear()
+        self._session.close()
+
+    def _callable(self, signature_name: str, outputs: tuple[str, ...]) -> object:
+        """A session's call without the checks of `Session.run` in Python; private to TensorFlow, guarded by a test."""
+        key = signature_name, outputs
+        with self._lock:
+            if key not in self._callables:
+                signature = self.signatures[signature_name]
+                self._callables[key] = self._session._make_callable_from_options(
+                    config_pb2.CallableOptions(
+                        feed=[signature.inputs[name].name for name in sorted(signature.inputs)],
+                        fetch=[signature.outputs[name].name for name in outputs],
+                        run_options=self._run_options,
+                    )
+                )
+            return self._callables[key]
+
+
+class OnnxModel:
+    """An ONNX file in onnxruntime; its inputs and outputs are the signature `serving_default`.
+
+    Args:
+        file: the ONNX file.
+        timeout: seconds after which a run ends with DEADLINE_EXCEEDED, > 0.
+        num_threads: of a run; 0 (default) leaves it to onnxruntime.
+    """
+
+    def __init__(self, file: Path, timeout: float, num_threads: int = 0) -> None:
+        import onnxruntime
+
+        self._failures = (
+            onnxruntime.capi.onnxruntime_pybind11_state.Fail,
+            onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
+            onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException,
+            onnxruntime.capi.onnxruntime_pybind11_state.EPFail,
+        )
+        self._runtime, self._timeout = onnxruntime, timeout
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.log_severity_level = 4  # what fails is answered to whoever asked
+        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        signature = SignatureDef(method_name=PREDICT_METHOD)
+        for values, infos in (
+            (self._session.get_inputs(), signature.inputs),
+            (self._session.get_outputs(), signature.outputs),
+        ):
+            for value in values:
+                infos[value.name].name = f"{value.name}:0"
+                infos[value.name].dtype = ONNX_TYPES[value.type]
+                for size in value.shape:
+                    infos[value.name].tensor_shape.dim.add(size=size if isinstance(size, int) else -1)
+        self.signatures: Mapping[str, SignatureDef] = {DEFAULT_SIGNATURE: signature}
+
+    def run(
+        self, signature_name: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Run the model, see `Servable`."""
+        options = self._runtime.RunOptions()
+        stopper = threading.Timer(self._timeout, setattr, (options, "terminate", True))
+        stopper.daemon = True
+        stopper.start()
+        try:
+            tensors = self._session.run(list(outputs), dict(inputs), options)
+        except self._failures as error:
+            if options.terminate:
+                message = f"The run took longer than {self._timeout:g} s and was ended"
+                raise StatusError(Code.DEADLINE_EXCEEDED, message) from error
+            raise StatusError(Code.INVALID_ARGUMENT, str(error)) from error
+        finally:
+            stopper.cancel()
+        return dict(zip(outputs, tensors, strict=True))
+
+    def close(self) -> None:
+        """Give its memory back; nothing runs any more."""
+        self._session = None
+
+
+def load_servable(
+    path: Path,
+    backend: str,
+    timeout: float,
+    session_config: config_pb2.ConfigProto | None = None,
+    onnx_file: str = ONNX_FILE,
+) -> Servable:
+    """Load a version.
+
+    Args:
+        path: the version's folder.
+        backend: `"tensorflow"` or `"onnx"`.
+        timeout: seconds after which a run ends with DEADLINE_EXCEEDED, > 0.
+        session_config: threads of a run. Default the backend's own.
+        onnx_file: name of the ONNX file in the folder. Default `model.onnx`.
+
+    Returns:
+        the loaded version.
+
+    Raises:
+        StatusError: NOT_FOUND if there is no such file in the folder, else whatever is wrong with it.
+    """
+    wanted = SAVED_MODEL_FILES if backend == "tensorflow" else (onnx_file,)
+    if not any((path / name).is_file() for name in wanted):
+        found = "model.onnx, use --backend onnx" if (path / ONNX_FILE).is_file() else "no model"
+        raise StatusError(Code.NOT_FOUND, f"Could not find {wanted[0]} at {path}: there is {found}")
+    try:
+        if backend == "tensorflow":
+            return SavedModel(path, timeout, session_config)
+        threads = session_config.intra_op_parallelism_threads if session_config else 0
+        return OnnxModel(path / onnx_file, timeout, threads)
+    except tf.errors.OpError as error:
+        raise StatusError(BY_NUMBER[error.error_code], error.message) from error
+    except Exception as error:  # whatever a damaged file makes a library raise
+        raise StatusError(Code.INVALID_ARGUMENT, f"{type(error).__name__}: {error}") from error

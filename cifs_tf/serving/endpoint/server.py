@@ -1,0 +1,293 @@
+"""Start the server's parts, watch its folders, and end without losing a request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import ipaddress
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import uvicorn
+from tensorflow.core.protobuf import config_pb2
+
+from cifs_tf.errors import UserError
+from cifs_tf.serving.endpoint import config_files
+from cifs_tf.serving.endpoint.batching import Batcher, BatchingOptions
+from cifs_tf.serving.endpoint.connections import guarded_protocol
+from cifs_tf.serving.endpoint.grpc_services import make_grpc_server
+from cifs_tf.serving.endpoint.loading import Loader
+from cifs_tf.serving.endpoint.metrics import Metrics
+from cifs_tf.serving.endpoint.model_configs import to_configs
+from cifs_tf.serving.endpoint.predictor import Limits, Predictor
+from cifs_tf.serving.endpoint.rest import RestApi
+from cifs_tf.serving.endpoint.status import StatusError
+from cifs_tf.serving.endpoint.versions import ModelConfig, Versions
+
+LOGGER = logging.getLogger("serving")
+METRICS_PATH = "/monitoring/prometheus/metrics"
+# How long clients that hold an open connection have, at the end, to learn with their next request that it closes.
+GOODBYE_SECONDS = 1.0
+BACKLOG = 2048
+
+
+def serve(options: Any) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        options: `cifs_tf.programs.serve.ServerOptions`.
+
+    Raises:
+        UserError: for a file or an address that cannot be used; nothing was served then.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # tells of every file that it restores
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # tells of every request that is none
+    with contextlib.suppress(ValueError, OSError):
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    asyncio.run(_Server(options).run())
+
+
+class _Server:
+    """Everything that runs, made from the options."""
+
+    def __init__(self, options: Any) -> None:
+        self._options = options
+        self._ending = threading.Event()
+        metrics = Metrics()
+        limits = Limits(
+            timeout=options.rest_api_timeout_in_ms / 1000,
+            **{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)[1:]},
+        )
+        loader = Loader(
+            options.backend,
+            limits.timeout,
+            metrics,
+            warmup=options.enable_model_warmup,
+            onnx_file=options.onnx_file,
+            session_config=config_pb2.ConfigProto(
+                intra_op_parallelism_threads=options.tensorflow_intra_op_parallelism,
+                inter_op_parallelism_threads=options.tensorflow_inter_op_parallelism,
+            ),
+        )
+        self._versions = Versions(
+            loader,
+            max_load_retries=options.max_num_load_retries,
+            retry_interval=options.load_retry_interval_micros / 1e6,
+            unavailable_labels=options.allow_version_labels_for_unavailable_models,
+            on_load=lambda version, seconds: metrics.loaded(str(version.path), seconds),
+        )
+        self._versions.configure(_configs(options))
+        batcher = Batcher(_batching(options)) if options.enable_batching else None
+        self._predictor = Predictor(self._versions, metrics, limits, batcher)
+        self._threads = ThreadPoolExecutor(options.rest_api_num_threads, thread_name_prefix="rest")
+        self._api = RestApi(
+            self._predictor,
+            self._threads,
+            metrics_path=_metrics_path(options),
+            cors=options.rest_api_enable_cors_support,
+            receive_timeout=options.receive_timeout_in_ms / 1000,
+        )
+
+    async def run(self) -> None:
+        """Load, listen, wait for a signal, drain."""
+        options = self._options
+        with contextlib.ExitStack() as stack:
+            # Taken before the models load: a port that is not free is known at once.
+            rest_socket = stack.enter_context(_listen(options.host, options.rest_api_port))
+            grpc_server = await self._bind_grpc()
+            stop = asyncio.Event()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, self._on_signal, stop)
+            loading = asyncio.create_task(asyncio.to_thread(self._versions.poll))
+            await asyncio.wait([loading, stopping := asyncio.create_task(stop.wait())], return_when="FIRST_COMPLETED")
+            if stop.is_set():
+                # Nobody was answered yet, and a load cannot be interrupted: nothing to wait for.
+                LOGGER.info("ended while the models were loading")
+                logging.shutdown()
+                os._exit(0)
+            loading.result()
+            watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+            watcher.start()
+            http_server = _HttpServer(self._http_config())
+            sockets = [rest_socket] if rest_socket else []
+            http_task = asyncio.create_task(http_server.serve(sockets)) if sockets else None
+            if grpc_server:
+                await grpc_server.start()
+            self._announce()
+            await stopping
+            LOGGER.info("ending: answering what has come")
+            self._ending.set()
+            self._api.draining = True
+            for server in http_server.servers if http_task else ():
+                server.close()
+            await asyncio.sleep(GOODBYE_SECONDS)
+            http_server.should_exit = True
+            if grpc_server:
+                await grpc_server.stop(options.drain_timeout_in_ms / 1000)
+            if http_task:
+                await http_task
+            await asyncio.to_thread(self._versions.close, options.drain_timeout_in_ms / 1000)
+            LOGGER.info("ended")
+
+    def _on_signal(self, stop: asyncio.Event) -> None:
+        if stop.is_set():
+            os._exit(130)  # the second one does not wait, for a model that loads neither
+        stop.set()
+
+    async def _bind_grpc(self) -> grpc.aio.Server | None:
+        options = self._options
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        addresses = [f"{host}:{options.port}"] if options.port else []
+        addresses += [f"unix:{options.grpc_socket_path}"] if options.grpc_socket_path else []
+        if not addresses:
+            return None
+        try:
+            return await make_grpc_server(
+                self._predictor,
+                addresses,
+                num_threads=options.grpc_max_threads,
+                ending=self._ending,
+                health_service=options.enable_grpc_healthcheck_service,
+                credentials=_credentials(options.ssl_config_file),
+            )
+        except RuntimeError as error:
+            advice = "it cannot be listened on; give another --port, or end the program that has it"
+            raise UserError("--port", addresses[0], advice) from error
+
+    def _http_config(self) -> uvicorn.Config:
+        options = self._options
+        return uvicorn.Config(
+            self._api,
+            http=guarded_protocol(options.receive_timeout_in_ms / 1000, options.max_connections),
+            loop="none",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=max(1, round(options.drain_timeout_in_ms / 1000)),
+        )
+
+    def _watch(self) -> None:
+        """Look for new versions, and read the config file again, until the end."""
+        options = self._options
+        interval = options.file_system_poll_wait_seconds
+        since_config = 0.0
+        while interval and not self._ending.wait(interval):
+            since_config += interval
+            try:
+                if options.model_config_file and 0 < options.model_config_file_poll_wait_seconds <= since_config:
+                    since_config = 0.0
+                    try:
+                        self._versions.configure(_configs(options))
+                    except (UserError, StatusError) as error:
+                        LOGGER.error("the config cannot be followed: %s", error)
+                self._versions.poll()
+            except Exception:
+                LOGGER.exception("looking for new versions failed, will try again")
+
+    def _announce(self) -> None:
+        options = self._options
+        for config in self._versions.configs().values():
+            try:
+                states = self._versions.states(config.name)
+                found = ", ".join(f"version {s.version} {type(s).State.Name(s.state)}" for s in states)
+            except StatusError:
+                found = f"no version yet, waiting for a folder with a number below {config.base_path}"
+            LOGGER.info("model %s: %s", config.name, found)
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        if options.rest_api_port:
+            LOGGER.info("REST at http://%s:%d/v1/models/NAME:predict", host, options.rest_api_port)
+        if options.port:
+            LOGGER.info("gRPC at %s:%d", host, options.port)
+        if not _is_loopback(options.host):
+            LOGGER.warning(
+                "listening on %s: whoever can reach this machine can use the models, there is no password; "
+                "serving/deploy/ shows a proxy in front",
+                options.host,
+            )
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn, whose signals are ours: it would end before the clients know."""
+
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+        return contextlib.nullcontext()
+
+
+def _configs(options: Any) -> list[ModelConfig]:
+    if options.model_config_file is None:
+        return [ModelConfig(options.model_name, Path(options.model_base_path))]
+    return to_configs(config_files.read_model_config(options.model_config_file))
+
+
+def _batching(options: Any) -> BatchingOptions:
+    defaults = BatchingOptions(num_batch_threads=options.rest_api_num_threads // 4 or 1)
+    if options.batching_parameters_file is None:
+        return defaults
+    message = config_files.read_batching_parameters(options.batching_parameters_file)
+    names = ("max_batch_size", "batch_timeout_micros", "num_batch_threads", "max_enqueued_batches")
+    given = {name: getattr(message, name).value for name in names if message.HasField(name)}
+    return dataclasses.replace(defaults, **given, allowed_batch_sizes=tuple(message.allowed_batch_sizes))
+
+
+def _metrics_path(options: Any) -> str | None:
+    if options.monitoring_config_file is None:
+        return None
+    prometheus = config_files.read_monitoring_config(options.monitoring_config_file).prometheus_config
+    return (prometheus.path or METRICS_PATH) if prometheus.enable else None
+
+
+def _credentials(path: str | None) -> grpc.ServerCredentials | None:
+    if path is None:
+        return None
+    config = config_files.read_ssl_config(path)
+    authorities = config.custom_ca.encode() or None
+    return grpc.ssl_server_credentials(
+        [(config.server_key.encode(), config.server_cert.encode())],
+        root_certificates=authorities,
+        require_client_auth=config.client_verify,
+    )
+
+
+@contextlib.contextmanager
+def _listen(host: str, port: int) -> Any:
+    if not port:
+        yield None
+        return
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        advice = f"it cannot be listened on ({error.strerror}); give another, or end the program that has it"
+        raise UserError("--rest_api_port", f"{host}:{port}", advice) from error
+    with listener:
+        # Head and body of an answer are two writes: without this a client would wait 40 ms for the second. Connections
+        # inherit it; asyncio sets it only on sockets that were made with a protocol number.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield listener
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,208 @@
+"""The model card: what a published network was made of, what it is worth, and what it is not for."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from cifs_tf.data import ImageDataset
+from cifs_tf.models import Classifier
+from cifs_tf.serving.publishing.quantization import accuracy_of
+from cifs_tf.serving.publishing.trained_run import TrainedRun
+
+CARD_FILE = "model_card.json"
+SCHEMA = 1
+# Fields of a recipe that tell where a run was, not what it did.
+PLACES = ("workdir", "data_dir")
+PACKAGES = ("tensorflow", "keras", "numpy", "tf2onnx", "onnx", "onnxruntime")
+INTENDED_USE = (
+    "To classify images like those it was trained on, of the shape and value range given here, where someone may have "
+    "changed every pixel by up to epsilon."
+)
+LIMITS = (
+    "Robust accuracy holds for the threat model it was measured in, L-infinity perturbations of that epsilon found by "
+    "those attacks, and is an upper bound there; it says nothing of other changes, such as rotations, patches, larger "
+    "perturbations or images from elsewhere. High disagreement between the heads is a hint of tampering, not a "
+    "detector: an attacker who knows of it can keep it low."
+)
+
+
+def make_card(
+    path: Path, run: TrainedRun, classifier: Classifier, dataset: ImageDataset, int8: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Describe a version that is about to be published.
+
+    Args:
+        path: its folder, with all other files in it.
+        run: where the network comes from.
+        classifier: the network.
+        dataset: what it was trained on.
+        int8: what was measured of its 8-bit variant; None (default) if there is none.
+
+    Returns:
+        the card, in plain types.
+
+    Raises:
+        UserError: if results of the run are damaged.
+    """
+    result = run.result()
+    measured, reason = read_measured(run)
+    cuts = {name: type(cut).__name__ for name, cut in classifier.cuts.items()}
+    return {
+        "schema": SCHEMA,
+        "name": classifier.name,
+        "description": (
+            f"Image classifier, {run.config.model.arch if run.config.model.arch != 'auto' else classifier.name}, "
+            f"{run.defense}, trained with method {run.config.train.method} on {dataset.name}; the network after its "
+            f"{run.checkpoint} epoch."
+        ),
+        "network": {
+            "defense": run.defense,
+            "checkpoint": run.checkpoint,
+            "parameters": classifier.count_params(),
+            "selection_layers": cuts,
+            "precision": {"trained": run.config.train.precision, "exported": "float32"},
+        },
+        "data": {
+            "dataset": dataset.name,
+            "image_shape": list(dataset.image_shape),
+            "value_range": [0.0, 1.0],
+            "classes": list(dataset.class_names),
+            "splits": {
+                "train": len(dataset.train),
+                "validation": len(dataset.validation),
+                "test": len(dataset.test),
+                "test_images_there_are": dataset.num_test_images,
+            },
+        },
+        "recipe": {name: value for name, value in run.config.flat().items() if name not in PLACES},
+        "training": {name: result.get(name) for name in ("versions", "revision", "machine", "started", "finished")},
+        "exported": {
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        },
+        "measured": measured,
+        "not_measured_because": reason,
+        "further_measurements": read_further(run),
+        "int8": int8,
+        "signatures": read_signatures(path),
+        "onnx": {file.name: read_onnx(file) for file in sorted(path.glob("*.onnx"))},
+        "files": describe_files(path),
+        "intended_use": INTENDED_USE,
+        "limits": LIMITS,
+    }
+
+
+def write_card(path: Path, card: dict[str, Any]) -> None:
+    """Write the card into a version's folder."""
+    (path / CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_measured(run: TrainedRun) -> tuple[dict[str, Any] | None, str | None]:
+    """What the run itself measured of this network: (clean and robust accuracy, None), or (None, the reason).
+
+    `robust` is the worst case of each image over all attacks; `strongest_attack` the paper's convention, the lowest
+    accuracy of a single attack at a single beta_atk.
+    """
+    network = run.result().get("networks", {}).get(run.defense, {})
+    found = network.get("evaluation", {}).get(run.checkpoint)
+    if found is None:
+        what = f"the run has measured no network of its {run.checkpoint} epoch"
+        return None, f"{what} (result.json, {run.defense}); python training/evaluate.py does"
+    config, number = run.config, found["num_examples"]
+    return {
+        "checkpoint": run.checkpoint,
+        "epoch": found["epoch"],
+        "num_examples": number,
+        "clean": accuracy_of(found["natural"]["count"], number),
+        "robust": accuracy_of(found["worst_case"]["count"], number),
+        "threat_model": {
+            "norm": "linf",
+            "epsilon": float(config.attack.epsilon),
+            "attacks": list(config.evaluation.attacks),
+            "beta_atk": list(config.evaluation.attack_betas),
+            "mask_gradient": config.evaluation.eval_mask_gradient,
+        },
+        "strongest_attack": {
+            "attack": found["paper"]["attack"],
+            "beta_atk": found["paper"]["beta"],
+            **accuracy_of(round(found["paper"]["robust_accuracy"] * number), number),
+        },
+    }, None
+
+
+def read_further(run: TrainedRun) -> dict[str, Any]:
+    """What `training/evaluate.py` measured of this network beyond the run itself, by suite of attacks."""
+    return {
+        suite: {
+            "dataset": report["about"]["dataset"],
+            "epsilon": report["about"]["epsilon"],
+            "num_examples": report["num_examples"],
+            "clean": accuracy_of(report["natural"]["count"], report["num_examples"]),
+            "robust": accuracy_of(report["worst_case"]["count"], report["num_examples"]),
+            "audit_passed": report["believable"],
+        }
+        for suite, report in run.reports().items()
+        if suite != "paper"
+    }
+
+
+def read_signatures(path: Path) -> dict[str, Any]:
+    """Inputs and outputs of every signature of a SavedModel, with dtype and shape; empty if there is none."""
+    from tensorflow import as_dtype
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    file = path / "saved_model.pb"
+    if not file.exists():
+        return {}
+
+    def describe(tensors: Any) -> dict[str, Any]:
+        return {
+            name: {
+                "dtype": as_dtype(info.dtype).name,
+                "shape": [None if dim.size == -1 else dim.size for dim in info.tensor_shape.dim],
+            }
+            for name, info in sorted(tensors.items())
+        }
+
+    definitions = SavedModel.FromString(file.read_bytes()).meta_graphs[0].signature_def
+    return {
+        name: {"inputs": describe(definition.inputs), "outputs": describe(definition.outputs)}
+        for name, definition in sorted(definitions.items())
+        if not name.startswith("__")
+    }
+
+
+def read_onnx(file: Path) -> dict[str, Any]:
+    """Inputs and outputs of an ONNX file, with dtype and shape."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+    def describe(nodes: Any) -> dict[str, Any]:
+        # onnxruntime says tensor(float), and gives a free dimension's name.
+        return {
+            node.name: {
+                "dtype": "float32" if node.type == "tensor(float)" else node.type,
+                "shape": [dim if isinstance(dim, int) else None for dim in node.shape],
+            }
+            for node in nodes
+        }
+
+    return {"inputs": describe(session.get_inputs()), "outputs": describe(session.get_outputs())}
+
+
+def describe_files(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of every file of a version, by its path in the folder."""
+    return {
+        file.relative_to(path).as_posix(): {
+            "size": file.stat().st_size,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        }
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name != CARD_FILE
+    }

@@ -1,0 +1,104 @@
+"""What a search found: a table, a picture, and a recipe of the best."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_tuner.engine.trial import TrialStatus
+from rich.table import Table
+
+from cifs_tf.files import write_atomically
+from cifs_tf.runs.recipes import dump_yaml
+from cifs_tf.tuning.options import OBJECTIVE, SearchConfig
+from cifs_tf.tuning.oracle import Resumable
+from cifs_tf.tuning.space import as_text, describe, trial_values
+from cifs_tf.tuning.trials import METRICS, metric_by_epoch
+
+BLUE, ORANGE = "#0072b2", "#d55e00"
+
+
+def collect(oracle: Resumable) -> list[dict[str, Any]]:
+    """List the trials, the best first and the failed last.
+
+    Args:
+        oracle: of the search.
+
+    Returns:
+        for each: `trial` (its id), `values`, `status`, the metrics at its best epoch, `epoch` (that one, counted from
+        1) and `epochs` (all of them); the metrics and epoch of a failed trial are None.
+    """
+    rows: list[dict[str, Any]] = []
+    for trial in oracle.trials.values():
+        metrics = {name: metric_by_epoch(trial, name) for name in METRICS}
+        epoch = trial.best_step if trial.status == TrialStatus.COMPLETED else None
+        rows.append(
+            {
+                "trial": trial.trial_id,
+                "values": trial_values(trial.hyperparameters),
+                "status": trial.status.lower(),
+                **{name: None if epoch is None else metrics[name][epoch] for name in METRICS},
+                "epoch": epoch,
+                "epochs": max(metrics[OBJECTIVE], default=0),
+            }
+        )
+    return sorted(rows, key=lambda row: (row["epoch"] is None, *(-(row[name] or 0) for name in METRICS), row["trial"]))
+
+
+def table(rows: list[dict[str, Any]], config: SearchConfig, num_validation: int) -> Table:
+    """Lay out the trials."""
+    out = Table(
+        title=f"{config.data.dataset}: {config.search.tuner} search on {num_validation:,} validation images",
+        caption="accuracies in %, each at the trial's best epoch",
+    )
+    out.add_column("trial")
+    for column in (*config.search.search, *METRICS, "epoch"):
+        out.add_column(column, justify="right")
+    out.add_column("status")
+    for row in rows:
+        values = [as_text(row["values"].get(name, "")) for name in config.search.search]
+        metrics = ["" if row[name] is None else f"{100 * row[name]:.2f}" for name in METRICS]
+        epoch = "" if row["epoch"] is None else f"{row['epoch']} of {row['epochs']}"
+        out.add_row(row["trial"], *values, *metrics, epoch, row["status"])
+    return out
+
+
+def write_picture(rows: list[dict[str, Any]], config: SearchConfig, file: Path) -> None:
+    """Draw robust and natural validation accuracy against beta, or against what is searched first (Table E.1)."""
+    # The object-oriented interface: no global state, no display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    name = "beta" if "beta" in config.search.search else config.search.search[0]
+    # The best first: of trials with the same value the line takes it.
+    points = {row["values"][name]: row for row in reversed(rows) if row["epoch"] is not None and name in row["values"]}
+    along = sorted(points)
+    places = [as_text(x) for x in along] if name == "cuts" else along
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for metric, label, color in zip(METRICS, ("under attack", "natural"), (BLUE, ORANGE), strict=True):
+        axes.plot(places, [100 * points[x][metric] for x in along], marker="o", color=color, label=label)
+    if all(isinstance(x, float) for x in along):
+        axes.set_xscale("log" if min(along) > 0 else "symlog")
+    axes.set_xlabel(name)
+    axes.set_ylabel("validation accuracy (%)")
+    axes.set_title(f"{config.data.dataset}, {config.model.defense}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    write_atomically(file, lambda path: figure.savefig(path, dpi=150))
+
+
+def write_recipe(best: dict[str, Any], num_trials: int, config: SearchConfig, argv: Sequence[str], file: Path) -> None:
+    """Write the best trial as a recipe of `run.py`; its first lines say where it comes from."""
+    accuracies = ", ".join(f"{name} {100 * best[name]:.2f}" for name in METRICS)
+    lines = [
+        f"# Best of {num_trials} trials on {config.data.dataset}, {describe(best['values'])}: {accuracies}",
+        f"# python training/run.py --recipe {shlex.quote(str(file))}",
+        "#",
+        f"# Found by python training/tune.py {shlex.join(argv)}".rstrip(),
+        dump_yaml(config.with_values(best["values"])),
+    ]
+    write_atomically(file, lambda path: path.write_text("\n".join(lines)))

@@ -1,0 +1,202 @@
+"""Several processes at one search: Keras Tuner's chief and workers, and who of them is alive.
+
+A worker holds a lock on a file of its own in the workdir for as long as its process lives: the operating system
+lets go of it however the process ends, so the chief knows at once and for sure, without clocks and time limits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cifs_tf.errors import UserError
+from cifs_tf.runs.workdir import Workdir
+from cifs_tf.tuning.oracle import Resumable
+
+PREFIX = "KERASTUNER_"
+LAUNCHED = "CIFS_TUNE_LAUNCHED"
+# The chief's look at a lock takes it, for no time to speak of.
+LOCK_TRIES, LOCK_PAUSE_SECONDS = 10, 0.1
+GRACE_SECONDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """What this process is in a search, as Keras Tuner's environment variables say it.
+
+    Args:
+        kind: alone, chief or worker.
+        name: id of the worker.
+        address: IP:PORT of the chief.
+    """
+
+    kind: str = "alone"
+    name: str = "tuner0"
+    address: str = ""
+
+    @classmethod
+    def from_environment(cls) -> Role:
+        """Read KERASTUNER_ORACLE_IP, KERASTUNER_ORACLE_PORT and KERASTUNER_TUNER_ID.
+
+        Raises:
+            UserError: if only some of them are set, or one cannot be used.
+        """
+        names = [f"{PREFIX}ORACLE_IP", f"{PREFIX}ORACLE_PORT", f"{PREFIX}TUNER_ID"]
+        ip, port, name = values = [os.environ.get(each, "") for each in names]
+        if not any(values):
+            return cls()
+        for each, value in zip(names, values, strict=True):
+            if not value:
+                raise UserError(each, "nothing", f"set all of {', '.join(names)}, or none")
+        if not re.fullmatch(r"\d{1,5}", port) or not 0 < int(port) < 2**16:
+            raise UserError(names[1], port, f"give a number from 1 to {2**16 - 1}")
+        if not re.fullmatch(r"[\w-]+", name):
+            raise UserError(names[2], name, "give chief, or letters, digits, - and _ for a worker")
+        # Keras Tuner's own rule.
+        return cls("chief" if "chief" in name else "worker", name, f"{ip}:{port}")
+
+
+class Workers:
+    """The locks of a search's workers.
+
+    Args:
+        workdir: of the search.
+
+    Example:
+        >>> with Workers(workdir).hold("worker-1"):
+        ...     tuner.search()
+    """
+
+    def __init__(self, workdir: Workdir):
+        self.folder = workdir.path / "workers"
+
+    @contextlib.contextmanager
+    def hold(self, name: str) -> Iterator[None]:
+        """Be this worker until the context ends.
+
+        Raises:
+            UserError: if another process is.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._file(name).open("a+") as lock:
+            for _ in range(LOCK_TRIES):
+                if _lock(lock, fcntl.LOCK_EX):
+                    break
+                time.sleep(LOCK_PAUSE_SECONDS)
+            else:
+                advice = "another process is this worker, end it or give another id"
+                raise UserError(f"{PREFIX}TUNER_ID", name, advice)
+            yield
+
+    def is_alive(self, name: str) -> bool:
+        """Whether a process is this worker."""
+        if not self._file(name).exists():
+            return False
+        with self._file(name).open("a+") as lock:
+            return not _lock(lock, fcntl.LOCK_SH)
+
+    def alive(self) -> list[str]:
+        """Names of the workers that are alive."""
+        return [file.stem for file in sorted(self.folder.glob("*.lock")) if self.is_alive(file.stem)]
+
+    def start(self, num_workers: int, address: str, argv: Sequence[str]) -> list[subprocess.Popen]:
+        """Start processes on this machine, each with a log file beside its lock.
+
+        They share its cores, and end with this process, however it ends.
+
+        Args:
+            num_workers: how many.
+            address: IP:PORT of the chief.
+            argv: of the search, without the program's name.
+
+        Returns:
+            the processes.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        ip, port = address.rsplit(":", 1)
+        threads = str(max(1, (os.cpu_count() or 1) // num_workers))
+        processes = []
+        for number in range(1, num_workers + 1):
+            name = f"worker-{number}"
+            environment = {
+                "TF_NUM_INTRAOP_THREADS": threads,
+                **os.environ,
+                f"{PREFIX}ORACLE_IP": ip,
+                f"{PREFIX}ORACLE_PORT": port,
+                f"{PREFIX}TUNER_ID": name,
+                LAUNCHED: "1",
+            }
+            command = [sys.executable, sys.argv[0], *argv, "--workers=null"]
+            with (self.folder / f"{name}.log").open("a") as log:
+                processes.append(
+                    subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
+                )
+        return processes
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.lock"
+
+
+def end_with_launcher() -> None:
+    """End this process when the one that started it has ended, if that was `Workers.start`."""
+    if LAUNCHED not in os.environ:
+        return
+
+    def watch() -> None:
+        sys.stdin.buffer.read()  # nothing is ever written there: it ends with the launcher
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def serving(oracle: Resumable, address: str) -> Iterator[tuple[int, Callable[[], bool]]]:
+    """Answer the workers with this oracle until the context ends.
+
+    Keras Tuner's own loop around the same service never ends if a worker does not say goodbye.
+
+    Args:
+        oracle: the one of the search.
+        address: IP:PORT to listen on; port 0 takes a free one.
+
+    Yields:
+        (port, function that tells whether all workers were told that the search is over).
+
+    Raises:
+        UserError: if the address cannot be listened on.
+    """
+    import grpc
+    from keras_tuner.src.distribute.oracle_chief import OracleServicer, exit_chief
+    from keras_tuner.src.protos import get_service_grpc
+
+    servicer = OracleServicer(oracle)
+    server = grpc.server(ThreadPoolExecutor(max_workers=1), options=[("grpc.so_reuseport", 0)])
+    get_service_grpc().add_OracleServicer_to_server(servicer, server)
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise UserError(f"{PREFIX}ORACLE_PORT", address, "it cannot be listened on, give another") from error
+    server.start()
+    try:
+        yield port, lambda: servicer.stop_triggered and exit_chief(oracle)
+    finally:
+        server.stop(GRACE_SECONDS).wait()
+
+
+def _lock(file, kind: int) -> bool:
+    """Take a lock if it is free."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

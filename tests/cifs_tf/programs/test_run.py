@@ -1,0 +1,137 @@
+"""The program from the outside: real runs on real digits, and refusals."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.running import ROOT, SMALL, run, run_here
+
+
+@pytest.mark.slow
+def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
+    argv = [*SMALL, "--epochs=2", "--val_examples=30", "--workdir=out"]
+    code, out, err = run(*argv, cwd=tmp_path)
+    assert code == 0, err
+    assert [child.name for child in tmp_path.iterdir()] == ["out"]
+    workdir = tmp_path / "out"
+    visible = {child.name for child in workdir.iterdir() if not child.name.startswith(".")}
+    assert visible == {"config.yaml", "result.json", "cifs", "vanilla", "export"}
+    assert (workdir / "export" / "cifs" / "1" / "saved_model.pb").exists()
+    assert list((workdir / "cifs" / "tensorboard").rglob("events.out.tfevents.*"))
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["config"]["epochs"] == 2
+    assert result["versions"]["tensorflow"]
+    for defense, betas in (("vanilla", {"0"}), ("cifs", {"0", "2"})):
+        network = result["networks"][defense]
+        assert set(network["evaluation"]) == {"last", "best"}
+        assert network["evaluation"]["last"]["epoch"] == 2
+        for evaluation in network["evaluation"].values():
+            assert evaluation["num_examples"] == 20
+            assert set(evaluation["paper"]["attacks"]["pgd3"]["by_beta"]) == betas
+        assert (workdir / defense / "evaluation" / "last" / "paper" / "report.html").exists()
+        for name in ("last.keras", "best.keras", "curves.png"):
+            assert (workdir / defense / name).exists()
+        assert len(network["history"]) == 2
+        assert {"loss", "robust_accuracy", "val_clean_accuracy", "val_robust_accuracy"} <= set(network["history"][0])
+    for words in ("vanilla", "cifs", "natural", "fgsm", "pgd3", "exported SavedModel", "export/cifs/1"):
+        assert words in out
+
+    # The same command again finds everything done; another config is refused and changes nothing.
+    before = (workdir / "result.json").read_text()
+    code, again, _ = run(*argv, cwd=tmp_path)
+    assert code == 0
+    assert "Epoch" not in again
+    assert json.loads((workdir / "result.json").read_text())["networks"] == json.loads(before)["networks"]
+    code, _, err = run(*argv, "--beta=3", cwd=tmp_path)
+    assert code == 2
+    assert "--workdir: received out" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [
+            "--method=fat",
+            "--fat_tau_milestones=[1]",
+            "--ema_decay=0.9",
+            "--label_smoothing=0.1",
+            "--attack_precision=mixed_bfloat16",
+        ],
+        ["--method=trades", "--defense=cas", "--awp_gamma=0.005", "--beta_warmup=1", "--epsilon_warmup=1.5"],
+        ["--method=mart", "--defense=vanilla", "--deterministic=true", "--val_examples=0"],
+    ],
+    ids=["fat", "trades", "mart"],
+)
+def test_every_method_trains_what_goes_on_top_too(argv, tmp_path):
+    code, out, err = run_here(
+        *SMALL, "--twin=null", "--epochs=2", "--export=false", *argv, "--workdir=run", cwd=tmp_path
+    )
+    assert code == 0, err
+    assert "last epoch (2)" in out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    (network,) = result["networks"].values()
+    assert network["history"][-1]["loss"] > 0
+    assert ("best" in network["evaluation"]) == ("--val_examples=0" not in argv)
+
+
+@pytest.mark.slow
+def test_plugins_of_this_folder_make_the_mask_and_the_readmes_method(tmp_path):
+    (tmp_path / "my_plugin.py").write_text(
+        "import tensorflow as tf\nfrom cifs_tf import register_importance\n\n\n"
+        "@register_importance('my_relu')\ndef my_relu(relevance):\n    return tf.nn.relu(relevance)\n"
+    )
+    readme = (ROOT / "README.md").read_text()
+    block = next(b for b in re.findall(r"^```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE) if "my_method" in b)
+    (tmp_path / "my_method.py").write_text(block)
+    argv = [*SMALL, "--twin=null", "--epochs=1", "--export=false", "--plugins=[my_plugin, my_method]"]
+    argv += ["--importance=my_relu", "--method=hinge"]
+    for _ in range(2):  # the second time, the saved network is loaded
+        code, _, err = run(*argv, "--workdir=run", cwd=tmp_path)
+        assert code == 0, err
+
+
+@pytest.mark.slow
+def test_warm_start_from_a_naturally_trained_network(tmp_path):
+    argv = [*SMALL, "--twin=null", "--epochs=1", "--export=false", "--attacks=[fgsm]"]
+    code, _, err = run_here(*argv, "--method=standard", "--workdir=natural", cwd=tmp_path)
+    assert code == 0, err
+    code, _, err = run_here(*argv, "--warm_start=natural", "--loss_scale=official", "--workdir=robust", cwd=tmp_path)
+    assert code == 0, err
+    code, _, err = run_here(*argv, "--warm_start=natural", "--width=8", "--workdir=wider", cwd=tmp_path)
+    assert code == 2
+    assert "--warm_start: received natural" in err
+    assert not (tmp_path / "wider").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--dataset=nope"], ["--dataset", "nope", "folder:PATH"]),
+        (["--top_k=11"], ["--top_k", "11", "10"]),
+        (["--num_classes=3"], ["--num_classes", "3", "10 classes"]),
+        (["--workdir=/dev/null/run"], ["--workdir", "/dev/null/run", "another folder"]),
+        (["--dataset=cifar100", "--data-dir=a/b"], ["--dataset", "cifar100", "--data_dir", "downloaded"]),
+        (["--dataset=tfds:imdb_reviews", "--data-dir=a"], ["--dataset", "imdb_reviews", "no image classification"]),
+        (["--attack_betas=[foo]"], ["--attack_betas", "foo", "infinity"]),
+        (["--lr_milestones=[90, 75]"], ["--lr_milestones", "[90, 75]", "ascending"]),
+        (["--plugins=[no_such_module]"], ["--plugins", "no_such_module", "PYTHONPATH"]),
+        (["--method=nope"], ["--method", "nope", "standard, pgd", "--plugins"]),
+        (["--method=mart", "--label_smoothing=0.1"], ["label_smoothing", "0.1", "another method"]),
+        (["--val_examples=0", "--checkpoints=[best]"], ["--checkpoints", "best", "--val_examples"]),
+        (["--train_examples=9999"], ["--train_examples", "9999", "1437"]),
+        (["--cuts=[stage4_blok1_out, pool]"], ["--cuts", "stage4_blok1_out", "stage4_block1_out"]),
+    ],
+)
+def test_refusals_are_one_sentence_and_leave_nothing(argv, words, tmp_path):
+    code, out, err = run_here(*argv, cwd=tmp_path)
+    said = [line for line in err.splitlines() if line.startswith("run.py: error:")]
+    assert code == 2
+    assert len(said) == 1
+    assert "Traceback" not in err + out
+    for word in words:
+        assert word in said[0]
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,87 @@
+"""The workdir: refuses what does not fit, and never holds half a file."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from cifs_tf.config import DataConfig, OutputConfig, RunConfig, TrainConfig
+from cifs_tf.errors import UserError
+from cifs_tf.files import write_atomically
+from cifs_tf.runs.workdir import Workdir, read_json, write_json
+
+
+def test_same_config_continues_and_another_is_refused(tmp_path):
+    workdir = Workdir(tmp_path / "deep" / "run")
+    for _ in range(2):
+        with workdir.open(RunConfig()):
+            assert workdir.config_file.exists()
+    moved = RunConfig(data=DataConfig(data_dir="elsewhere"), output=OutputConfig(workdir="elsewhere"))
+    with workdir.open(moved):
+        pass
+    with pytest.raises(UserError, match=r"--workdir: received .*epochs 120 there, 3 here"):
+        workdir.check(RunConfig(train=TrainConfig(epochs=3)))
+
+
+def test_check_writes_nothing(tmp_path):
+    Workdir(tmp_path / "run").check(RunConfig())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="cannot be"), Workdir(path).open(RunConfig()):
+            pass
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "~no-such-person/run"])
+def test_impossible_paths_are_refused(path):
+    with pytest.raises(UserError, match="--workdir"):
+        Workdir(path).check(RunConfig())
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"- 1", b"\xff\xfe"])
+def test_a_damaged_config_is_refused(tmp_path, content):
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        Workdir(tmp_path).check(RunConfig())
+
+
+def test_a_second_process_is_kept_out(tmp_path):
+    first, second = Workdir(tmp_path).open(RunConfig()), Workdir(tmp_path).open(RunConfig())
+    with first, pytest.raises(UserError, match="another process"), second:
+        pass
+    with Workdir(tmp_path).open(RunConfig()):
+        pass
+
+
+def test_what_a_killed_process_began_is_removed(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    half = tmp_path / "cifs" / "checkpoints" / f".writing-{platform.node()}-{killed.pid}-step-00000001.npz"
+    exporting = tmp_path / "export" / "cifs" / ".exporting-abc"
+    half.parent.mkdir(parents=True)
+    exporting.mkdir(parents=True)
+    half.write_text("half")
+    (exporting / "model.onnx").write_text("half")
+    with Workdir(tmp_path).open(RunConfig()):
+        assert not half.exists()
+        assert not exporting.exists()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    file = tmp_path / "result.json"
+    write_json(file, {"a": 1})
+
+    def fail(path):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(file, fail)
+    assert read_json(file) == {"a": 1}
+    assert [child.name for child in tmp_path.iterdir()] == ["result.json"]

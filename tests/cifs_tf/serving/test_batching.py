@@ -1,0 +1,110 @@
+"""Batching by itself: who shares a run, what is filled up, whose fault a bad row is."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cifs_tf.serving.endpoint.batching import Batcher, BatchingOptions
+from cifs_tf.serving.endpoint.status import StatusError, invalid_argument
+from cifs_tf.serving.endpoint.versions import Version
+
+
+class Doubling:
+    """Doubles rows, refuses negative ones, and remembers how many came at a time."""
+
+    def __init__(self):
+        self.sizes, self.gate = [], threading.Event()
+        self.gate.set()
+
+    def run(self, signature_name, inputs, outputs):
+        self.gate.wait(10)
+        self.sizes.append(len(inputs["x"]))
+        if (inputs["x"] < 0).any():
+            raise invalid_argument("negative")
+        return {"y": 2 * inputs["x"]}
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def version():
+    return Version("m", 1, Path("m/1"), servable=Doubling())
+
+
+def ask(batcher, version, values):
+    return batcher(version, "serving_default", {"x": np.array(values, float)}, ("y",))["y"].tolist()
+
+
+def held(batcher, version, requests):
+    """Send requests while the first of them keeps the only thread busy."""
+    version.servable.gate.clear()
+    with ThreadPoolExecutor(len(requests)) as pool:
+        sent = []
+        for values in requests:
+            sent.append(pool.submit(ask, batcher, version, values))
+            time.sleep(0.05)
+        version.servable.gate.set()
+        return [future.exception() or future.result() for future in sent]
+
+
+def test_requests_that_wait_share_a_run(version):
+    batcher = Batcher(BatchingOptions(max_batch_size=4, num_batch_threads=1))
+    assert held(batcher, version, [[1], [2], [3, 4], [5], [6]]) == [[2], [4], [6, 8], [10], [12]]
+    assert version.servable.sizes == [1, 4, 1]
+
+
+def test_runs_are_filled_up_to_an_allowed_size(version):
+    batcher = Batcher(BatchingOptions(max_batch_size=8, num_batch_threads=1, allowed_batch_sizes=(2, 8)))
+    assert ask(batcher, version, [1]) == [2]
+    assert ask(batcher, version, [1, 2, 3]) == [2, 4, 6]
+    assert version.servable.sizes == [2, 8]
+
+
+def test_a_bad_row_is_nobody_elses_fault(version):
+    batcher = Batcher(BatchingOptions(max_batch_size=8, num_batch_threads=1))
+    first, good, bad, other = held(batcher, version, [[1], [2], [-1], [3]])
+    assert (first, good, other) == ([2], [4], [6])
+    assert isinstance(bad, StatusError)
+    assert bad.message == "negative"
+
+
+def test_a_full_queue_refuses(version):
+    batcher = Batcher(BatchingOptions(max_batch_size=2, num_batch_threads=1, max_enqueued_batches=1))
+    *answered, refused = held(batcher, version, [[1], [2, 3], [4]])
+    assert answered == [[2], [4, 6]]
+    assert "queue to which this task was submitted is full" in refused.message
+
+
+def test_a_request_waits_for_company(version):
+    batcher = Batcher(BatchingOptions(max_batch_size=2, num_batch_threads=1, batch_timeout_micros=10_000_000))
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda value: ask(batcher, version, [value]), [1, 2])) == [[2], [4]]
+    assert version.servable.sizes == [2]
+
+
+def test_different_shapes_do_not_meet(version):
+    batcher = Batcher(BatchingOptions(max_batch_size=8, num_batch_threads=1))
+    assert held(batcher, version, [[[1]], [[1, 2]], [[3]], [[4]]]) == [[[2]], [[2, 4]], [[6]], [[8]]]
+    assert sorted(version.servable.sizes) == [1, 1, 2]
+
+
+def test_a_request_that_waited_too_long_is_not_run(version):
+    batcher = Batcher(BatchingOptions(max_batch_size=1, num_batch_threads=1))
+    version.servable.gate.clear()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, batcher, version, [1])
+        time.sleep(0.05)
+        late = pool.submit(
+            batcher, version, "serving_default", {"x": np.array([2.0])}, ("y",), deadline=time.monotonic()
+        )
+        time.sleep(0.05)
+        version.servable.gate.set()
+        assert first.result() == [2]
+        with pytest.raises(StatusError, match="DEADLINE_EXCEEDED"):
+            late.result()
+    assert version.servable.sizes == [1]

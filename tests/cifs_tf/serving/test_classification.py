@@ -1,0 +1,36 @@
+"""What TF Serving's codec says of `:classify` and `:regress` bodies, before it looks the model up."""
+
+import json
+
+import pytest
+
+from cifs_tf.serving.endpoint.classification import check_examples_body
+from cifs_tf.serving.endpoint.status import Code, StatusError
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({"a": [10, None]}, "Feature: a has element with unexpected JSON type: Null"),
+        ({"a": [10, 10.0]}, "Unexpected element type in feature: a expecting type: int64"),
+        ({"a": [10.5, True]}, "Unexpected element type in feature: a expecting type: float"),
+        ({"a": ["x", 1]}, "Unexpected element type in feature: a expecting type: bytes"),
+        ({"a": [10, {"test": 10}]}, "Feature: a has element with unexpected JSON type: Object"),
+        ({"a": [[10], 20]}, "Feature: a has element with unexpected JSON type: Array"),
+        ({"a": {"b64": "*"}}, "Unable to base64 decode"),
+        ({"a": 2**63}, "Feature: a has uint64 element. Only int64 is supported."),
+        ([1], "Example must be JSON object but got JSON Array"),
+    ],
+)
+@pytest.mark.parametrize("key", ["context", "examples"])
+def test_features_of_the_wrong_kind(key, features, message):
+    body = {"examples": [{"fine": 1}]} | {key: [features] if key == "examples" else features}
+    with pytest.raises(StatusError) as caught:
+        check_examples_body(json.dumps(body).encode())
+    assert (caught.value.code, caught.value.message) == (Code.INVALID_ARGUMENT, message)
+
+
+def test_good_examples_name_their_signature():
+    example = {"b": [True, 1, False], "f": [1.5, 2.0], "s": ["x", {"b64": "eA=="}], "none": [], "one": -(2**63)}
+    body = {"signature_name": "other", "context": example, "examples": [example, {}]}
+    assert check_examples_body(json.dumps(body).encode()) == "other"

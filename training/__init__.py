@@ -1,8 +1,0 @@
-"""Programs that a person starts: train, evaluate, measure speed."""
-
-import os
-
-# Before TensorFlow is imported, by whichever program: its own messages would bury ours.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Convolutions of float32 take half the time; TensorFlow itself uses it only where there is AVX512.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
