@@ -112,12 +112,18 @@ class ModelConfig(_Group):
         cuts: names of the layers that selection layers follow; null is the paper's last two residual blocks.
         probes: probe of each CIFS layer, linear or mlp, in the order of the network.
         top_k: k of Eq. (1).
-        importance: softmax, softplus, sigmoid, or a function registered by a plugin.
-        importance_scale: softmax only, sum_to_one (the paper) or mean_one (trains better on a small budget).
+        importance: softmax, softplus, sigmoid, constant (every channel the same, a control), or a function registered
+            by a plugin.
+        importance_scale: softmax and constant only, sum_to_one (the paper) or mean_one (trains better on a small
+            budget).
         temperature: T of the softmax importance.
         alpha: sharpness of the softplus or sigmoid importance; null is the paper's 5 or 10.
         mask_gradient: in training, detached (the official code), full (through the mask to the features) or smoothed
             (and through the choice of the top-k classes).
+        label_in_mask: whether in training the label replaces the top-1 class in the mask, as in the paper; false trains
+            with the top-k classes as predicted.
+        mask_permutation: a control, seed of a fixed permutation that gives each channel the importance of another one;
+            null leaves it in place.
         plugins: Python modules to import first, which register importance functions or training methods.
     """
 
@@ -132,6 +138,8 @@ class ModelConfig(_Group):
     temperature: float = _field(1.0, above=0)
     alpha: float | None = _field(None, above=0)
     mask_gradient: MaskGradient = "detached"
+    label_in_mask: bool = True
+    mask_permutation: int | None = _field(None, low=0, high=2**31 - 1)
     plugins: tuple[str, ...] = ()
 
 

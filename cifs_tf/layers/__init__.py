@@ -2,8 +2,9 @@
 
 from cifs_tf.layers.batch_normalization import BatchNormalization
 from cifs_tf.layers.cas import CAS
-from cifs_tf.layers.cifs import CIFS, MASK_GRADIENTS
+from cifs_tf.layers.cifs import CIFS, MASK_GRADIENTS, channel_permutation
 from cifs_tf.layers.importance import (
+    ConstantImportance,
     SigmoidImportance,
     SoftmaxImportance,
     SoftplusImportance,
@@ -18,11 +19,13 @@ __all__ = [
     "CIFS",
     "MASK_GRADIENTS",
     "BatchNormalization",
+    "ConstantImportance",
     "LinearProbe",
     "MLPProbe",
     "SigmoidImportance",
     "SoftmaxImportance",
     "SoftplusImportance",
+    "channel_permutation",
     "get_importance",
     "register_importance",
     "relevance",

@@ -16,6 +16,7 @@ class CAS(CIFS):
 
     Args:
         num_classes: number of classes; None (default) lets the classifier set it.
+        **kwargs: those of `CIFS` and of `keras.layers.Layer`.
 
     Call arguments and returns: as for `CIFS`.
 

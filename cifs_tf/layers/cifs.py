@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from cifs_tf.errors import UserError
@@ -31,20 +32,26 @@ class CIFS(keras.layers.Layer):
         mask_gradient: whether gradients flow from the mask to the features: `"detached"` (default, the official code:
             they reach the probe's weights only), `"full"`, or `"smoothed"`: full, and through the choice of the top-k
             classes too, whose gradient is taken as that of k * softmax(probe_logits). None changes a value.
+        label_in_mask: whether the label replaces the top-1 class in training, as in the paper. Default True; False
+            trains with the top-k classes as predicted, the mask that inference has.
+        mask_permutation: seed, 0 to 2^32 - 1, of a fixed permutation p of the channels: channel i is multiplied by
+            m[p(i)], see `channel_permutation`. A control: the multipliers keep their distribution and lose their
+            relevance. Default None, the importance of each channel stays with it.
         num_classes: number of classes; None (default) lets the classifier set it.
 
     Call arguments:
         features: float (batch, ..., channels), channels last.
-        labels: int (batch,), replaces the top-1 class in the mask; read only when `training` is True.
+        labels: int (batch,), replaces the top-1 class in the mask; read only when `training` and `label_in_mask` are
+            True.
         training: bool.
         mask_gradient: overrides the constructor's choice for this call (an attacker may differ from the trainer).
 
     Returns:
         dict: `features` like the input, and in float32 (float64 under that policy) `probe_logits` (batch, classes),
-        `relevance` and `importance` (batch, channels).
+        `relevance` and `importance` (batch, channels); the latter is what multiplies the features.
 
     Raises:
-        UserError: if `top_k` exceeds the number of classes, or a name is unknown.
+        UserError: if `top_k` exceeds the number of classes, a name is unknown or the permutation's seed out of range.
 
     Reference:
         Yan et al., "CIFS: Improving Adversarial Robustness of CNNs via Channel-wise Importance-based Feature
@@ -62,6 +69,8 @@ class CIFS(keras.layers.Layer):
         importance: str | dict | Callable = "softmax",
         mask_gradient: str = "detached",
         num_classes: int | None = None,
+        label_in_mask: bool = True,
+        mask_permutation: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -76,6 +85,10 @@ class CIFS(keras.layers.Layer):
         self.importance = get_importance(importance)
         self.mask_gradient = _check_mask_gradient(mask_gradient)
         self.num_classes = num_classes
+        self.label_in_mask = label_in_mask
+        self.mask_permutation = mask_permutation
+        if mask_permutation is not None:
+            channel_permutation(mask_permutation, 1)  # refuses a seed out of range before there are channels
 
     def build(self, features_shape):
         if self.num_classes is None:
@@ -93,12 +106,16 @@ class CIFS(keras.layers.Layer):
         positions = list(range(1, len(features.shape) - 1))
         pooled = tf.reduce_mean(tf.cast(features, self.variable_dtype), axis=positions)
         probe_logits = self.probe(pooled)
-        class_weights = top_k_class_weights(probe_logits, self.top_k, labels if training else None)
+        read_labels = training and self.label_in_mask
+        class_weights = top_k_class_weights(probe_logits, self.top_k, labels if read_labels else None)
         if mask_gradient == "smoothed":
             class_weights = with_smooth_gradient(class_weights, probe_logits)
         source = tf.stop_gradient(pooled) if mask_gradient == "detached" else pooled
         channel_relevance = relevance(self.probe, source, class_weights)
         importance = self.importance(channel_relevance)
+        if self.mask_permutation is not None:
+            order = channel_permutation(self.mask_permutation, importance.shape[-1])
+            importance = tf.gather(importance, order, axis=-1)
         mask = tf.cast(importance, features.dtype)
         for axis in positions:
             mask = tf.expand_dims(mask, axis)
@@ -118,7 +135,32 @@ class CIFS(keras.layers.Layer):
             "importance": keras.saving.serialize_keras_object(self.importance),
             "mask_gradient": self.mask_gradient,
             "num_classes": self.num_classes,
+            "label_in_mask": self.label_in_mask,
+            "mask_permutation": self.mask_permutation,
         }
+
+
+def channel_permutation(seed: int, channels: int) -> np.ndarray:
+    """Return the fixed permutation of a seed, the same with every version of NumPy.
+
+    Args:
+        seed: 0 to 2^32 - 1.
+        channels: how many, >= 1.
+
+    Returns:
+        int32 (channels,), p: channel i takes what belongs to channel p[i].
+
+    Raises:
+        UserError: for a seed out of range.
+
+    Example:
+        >>> channel_permutation(0, 6).tolist()
+        [5, 2, 1, 3, 0, 4]
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError("mask_permutation", seed, "give an integer from 0 to 2^32 - 1, or None")
+    # The legacy generator: its stream is frozen, that of the new ones is not.
+    return np.random.RandomState(seed).permutation(channels).astype(np.int32)
 
 
 def _check_mask_gradient(mask_gradient: str) -> str:

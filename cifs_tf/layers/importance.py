@@ -79,13 +79,35 @@ class SoftmaxImportance(_Importance):
 
     def __post_init__(self) -> None:
         self._require_positive("temperature")
-        if self.scale not in ("sum_to_one", "mean_one"):
-            raise UserError("importance_scale", self.scale, "give sum_to_one or mean_one")
+        _check_scale(self.scale)
 
     def __call__(self, relevance: tf.Tensor) -> tf.Tensor:
         """Map relevance (batch, channels) to importance of the same shape."""
         mask = tf.nn.softmax(relevance / self.temperature, axis=-1)
         return mask * relevance.shape[-1] if self.scale == "mean_one" else mask
+
+
+@register_importance("constant")
+@dataclasses.dataclass(frozen=True)
+class ConstantImportance(_Importance):
+    """m = 1/C for each of C channels, whatever the relevance: the softmax at an infinite temperature, a control.
+
+    The probes make their raw predictions, and Eq. (3) trains them, but no channel is preferred. With `"mean_one"` the
+    features pass unchanged.
+
+    Args:
+        scale: `"sum_to_one"` (default), m = 1/C, or `"mean_one"`, m = 1.
+    """
+
+    scale: str = "sum_to_one"
+
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+
+    def __call__(self, relevance: tf.Tensor) -> tf.Tensor:
+        """Map relevance (batch, channels) to importance of the same shape."""
+        ones = tf.ones_like(relevance)
+        return ones if self.scale == "mean_one" else ones / relevance.shape[-1]
 
 
 @register_importance("softplus")
@@ -130,6 +152,11 @@ class SigmoidImportance(_Importance):
 def identity_importance(relevance: tf.Tensor) -> tf.Tensor:
     """m = g, signed: what turns CIFS into CAS (see `cifs_tf.layers.CAS`)."""
     return relevance
+
+
+def _check_scale(scale: str) -> None:
+    if scale not in ("sum_to_one", "mean_one"):
+        raise UserError("importance_scale", scale, "give sum_to_one or mean_one")
 
 
 def get_importance(identifier: str | dict | Callable, **parameters) -> Callable:

@@ -93,8 +93,16 @@ def _make_cuts(config: ModelConfig, num_classes: int) -> dict[str, keras.layers.
     names = default_cuts(config.arch) if config.cuts is None else config.cuts
     if not names:
         raise UserError("cuts", list(names), "name a layer at least, or leave selection out with the defense vanilla")
+    # Layers of as many channels get different permutations: shortcuts would carry a common one from cut to cut.
+    masks = [
+        {
+            "label_in_mask": config.label_in_mask,
+            "mask_permutation": None if config.mask_permutation is None else config.mask_permutation + index,
+        }
+        for index in range(len(names))
+    ]
     if config.defense == "cas":
-        return {name: CAS(name=f"cas{index}") for index, name in enumerate(names)}
+        return {name: CAS(name=f"cas{index}", **masks[index]) for index, name in enumerate(names)}
     if len(config.probes) != len(names):
         raise UserError("probes", list(config.probes), f"give {len(names)}, one for each of the cuts {list(names)}")
     return {
@@ -104,6 +112,7 @@ def _make_cuts(config: ModelConfig, num_classes: int) -> dict[str, keras.layers.
             importance=make_importance(config),
             mask_gradient=config.mask_gradient,
             name=f"cifs{index}",
+            **masks[index],
         )
         for index, (name, probe) in enumerate(zip(names, config.probes, strict=True))
     }
@@ -120,6 +129,8 @@ def make_importance(config: ModelConfig):
     """Return the importance function of a config, with those of its parameters that it has."""
     if config.importance == "softmax":
         return get_importance("softmax", temperature=config.temperature, scale=config.importance_scale)
+    if config.importance == "constant":
+        return get_importance("constant", scale=config.importance_scale)
     if config.importance in ("softplus", "sigmoid") and config.alpha is not None:
         return get_importance(config.importance, alpha=config.alpha)
     return get_importance(config.importance)

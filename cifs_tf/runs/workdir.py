@@ -65,7 +65,8 @@ class Workdir:
             raise UserError("--workdir", self.path, f"it cannot be used ({reason}), give another folder") from error
         if not isinstance(stored, dict):
             raise UserError("--workdir", self.path, f"{self.config_file} holds no config, give another folder")
-        asked = config.flat()
+        # An option that came later leaves a run as it was: what does not name it has its default.
+        stored, asked = {**RunConfig().flat(), **stored}, config.flat()
         different = [
             f"{name} {stored.get(name)} there, {asked.get(name)} here"
             for name in {**stored, **asked}

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from cifs_tf.errors import UserError
-from cifs_tf.layers import CIFS, LinearProbe, MLPProbe, get_importance
+from cifs_tf.layers import CAS, CIFS, LinearProbe, MLPProbe, channel_permutation, get_importance
 
 CHANNELS, CLASSES = 6, 5
 SHAPES = {"3-D": (2, 4, CHANNELS), "4-D": (2, 3, 2, CHANNELS), "5-D": (2, 2, 3, 2, CHANNELS)}
@@ -56,6 +56,52 @@ def test_label_replaces_the_top_class_in_training():
     for training in (None, False):
         outputs = layer(features, labels=labels, training=training)
         np.testing.assert_array_equal(outputs["features"], natural["features"])
+
+
+@pytest.mark.parametrize("make", [CIFS, CAS])
+def test_without_the_label_training_has_the_mask_of_inference(make):
+    layer = make(probe="linear", num_classes=CLASSES, label_in_mask=False)
+    features, labels = tf.cast(make_features(), tf.float32), np.array([3, 0])
+    natural = layer(features)
+    for name, value in layer(features, labels=labels, training=True).items():
+        np.testing.assert_array_equal(value, natural[name])
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_permuted_mask(shape):
+    """Channel i of the output is z_i m[p(i)], p the permutation; m, g and the raw prediction are those without it."""
+    features, plain, permuted = make_features(shape), make_layer(), make_layer(mask_permutation=4)
+    order = channel_permutation(4, CHANNELS)
+    outputs, expected = permuted(features), plain(features)
+    importance = expected["importance"].numpy()[:, order]
+    np.testing.assert_array_equal(outputs["importance"], importance)
+    for name in ("probe_logits", "relevance"):
+        np.testing.assert_array_equal(outputs[name], expected[name])
+    product = features * importance.reshape(2, *[1] * (len(shape) - 2), CHANNELS)
+    np.testing.assert_allclose(outputs["features"], product, rtol=1e-12)
+
+
+def test_channel_permutation_is_a_function_of_its_seed():
+    """NumPy promises never to change the stream of RandomState, whose first draws these are."""
+    assert channel_permutation(0, 6).tolist() == [5, 2, 1, 3, 0, 4]
+    assert sorted(channel_permutation(1, 64)) == list(range(64))
+    assert channel_permutation(1, 64).tolist() != channel_permutation(2, 64).tolist()
+    for seed in (-1, 2**32):
+        with pytest.raises(UserError, match="mask_permutation"):
+            CIFS(num_classes=CLASSES, mask_permutation=seed)
+
+
+@pytest.mark.parametrize("mask_gradient", ["detached", "full", "smoothed"])
+@pytest.mark.parametrize(("scale", "value"), [("mean_one", 1.0), ("sum_to_one", 1 / CHANNELS)])
+def test_constant_mask(scale, value, mask_gradient):
+    """m = 1 or 1/C: the features pass, or shrink, and the mask teaches nobody; the raw prediction stays."""
+    layer = make_layer(importance=get_importance("constant", scale=scale), mask_gradient=mask_gradient)
+    features = make_features()
+    outputs = layer(features)
+    np.testing.assert_allclose(outputs["importance"], np.full((2, CHANNELS), value), rtol=1e-12)
+    np.testing.assert_allclose(outputs["features"], features * value, rtol=1e-12)
+    np.testing.assert_array_equal(outputs["probe_logits"], make_layer()(features)["probe_logits"])
+    assert all(gradient is None for gradient in gradients_of_mask(layer, features)[1])
 
 
 @pytest.mark.parametrize("probe", ["linear", "mlp"])
@@ -182,8 +228,10 @@ def test_mixed_precision_keeps_the_probe_in_full():
         {"probe": MLPProbe(CLASSES, hidden_units=7)},
         {"importance": "sigmoid"},
         {"importance": get_importance("softmax", temperature=0.5, scale="mean_one")},
+        {"importance": get_importance("constant", scale="mean_one")},
+        {"label_in_mask": False, "mask_permutation": 3},
     ],
-    ids=["defaults", "mlp", "custom probe", "sigmoid", "mean_one"],
+    ids=["defaults", "mlp", "custom probe", "sigmoid", "mean_one", "constant", "options of the mask"],
 )
 def test_config_round_trip(kwargs):
     layer = make_layer(**{"probe": "linear", **kwargs}, dtype="float32")
@@ -198,6 +246,12 @@ def test_unbuilt_config_round_trip():
     config = CIFS("mlp", top_k=3, num_classes=CLASSES).get_config()
     assert CIFS.from_config(config).get_config() == config
     assert (config["probe"], config["top_k"], config["num_classes"]) == ("mlp", 3, CLASSES)
+
+
+def test_layers_saved_before_there_were_options_of_the_mask_load():
+    config = CIFS("mlp", num_classes=CLASSES).get_config()
+    old = {name: value for name, value in config.items() if name not in ("label_in_mask", "mask_permutation")}
+    assert CIFS.from_config(old).get_config() == config
 
 
 def test_weights_are_the_probes():

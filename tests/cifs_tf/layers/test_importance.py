@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from cifs_tf.errors import UserError
 from cifs_tf.layers import (
     CIFS,
+    ConstantImportance,
     SigmoidImportance,
     SoftmaxImportance,
     SoftplusImportance,
@@ -29,6 +30,8 @@ NON_NEGATIVE = [
     SoftmaxImportance(scale="mean_one"),
     SoftplusImportance(),
     SigmoidImportance(),
+    ConstantImportance(),
+    ConstantImportance(scale="mean_one"),
 ]
 
 

@@ -98,6 +98,14 @@ def test_config_reaches_the_layers():
         assert cut.importance == get_importance("softplus", alpha=2.0)
 
 
+@pytest.mark.parametrize("defense", ["cifs", "cas"])
+def test_options_of_the_mask_reach_the_layers(defense):
+    """Each cut has a permutation of its own: the seed of the first is the config's."""
+    config = ModelConfig(**SMALL, defense=defense, label_in_mask=False, mask_permutation=7)
+    cuts = build_classifier(config, (8, 8, 3), 5).cuts.values()
+    assert [(cut.label_in_mask, cut.mask_permutation) for cut in cuts] == [(False, 7), (False, 8)]
+
+
 @pytest.mark.parametrize(("defense", "kind", "count"), [("cas", CAS, 2), ("cifs", CIFS, 2), ("vanilla", None, 0)])
 def test_defense(defense, kind, count):
     classifier = build_classifier(ModelConfig(**SMALL, defense=defense), (8, 8, 3), 5)
@@ -113,6 +121,8 @@ def test_defense(defense, kind, count):
             {"temperature": 0.5, "importance_scale": "mean_one"},
             get_importance("softmax", temperature=0.5, scale="mean_one"),
         ),
+        ({"importance": "constant"}, get_importance("constant")),
+        ({"importance": "constant", "importance_scale": "mean_one"}, get_importance("constant", scale="mean_one")),
         ({"importance": "softplus"}, get_importance("softplus", alpha=5.0)),
         ({"importance": "sigmoid"}, get_importance("sigmoid", alpha=10.0)),
         ({"importance": "sigmoid", "alpha": 1.0}, get_importance("sigmoid", alpha=1.0)),

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from cifs_tf.config import DataConfig, OutputConfig, RunConfig, TrainConfig
+from cifs_tf.config import DataConfig, ModelConfig, OutputConfig, RunConfig, TrainConfig
 from cifs_tf.errors import UserError
 from cifs_tf.files import write_atomically
 from cifs_tf.runs.workdir import Workdir, read_json, write_json
@@ -24,6 +24,17 @@ def test_same_config_continues_and_another_is_refused(tmp_path):
         pass
     with pytest.raises(UserError, match=r"--workdir: received .*epochs 120 there, 3 here"):
         workdir.check(RunConfig(train=TrainConfig(epochs=3)))
+
+
+def test_a_run_from_before_an_option_continues_with_its_default(tmp_path):
+    workdir = Workdir(tmp_path)
+    with workdir.open(RunConfig()):
+        text = workdir.config_file.read_text()
+    workdir.config_file.write_text(text.replace("label_in_mask: true\n", ""))
+    assert workdir.config_file.read_text() != text
+    workdir.check(RunConfig())
+    with pytest.raises(UserError, match="label_in_mask True there, False here"):
+        workdir.check(RunConfig(model=ModelConfig(label_in_mask=False)))
 
 
 def test_check_writes_nothing(tmp_path):
