@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import keras
 
@@ -93,16 +94,8 @@ def _make_cuts(config: ModelConfig, num_classes: int) -> dict[str, keras.layers.
     names = default_cuts(config.arch) if config.cuts is None else config.cuts
     if not names:
         raise UserError("cuts", list(names), "name a layer at least, or leave selection out with the defense vanilla")
-    # Layers of as many channels get different permutations: shortcuts would carry a common one from cut to cut.
-    masks = [
-        {
-            "label_in_mask": config.label_in_mask,
-            "mask_permutation": None if config.mask_permutation is None else config.mask_permutation + index,
-        }
-        for index in range(len(names))
-    ]
     if config.defense == "cas":
-        return {name: CAS(name=f"cas{index}", **masks[index]) for index, name in enumerate(names)}
+        return {name: CAS(name=f"cas{index}", **_mask_options(config, index)) for index, name in enumerate(names)}
     if len(config.probes) != len(names):
         raise UserError("probes", list(config.probes), f"give {len(names)}, one for each of the cuts {list(names)}")
     return {
@@ -112,10 +105,16 @@ def _make_cuts(config: ModelConfig, num_classes: int) -> dict[str, keras.layers.
             importance=make_importance(config),
             mask_gradient=config.mask_gradient,
             name=f"cifs{index}",
-            **masks[index],
+            **_mask_options(config, index),
         )
         for index, (name, probe) in enumerate(zip(names, config.probes, strict=True))
     }
+
+
+def _mask_options(config: ModelConfig, index: int) -> dict[str, Any]:
+    seed = config.mask_permutation
+    # Layers of as many channels get different permutations: shortcuts would carry a common one from cut to cut.
+    return {"label_in_mask": config.label_in_mask, "mask_permutation": None if seed is None else seed + index}
 
 
 def _make_probe(probe: str, config: ModelConfig, num_classes: int):
