@@ -11,7 +11,7 @@ import pytest
 from cifs_tf.config import DataConfig, ModelConfig, OutputConfig, RunConfig
 from cifs_tf.export import export
 from cifs_tf.runs.recipes import dump_yaml
-from tests.training import running
+from tests import running
 
 
 def start(*argv, cwd):

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from cifs_tf.reproduction.catalogue import figures, tables
-from tests.training import running
+from tests import running
 
 
 def start(*argv, cwd):
