@@ -10,12 +10,12 @@ import time
 import numpy as np
 import tensorflow as tf
 
+from cifs_tf import hardware
 from cifs_tf.adversarial import make_method
 from cifs_tf.attacks import example_seeds
 from cifs_tf.benchmarks import timing as measuring
 from cifs_tf.config import RunConfig
 from cifs_tf.data import to_float
-from cifs_tf.runs import machine
 
 AUGMENTATION = "crop_flip"  # the most that any recipe does to an image
 WARM_UP_BATCHES = 10
@@ -72,4 +72,4 @@ def _attack_memory(config: RunConfig) -> dict[str, int]:
 def _peak() -> int:
     if tf.config.list_physical_devices("GPU"):
         return tf.config.experimental.get_memory_info("GPU:0")["peak"]
-    return machine.peak_memory()
+    return hardware.peak_memory()

@@ -20,8 +20,8 @@ def scale(options: ScaleOptions) -> dict:
         what the JSON file holds.
     """
     # After the options are checked: importing TensorFlow takes seconds, an error should not.
+    from cifs_tf import hardware
     from cifs_tf.benchmarks import timing as measuring
-    from cifs_tf.runs import machine
     from cifs_tf.runs.cluster import ALONE, make_cluster
 
     console, config, counts = Console(), options.run_config(), sorted({1, *options.replicas})
@@ -41,7 +41,7 @@ def scale(options: ScaleOptions) -> dict:
     result = {
         "command": "scale",
         "options": {**dataclasses.asdict(options), "json": None},
-        "machine": machine.describe_machine(),
+        "machine": hardware.describe_machine(),
         "workload": dataclasses.asdict(measuring.workload(config, classifier)),
         "replicas": found,
         "ratios": {count: measuring.ratios_of(found[count], found["1"]) for count in subjects if count != "1"},

@@ -74,9 +74,9 @@ def step(options: StepOptions) -> dict:
         what the JSON file holds.
     """
     # After the options are checked: importing TensorFlow takes seconds, an error should not.
+    from cifs_tf import hardware
     from cifs_tf.benchmarks import convolutions
     from cifs_tf.benchmarks import timing as measuring
-    from cifs_tf.runs import machine
 
     console = Console()
     configs = {str(defense): options.run_config(defense) for defense in DEFENSES}
@@ -86,7 +86,7 @@ def step(options: StepOptions) -> dict:
     result: dict[str, Any] = {
         "command": "step",
         "options": {**dataclasses.asdict(options), "json": None},
-        "machine": machine.describe_machine(),
+        "machine": hardware.describe_machine(),
         "tasks": {},
     }
     limits = [convolutions.measure_limits(classifiers["vanilla"], options.batch_size, options.precision)]
@@ -107,7 +107,7 @@ def step(options: StepOptions) -> dict:
         "evaluation": alone.evaluation(measuring.EVALUATION_STEPS),
     }.items():
         result["tasks"][task]["convolutions_alone_seconds"] = seconds
-    result["peak_memory_bytes"] = machine.peak_memory()
+    result["peak_memory_bytes"] = hardware.peak_memory()
     console.print(step_table(result))
     for task, found in result["tasks"].items():
         for clock, ratio in {"time": found["ratio"], "processor time": found["cpu_ratio"]}.items():
@@ -175,8 +175,8 @@ def attack(options: AttackOptions) -> dict:
     if options.threads is not None:
         tf.config.threading.set_intra_op_parallelism_threads(options.threads)
         tf.config.threading.set_inter_op_parallelism_threads(options.threads)
+    from cifs_tf import hardware
     from cifs_tf.benchmarks.recordings import STANDARD, Recording
-    from cifs_tf.runs import machine
 
     console = Console()
     recording = Recording.load(options.recording)
@@ -184,7 +184,7 @@ def attack(options: AttackOptions) -> dict:
     result = {
         "command": "attack",
         "options": {**dataclasses.asdict(options), "recording": recording.name, "json": None},
-        "machine": machine.describe_machine(),
+        "machine": hardware.describe_machine(),
         "standing": {column: int(found.sum()) for column, found in robust.items()},
         "official_standing": {column: int(found.sum()) for column, found in recording.robust.items()},
         "seconds": seconds,
@@ -217,10 +217,10 @@ def serve(options: ServeOptions) -> dict:
     import numpy as np
     import tensorflow as tf
 
+    from cifs_tf import hardware
     from cifs_tf.benchmarks import serving_load
     from cifs_tf.export import export
     from cifs_tf.models import build_classifier
-    from cifs_tf.runs import machine
 
     console = Console()
     shape = (options.image_size, options.image_size, 3)
@@ -259,7 +259,7 @@ def serve(options: ServeOptions) -> dict:
     return {
         "command": "serve",
         "options": {**dataclasses.asdict(options), "json": None},
-        "machine": machine.describe_machine(),
+        "machine": hardware.describe_machine(),
         "rounds": found,
         "ratio_to_direct": ratios,
     }
@@ -271,8 +271,8 @@ def precision(options: PrecisionOptions) -> dict[str, Any]:
     Returns:
         what the JSON file holds.
     """
+    from cifs_tf import hardware
     from cifs_tf.benchmarks import precision as precisions
-    from cifs_tf.runs import machine
 
     workdir = Workdir(options.run)
     # Of a path that means nothing on another machine, the name alone.
@@ -280,7 +280,7 @@ def precision(options: PrecisionOptions) -> dict[str, Any]:
     result = {
         "command": "precision",
         "options": {**dataclasses.asdict(options), "run": named, "json": None},
-        "machine": machine.describe_machine(),
+        "machine": hardware.describe_machine(),
         "attacks": precisions.measure(workdir, options.examples, options.batch_size),
     }
     print(benchmark_tables.precision_table(result))
@@ -293,14 +293,14 @@ def resources(options: ResourcesOptions) -> dict[str, Any]:
     Returns:
         what the JSON file holds.
     """
+    from cifs_tf import hardware
     from cifs_tf.benchmarks import resources as measured
-    from cifs_tf.runs import machine
 
     configs = options.run_configs()
     result = {
         "command": "resources",
         "options": {**dataclasses.asdict(options), "json": None},
-        "machine": machine.describe_machine(),
+        "machine": hardware.describe_machine(),
         "input_images_per_second": measured.input_speed(configs[0], options.batches),
         "attacks": {str(config.attack.num_steps): measured.attack_memory(config) for config in configs},
     }
