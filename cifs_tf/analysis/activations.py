@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from cifs_tf.errors import UserError
 from cifs_tf.models import Classifier
-from cifs_tf.models.defend import WithoutActivation
+from cifs_tf.models.from_keras import WithoutActivation
 
 
 def channel_activations(

@@ -2,6 +2,7 @@
 
 from cifs_tf.layers.batch_normalization import BatchNormalization
 from cifs_tf.layers.cas import CAS
+from cifs_tf.layers.channel_relevance import relevance, top_k_class_weights
 from cifs_tf.layers.cifs import CIFS, MASK_GRADIENTS, channel_permutation
 from cifs_tf.layers.importance import (
     ConstantImportance,
@@ -12,7 +13,6 @@ from cifs_tf.layers.importance import (
     register_importance,
 )
 from cifs_tf.layers.probe import LinearProbe, MLPProbe
-from cifs_tf.layers.relevance import relevance, top_k_class_weights
 
 __all__ = [
     "CAS",

@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.errors import UserError
+from cifs_tf.layers.channel_relevance import relevance, top_k_class_weights, with_smooth_gradient
 from cifs_tf.layers.importance import get_importance
 from cifs_tf.layers.probe import PROBES
-from cifs_tf.layers.relevance import relevance, top_k_class_weights, with_smooth_gradient
 
 MASK_GRADIENTS = ("detached", "full", "smoothed")
 

@@ -2,10 +2,10 @@
 
 from cifs_tf.models.build import build_classifier, default_cuts
 from cifs_tf.models.classifier import Classifier, with_precision
-from cifs_tf.models.defend import defend
-from cifs_tf.models.resnet import resnet
+from cifs_tf.models.from_keras import defend
+from cifs_tf.models.resnets import resnet
 from cifs_tf.models.summary import summary_rows
-from cifs_tf.models.wide_resnet import wide_resnet
+from cifs_tf.models.wide_resnets import wide_resnet
 
 __all__ = [
     "Classifier",

@@ -11,8 +11,8 @@ from cifs_tf.config import Arch, ModelConfig
 from cifs_tf.errors import UserError
 from cifs_tf.layers import CAS, CIFS, MLPProbe, get_importance
 from cifs_tf.models.classifier import Classifier
-from cifs_tf.models.resnet import BLOCKS_PER_STAGE, resnet
-from cifs_tf.models.wide_resnet import DEPTH_AND_FACTOR, wide_resnet
+from cifs_tf.models.resnets import BLOCKS_PER_STAGE, resnet
+from cifs_tf.models.wide_resnets import DEPTH_AND_FACTOR, wide_resnet
 
 MINIMUM_SIDE = 8
 AUTO_DEEPER_FROM_SIDE = 32

@@ -17,10 +17,10 @@ from cifs_tf.export import export
 from cifs_tf.layers import CIFS, register_importance
 from cifs_tf.losses import head_weights
 from cifs_tf.models import Classifier, defend, resnet
-from cifs_tf.models.defend import PREPROCESSING
+from cifs_tf.models.from_keras import PREPROCESSING
 
 
-@register_importance("test_defend_ones")
+@register_importance("test_from_keras_ones")
 def ones(relevance):
     return tf.ones_like(relevance)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifs_tf.layers import LinearProbe, MLPProbe, relevance, top_k_class_weights
-from cifs_tf.layers.relevance import with_smooth_gradient
+from cifs_tf.layers.channel_relevance import with_smooth_gradient
 
 CHANNELS, CLASSES = 6, 5
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from cifs_tf.models import resnet
 from cifs_tf.models.blocks import apply_conv
-from cifs_tf.models.resnet import BLOCKS_PER_STAGE
+from cifs_tf.models.resnets import BLOCKS_PER_STAGE
 
 
 def torch_count(blocks, width, channels, classes):
