@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from cifs_tf.models import Classifier, build_classifier
 from cifs_tf.runs import network as experiment
 from cifs_tf.runs.machine import exact_factors
 from cifs_tf.runs.workdir import Workdir
+from cifs_tf.statistics import mcnemar_p_value
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 PGD_STEPS = 20
@@ -82,13 +82,11 @@ def compare(float32: np.ndarray, bfloat16: np.ndarray) -> dict[str, Any]:
         1
     """
     alone = int((~float32 & bfloat16).sum()), int((float32 & ~bfloat16).sum())
-    count = sum(alone)
-    tail = sum(math.comb(count, k) for k in range(min(alone) + 1)) / 2**count
     return {
         "robust_accuracy": {"float32": float(float32.mean()), "mixed_bfloat16": float(bfloat16.mean())},
         "broken_by_float32_alone": alone[0],
         "broken_by_bfloat16_alone": alone[1],
-        "p_value": min(1.0, 2 * tail),
+        "p_value": mcnemar_p_value(*alone),
         "num_examples": len(float32),
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from typing import Any
 
@@ -13,11 +12,11 @@ from cifs_tf.evaluation.audit import FAIL, audit, curve_of
 from cifs_tf.evaluation.engine import in_pool
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.tasks import MAIN
+from cifs_tf.statistics import wilson_interval
 
 SCHEMA = 1
 TOP_K = (1, 2, 3)
 CURVES = ("epsilon", "steps", "restarts")
-Z_95 = 1.959963984540054
 
 
 def build_report(ledger: Ledger) -> dict[str, Any]:
@@ -73,26 +72,6 @@ def build_report(ledger: Ledger) -> dict[str, Any]:
             "compile_seconds_of_last_start": round(ledger.compile_seconds, 1),
         },
     }
-
-
-def wilson_interval(successes: int, number: int) -> tuple[float, float]:
-    """95% confidence interval of a share, by Wilson's score.
-
-    Args:
-        successes: how many.
-        number: of how many, >= 1.
-
-    Returns:
-        (low, high), in [0, 1].
-
-    Example:
-        >>> tuple(round(bound, 3) for bound in wilson_interval(50, 100))
-        (0.404, 0.596)
-    """
-    share, spread = successes / number, Z_95**2 / number
-    center = (share + spread / 2) / (1 + spread)
-    half = Z_95 / (1 + spread) * math.sqrt(share * (1 - share) / number + spread / (4 * number))
-    return max(0.0, center - half), min(1.0, center + half)
 
 
 def _accuracy(count: int, number: int, is_subset: bool) -> dict[str, Any]:

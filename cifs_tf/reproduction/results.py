@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
 from cifs_tf.reproduction.catalogue import Figure, Table
 from cifs_tf.reproduction.plan import Analysis, Evaluation, PlannedRow, Training, jobs_of
 from cifs_tf.reproduction.scales import Scale
 from cifs_tf.runs.provenance import now
 from cifs_tf.runs.workdir import read_json
+from cifs_tf.statistics import interval_over_seeds, wilson_interval
 
 SCHEMA = 1
-CONFIDENCE = 0.95
 BUDGET = (
     *("dataset", "train_examples", "val_examples", "arch", "width", "method", "beta", "epochs", "batch_size"),
     *("learning_rate", "lr_milestones", "weight_decay", "epsilon", "step_size", "num_steps", "importance_scale"),
@@ -136,33 +133,6 @@ def attack_title(name: str) -> str:
     return re.sub(r"^(\D+)", lambda kind: {"pgd": "PGD-", "cw": "C&W-"}.get(kind[1], kind[1].upper()), name)
 
 
-def interval_over_images(share: float, images: int) -> tuple[float, float]:
-    """95% interval of a share of images, by Wilson's score.
-
-    Example:
-        >>> tuple(round(bound, 3) for bound in interval_over_images(0.5, 100))
-        (0.404, 0.596)
-    """
-    found = stats.binomtest(round(share * images), images).proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)
-
-
-def interval_over_seeds(shares: Sequence[float], images: int) -> tuple[float, float]:
-    """95% interval of the mean over seeds, two at least: the chance in training beside that in the images.
-
-    The half widths of Student's t over the seeds and of Wilson's score over the images, which all seeds share, add up
-    as squares.
-
-    Example:
-        >>> tuple(round(bound, 3) for bound in interval_over_seeds([0.4, 0.5, 0.6], 100))
-        (0.234, 0.766)
-    """
-    mean, error = statistics.fmean(shares), statistics.stdev(shares) / math.sqrt(len(shares))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(shares) - 1)) * error
-    low, high = interval_over_images(mean, images)
-    return max(mean - math.hypot(half, mean - low), 0.0), min(mean + math.hypot(half, high - mean), 1.0)
-
-
 def read_place(report: dict[str, Any], place: str) -> tuple[float, str | None] | None:
     """Read a share from a report, and the beta_atk that it belongs to; None if the network has no such number.
 
@@ -208,7 +178,10 @@ def _cell(reports: Sequence[dict[str, Any]], place: str, paper: float | None) ->
     shares = [share for share, _ in found]
     ours = 100 * statistics.fmean(shares)
     images = reports[0]["num_examples"]
-    low, high = interval_over_seeds(shares, images) if len(shares) > 1 else interval_over_images(shares[0], images)
+    if len(shares) > 1:
+        low, high = interval_over_seeds(shares, images)
+    else:
+        low, high = wilson_interval(round(shares[0] * images), images)
     return {
         "ours": round(ours, 4),
         "interval": [round(100 * low, 4), round(100 * high, 4)],

@@ -18,9 +18,9 @@ from cifs_tf.attacks import APGD, HeadsFn, Square
 from cifs_tf.data import Split
 from cifs_tf.evaluation import Victim, evaluate
 from cifs_tf.evaluation.engine import ProgressFn
-from cifs_tf.evaluation.report import wilson_interval
 from cifs_tf.evaluation.tasks import Crafted, Natural, Task
 from cifs_tf.export import ExportError
+from cifs_tf.statistics import wilson_interval
 
 QUANTIZED = "Conv"
 CALIBRATION_BATCH = 50

@@ -8,7 +8,6 @@ import pytest
 
 from cifs_tf.evaluation import build_report, write_report
 from cifs_tf.evaluation.pages import FILES
-from cifs_tf.evaluation.report import wilson_interval
 
 
 @pytest.fixture
@@ -77,15 +76,6 @@ def test_intervals_are_given_for_subsets(ledger):
     ledger.header["about"]["subset_of"] = 10_000
     low, high = build_report(ledger)["worst_case"]["interval"]
     assert low < 1 / 5 < high
-
-
-@pytest.mark.parametrize(
-    ("successes", "number", "expected"),
-    [(50, 100, (0.4038, 0.5962)), (0, 10, (0.0, 0.2775)), (10, 10, (0.7225, 1.0)), (1, 1, (0.2065, 1.0))],
-)
-def test_wilson_interval(successes, number, expected):
-    """Values of Brown, Cai and DasGupta's formula (2001), worked out with z = 1.96: 0 of n gives z2/(n + z2)."""
-    assert wilson_interval(successes, number) == pytest.approx(expected, abs=1e-4)
 
 
 def test_files_hold_the_numbers_and_need_nothing_beside_them(ledger, tmp_path):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 
 from cifs_tf.reproduction.catalogue import tables
 from cifs_tf.reproduction.plan import Evaluation, jobs_of, plan_table
 from cifs_tf.reproduction.render import cell_text, markdown_table, write_result
-from cifs_tf.reproduction.results import about, build_result, interval_over_images, interval_over_seeds, read_place
+from cifs_tf.reproduction.results import about, build_result, read_place
 from cifs_tf.reproduction.scales import SCALES
 from cifs_tf.runs.workdir import write_json
 
@@ -32,26 +31,6 @@ def test_places_of_a_report():
     assert read_place(REPORT, "paper:attacks:pgd2:by_beta:0") == (0.6, None)
     assert read_place(REPORT, "matrix:CIFS/CIFS") == (0.45, None)
     assert read_place({**REPORT, "matrix": None}, "matrix:CIFS/CIFS") is None
-
-
-def test_interval_over_images_is_wilsons():
-    """Share p of n images, 97.5% quantile z: (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)."""
-    z, share, n = 1.959963984540054, 0.85, 200
-    center, half = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    expected = [(center - half) / (1 + z**2 / n), (center + half) / (1 + z**2 / n)]
-    assert interval_over_images(share, n) == pytest.approx(expected)
-
-
-def test_interval_over_seeds_adds_both_kinds_of_chance():
-    """Two seeds at 0.5 and 0.52: mean 0.51, standard error 0.01, and t of one degree of freedom is 12.7062."""
-    many = 10**9
-    assert interval_over_seeds([0.5, 0.52], many) == pytest.approx((0.51 - 0.127062, 0.51 + 0.127062), abs=1e-4)
-    assert interval_over_seeds([0.5, 0.6], many) == (0, 1)  # two seeds say nothing of so much chance
-    assert interval_over_seeds([0.5, 0.5], 100) == interval_over_images(0.5, 100)
-    low, high = interval_over_seeds([0.5, 0.52], 200)
-    wilson_low, wilson_high = interval_over_images(0.51, 200)
-    assert 0.51 - low == pytest.approx(math.sqrt(0.127062**2 + (0.51 - wilson_low) ** 2), abs=1e-5)
-    assert high - 0.51 == pytest.approx(math.sqrt(0.127062**2 + (wilson_high - 0.51) ** 2), abs=1e-5)
 
 
 @pytest.fixture
