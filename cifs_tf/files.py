@@ -1,34 +1,38 @@
-"""Files, and folders of numbered versions, that are whole or not there."""
+"""Files, and folders of numbered versions, that are complete or not there; and locks between processes."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import platform
 import re
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from cifs_tf.errors import UserError
 
 # No space, over quota, over the limit of a file's size.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What a killed process had begun to write bears this in front of its name.
+# Begins the name of a file until it is complete.
 WRITING = ".writing-"
-# After which a file that another machine had begun to write is nobody's.
+# Age at which an unfinished file of another machine is removed.
 ABANDONED_SECONDS = 3600
-# The same of a version; the dot keeps it out of sight of servers that watch the folder.
+# Begins the name of a version until it is complete; servers that watch the folder ignore names with a dot in front.
 EXPORTING = ".exporting-"
+LOCK_SUFFIX = ".lock"
+# `is_locked` holds the lock for a moment itself: longer than that moment, a lock is another process's.
+LOCK_SECONDS = 0.1
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under a temporary name beside it, then rename: it is whole or it is not there.
+    """Write a file under a temporary name beside it, then rename it: it is complete or it is not there.
 
     Args:
         path: the file; its folder is made.
@@ -54,14 +58,14 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def temporary_of(path: Path) -> Path:
-    """Where a file or folder lies until it is whole: beside it, under a name that tells who writes it."""
+    """Return the path of a file or folder until it is complete: beside it, its name says which process writes it."""
     return path.with_name(f"{WRITING}{platform.node()}-{os.getpid()}-{path.name}")
 
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what killed processes had begun to write below a folder; living ones are left alone.
 
-    Whether a process of another machine lives is not known: what it began goes after an hour.
+    Processes of other machines cannot be asked: their unfinished files are removed after an hour.
     """
     for leftover in folder.rglob(f"{WRITING}*"):
         if not _is_being_written(leftover):
@@ -84,10 +88,10 @@ def _is_being_written(temporary: Path) -> bool:
 
 
 def publish_version(base: str | os.PathLike[str], write: Callable[[Path], object], version: int | None = None) -> Path:
-    """Write a folder BASE/VERSION under a temporary name, then rename: it is whole or it is not there.
+    """Write a folder BASE/VERSION under a temporary name, then rename it: it is complete or it is not there.
 
-    Several processes may publish into the same base at once, each gets a number of its own. What a killed one had begun
-    to write is removed.
+    Several processes may publish into the same base at once, each gets a number of its own. What a killed process had
+    begun to write is removed.
 
     Args:
         base: folder of the versions; made, with its parents.
@@ -99,38 +103,56 @@ def publish_version(base: str | os.PathLike[str], write: Callable[[Path], object
 
     Raises:
         UserError: if the version exists, the base cannot be written to, or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> publish_version(tempfile.mkdtemp(), lambda folder: (folder / "notes").write_text("first")).name
+        '1'
     """
     base = Path(base)
     check_version(base, version)
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        with _locked(base):
-            _remove_abandoned(base)
-            temporary = Path(tempfile.mkdtemp(prefix=EXPORTING, dir=base))
-            mine = _lock(temporary)
-    except OSError as error:
-        raise UserError("base", base, f"it cannot be written to ({error.strerror}), give another folder") from error
-    try:
-        path = temporary / "version"
-        path.mkdir()
-        write(path)
-        with _locked(base):
-            # Anew: another process may have been faster.
-            check_version(base, version)
-            published = base / str(version or max(_versions(base), default=0) + 1)
-            path.rename(published)
-        return published
-    except Exception as error:
-        if _is_full(error):
-            raise UserError("base", base, "the disk is full, free some space; nothing was published") from error
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(mine)
+    with contextlib.ExitStack() as stack:
+        try:
+            base.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(base)
+            folder = stack.enter_context(_unfinished_version(base))
+        except OSError as error:
+            raise UserError("base", base, f"it cannot be written to ({error.strerror}), give another folder") from error
+        try:
+            write(folder)
+            return _rename_to_version(folder, base, version)
+        except Exception as error:
+            if _is_full(error):
+                raise UserError("base", base, "the disk is full, free some space; nothing was published") from error
+            raise
+
+
+@contextlib.contextmanager
+def _unfinished_version(base: Path) -> Iterator[Path]:
+    """Make a folder that other processes leave alone while this one lives; remove what is left of it at the end."""
+    folder = base / f"{EXPORTING}{secrets.token_hex(8)}"
+    with hold_lock(_lock_of(folder)):
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            _remove_version(folder)
+
+
+def _rename_to_version(folder: Path, base: Path, version: int | None) -> Path:
+    while True:
+        # Again after the writing: another process may have been faster, or be so between this line and the renaming.
+        check_version(base, version)
+        published = base / str(version or max(_versions(base), default=0) + 1)
+        try:
+            return folder.rename(published)
+        except OSError:
+            if not published.exists():
+                raise
 
 
 def check_version(base: Path, version: int | None) -> None:
-    """Refuse a version that exists, or is no version.
+    """Refuse a version that exists, or a number that cannot be one.
 
     Raises:
         UserError: if so.
@@ -145,45 +167,67 @@ def check_version(base: Path, version: int | None) -> None:
 
 def remove_abandoned(base: Path) -> None:
     """Remove what killed processes had begun to publish in a folder of versions; living ones are left alone."""
-    if base.is_dir():
-        with _locked(base):
-            _remove_abandoned(base)
+    for name in {path.name.removesuffix(LOCK_SUFFIX) for path in base.glob(f"{EXPORTING}*")}:
+        with contextlib.suppress(BlockingIOError), hold_lock(_lock_of(base / name)):
+            _remove_version(base / name)
 
 
 def _versions(base: Path) -> list[int]:
     return [int(child.name) for child in base.iterdir() if child.name.isdecimal()] if base.is_dir() else []
 
 
-def _remove_abandoned(base: Path) -> None:
-    for folder in base.glob(f"{EXPORTING}*"):
-        # In use, or gone since.
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):
-            os.close(_lock(folder))
-            shutil.rmtree(folder)
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + LOCK_SUFFIX)
+
+
+def _remove_version(folder: Path) -> None:
+    """Remove an unfinished version and its lock file, which this process holds."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # on Windows the file goes when it is closed
+        _lock_of(folder).unlink()
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder for a moment."""
-    lock = _lock(folder, wait=True)
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file until the context ends, or the process, however that ends.
+
+    Args:
+        path: the lock file, for nothing else; made if it is not there, and left there. Its folder must exist.
+
+    Raises:
+        BlockingIOError: if another process holds it, or another context of this one.
+        OSError: if it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / ".lock"
+        >>> with hold_lock(path):
+        ...     is_locked(path)
+        True
+    """
+    lock = FileLock(path, timeout=LOCK_SECONDS, poll_interval=LOCK_SECONDS / 10)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BlockingIOError(errno.EWOULDBLOCK, "another process holds the lock", str(path)) from error
     try:
         yield
     finally:
-        os.close(lock)
+        lock.release()
 
 
-def _lock(folder: Path, wait: bool = False) -> int:
-    """Lock a folder until the returned descriptor is closed, or its process ends, however it ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds a lock file."""
+    if not path.exists():
+        return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+        with hold_lock(path):
+            return False
+    except BlockingIOError:
+        return True
 
 
 def _is_full(error: BaseException) -> bool:
-    """Whether a full disk is the reason, in Python's words, HDF5's or TensorFlow's."""
+    """Return whether a full disk is the reason, in Python's words, HDF5's or TensorFlow's."""
     numbers = [getattr(error, "errno", None), *map(int, re.findall(r"errno = (\d+)", str(error)))]
     return any(number in FULL for number in numbers) or any(os.strerror(number) in str(error) for number in FULL)
