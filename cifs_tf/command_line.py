@@ -1,4 +1,4 @@
-"""What every program of the project has in common: options from a dataclass, and errors in one sentence."""
+"""Parse options that a dataclass declares, and report a person's error in one sentence, in every program."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import importlib
-import itertools
+import json
 import os
 import re
 import sys
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from jsonargparse.typing import register_type
 
 from cifs_tf.config import GROUPS, ModelConfig, Ratio, RunConfig
@@ -28,16 +28,18 @@ EXIT_INTERRUPTED = 130
 register_type(Ratio, serializer=lambda ratio: ratio.text if "/" in ratio.text else float(ratio), deserializer=Ratio)
 
 
+# In a list they are numbers, everything else is text.
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+
+
 def parse_options(
     options_class: type, program: str, argv: Sequence[str], description: str, positional: str | None = None
 ) -> Any:
-    """Parse a command line into a dataclass whose fields are the options.
-
-    Words of an option may be joined by `-` or `_`; an option that is true or false may stand alone and is true then.
+    """Parse a command line into a dataclass whose fields are the options; `normalise` says how they may be written.
 
     Args:
         options_class: the dataclass; a field without a default must be given.
-        program: name shown in help and errors.
+        program: name shown in help.
         argv: arguments without the program's name.
         description: what the program does, for `--help`.
         positional: field (a tuple of texts) that takes the arguments in front of the first option. Default None.
@@ -46,28 +48,142 @@ def parse_options(
         an instance of the dataclass.
 
     Raises:
-        UserError: naming the option, what was received and the way out.
+        UserError: naming the option, what was received and how to fix it.
         SystemExit: after `--help`, with code 0.
     """
-    hints = typing.get_type_hints(options_class)
-    arguments = [with_underscores(argument) for argument in argv]
-    first = next((index for index, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
-    values = {positional: tuple(arguments[:first])} if positional else {}
-    arguments = _with_true(arguments[first:] if positional else arguments, hints)
-    parser = ArgumentParser(
-        prog=program,
+    first = next((index for index, argument in enumerate(argv) if argument.startswith("-")), len(argv))
+    values: dict[str, Any] = {positional: tuple(argv[:first])} if positional else {}
+    parser = make_parser(program, description, [options_class], skip={positional} if positional else None)
+    values |= parse_values(parser, argv[first:] if positional else argv, [options_class])
+    return options_class(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+class _Parser(ArgumentParser):
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        return super().format_help(formatter).replace("[ITEM,...]", "A,B,C")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keep the lines of the description; show types and defaults."""
+
+
+def make_parser(
+    program: str, description: str, groups: Sequence[type], skip: set[str | int] | None = None
+) -> ArgumentParser:
+    """Make the parser of all options that some dataclasses declare, except those to skip."""
+    name = program_name()
+    parser = _Parser(
+        prog=name if name.startswith("cifs-tf ") else program,
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="A list is written with commas: a,b,c.",
+        formatter_class=_Help,
         exit_on_error=False,
         allow_abbrev=False,
     )
-    parser.add_class_arguments(options_class, skip={positional} if positional else None)
+    for group in groups:
+        parser.add_class_arguments(group, skip=skip)
+    return parser
+
+
+def parse_values(parser: ArgumentParser, argv: Sequence[str], groups: Sequence[type]) -> dict[str, Any]:
+    """Parse a command line with a parser of `make_parser`.
+
+    Args:
+        parser: of the groups.
+        argv: arguments without the program's name.
+        groups: dataclasses whose fields are the options.
+
+    Returns:
+        the value of every option.
+
+    Raises:
+        UserError: naming the option, what was received and how to fix it.
+        SystemExit: after `--help`, with code 0.
+    """
     try:
-        parsed = parser.parse_args(arguments)
+        return vars(parser.parse_args(normalise(argv, groups)))
     except argparse.ArgumentError as error:
-        raise explain(str(error), [options_class], arguments) from error
-    values |= {name: tuple(value) if isinstance(value, list) else value for name, value in vars(parsed).items()}
-    return options_class(**values)
+        raise explain(str(error), groups, [with_underscores(argument) for argument in argv]) from error
+
+
+def normalise(argv: Sequence[str], groups: Sequence[type]) -> list[str]:
+    """Bring a command line into the form that jsonargparse reads.
+
+    Words of an option may be joined by `-` or `_`; an option that is true or false may stand alone and is true then; a
+    list may be written `a,b,c`, a list of lists `a+b,c+d`, the empty list as empty text, and both in YAML's brackets.
+
+    Args:
+        argv: arguments without the program's name.
+        groups: dataclasses whose fields are the options.
+
+    Returns:
+        the same arguments: options with `_`, flags with a value, lists in brackets.
+
+    Raises:
+        UserError: for a list with an empty item.
+
+    Example:
+        >>> normalise(["--eval-batch-size", "8", "--attacks", "fgsm,pgd20", "--deterministic"], list(GROUPS.values()))
+        ['--eval_batch_size', '8', '--attacks=["fgsm", "pgd20"]', '--deterministic=true']
+    """
+    hints = _hints(groups)
+    normal, waiting = [], [with_underscores(argument) for argument in reversed(argv)]
+    while waiting:
+        argument = waiting.pop()
+        option, equals, value = argument.partition("=")
+        hint = hints.get(option[2:]) if option.startswith("--") else None
+        is_alone = not equals and (not waiting or waiting[-1].startswith("--"))
+        if hint is bool and is_alone:
+            argument = f"{option}=true"
+        elif (item := _item_of(hint)) and not is_alone:
+            value = value if equals else waiting.pop()
+            try:
+                argument = f"{option}={_bracketed(value, item)}"
+            except ValueError as error:
+                raise UserError(option, value, f"give {_describe(hint)}") from error
+        normal.append(argument)
+    return normal
+
+
+def _item_of(hint: Any) -> Any:
+    """Return the type of a list's items; None if there can be no list."""
+    if typing.get_origin(hint) is tuple:
+        return typing.get_args(hint)[0]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next(filter(None, map(_item_of, typing.get_args(hint))), None)
+    return None
+
+
+def _bracketed(value: str, item: Any, separator: str = ",") -> str:
+    """Write a list as YAML; text whose items would be numbers or words of YAML in quotes."""
+    text = value.strip()
+    if text.startswith("[") or text == "null":
+        return value
+    parts = [part.strip() for part in text.split(separator)] if text else []
+    if not all(parts):
+        raise ValueError("an item is empty")
+    if inner := _item_of(item):
+        return f"[{', '.join(_bracketed(part, inner, '+') for part in parts)}]"
+    is_number = [item is not str and NUMBER.fullmatch(part) for part in parts]
+    written = [
+        part if bare else json.dumps(part, ensure_ascii=False) for part, bare in zip(parts, is_number, strict=True)
+    ]
+    return f"[{', '.join(written)}]"
+
+
+def program_name() -> str:
+    """Return the name by which the program was started: run.py, or cifs-tf run."""
+    return Path(sys.argv[0]).name
+
+
+def command(name: str) -> str:
+    """Return how another program is started, in the way in which this one was.
+
+    Example:
+        >>> command("run")
+        'python training/run.py'
+    """
+    return f"cifs-tf {name}" if program_name().startswith("cifs-tf ") else f"python training/{name}.py"
 
 
 def run_program(main: Callable[[Sequence[str]], int | None], options: Sequence[str] = ()) -> NoReturn:
@@ -77,7 +193,7 @@ def run_program(main: Callable[[Sequence[str]], int | None], options: Sequence[s
         main: the program.
         options: names of its options beside those of a run.
     """
-    program = Path(sys.argv[0]).name
+    program = program_name()
     try:
         code = main(sys.argv[1:])
     except UserError as error:
@@ -109,7 +225,7 @@ def import_plugins(model: ModelConfig) -> None:
 
 
 def names_of(options_class: type) -> list[str]:
-    """Names of a dataclass' options."""
+    """Return the names of a dataclass' options."""
     return [field.name for field in dataclasses.fields(options_class)]
 
 
@@ -132,9 +248,7 @@ def explain(message: str, groups: Sequence[type] = tuple(GROUPS.values()), argum
     Returns:
         the error to raise.
     """
-    hints: dict[str, Any] = {}
-    for group in groups:
-        hints.update(typing.get_type_hints(group))
+    hints = _hints(groups)
     flat = " ".join(message.split())
     if unknown := re.search(r"[Uu]nrecognized arguments: (\S+)", flat):
         return _unknown_option(unknown[1], hints)
@@ -161,13 +275,8 @@ def value_of(name: str, arguments: Sequence[str]) -> str | None:
     return received
 
 
-def _with_true(arguments: Sequence[str], hints: dict[str, Any]) -> list[str]:
-    """Give a value to the options that are true or false and stand alone."""
-    flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
-    return [
-        f"{argument}=true" if argument in flags and after.startswith("--") else argument
-        for argument, after in itertools.pairwise([*arguments, "--"])
-    ]
+def _hints(groups: Sequence[type]) -> dict[str, Any]:
+    return {name: hint for group in groups for name, hint in typing.get_type_hints(group).items()}
 
 
 def _unknown_option(option: str, hints: dict[str, Any]) -> UserError:
@@ -186,7 +295,9 @@ def _describe(hint: Any) -> str:
         words = [_describe(a) for a in arguments if a is not type(None)]
         return " or ".join([*words, "null"] if type(None) in arguments else words)
     if origin is tuple:
-        return f"a list in brackets, each item {_describe(arguments[0])}"
+        if _item_of(arguments[0]):
+            return "lists such as a+b,b+c"
+        return f"a list such as a,b,c, each item {_describe(arguments[0])}"
     if origin is dict:
         return "a mapping such as {pgd100: 0.02}"
     names = {int: "an integer", float: "a number", bool: "true or false", str: "text"}

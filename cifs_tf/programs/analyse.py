@@ -2,8 +2,8 @@
 
     python training/analyse.py --run runs/digits
     python training/analyse.py --run runs/digits --checkpoint best --examples 200 --classes all
-    python training/analyse.py --run [runs/standard,runs/pgd]                  several runs side by side
-    python training/analyse.py --run [runs/standard,runs/pgd] --names [standard,PGD]        with names of your own
+    python training/analyse.py --run runs/standard,runs/pgd                  several runs side by side
+    python training/analyse.py --run runs/standard,runs/pgd --names standard,PGD        with names of your own
 
 Draws the paper's Figures 1, 3 and A.2 (channels_*.png), 4 (curves.png) and A.1 (class_robustness.png), and writes the
 numbers behind them (channels.csv, classes.csv, summary.json) into RUN/analysis; docs/analysis.md tells what they mean.
@@ -158,7 +158,7 @@ def find_networks(options: AnalyseOptions) -> list[Network]:
         UserError: if something is no run, a network is missing, or the runs cannot be compared.
     """
     networks: list[Network] = []
-    for path in options.runs:
+    for path in options.run:
         run = Workdir(path)
         try:
             config = run.read_config()
@@ -169,10 +169,10 @@ def find_networks(options: AnalyseOptions) -> list[Network]:
             if not file.exists():
                 advice = f"it has no {file.relative_to(run.path)}, finish its training, or give another --checkpoint"
                 raise UserError("--run", path, advice)
-            name = defense if len(options.runs) == 1 else f"{_name(path)}, {defense}"
+            name = defense if len(options.run) == 1 else f"{_name(path)}, {defense}"
             networks.append(Network(name, run, config, defense))
     _check_comparable(options, networks)
-    return _renamed(networks, options.asked_names)
+    return _renamed(networks, options.names)
 
 
 def _renamed(networks: list[Network], names: Sequence[str]) -> list[Network]:
@@ -211,9 +211,9 @@ def _name(path: str) -> str:
 
 
 def _default_folder(options: AnalyseOptions) -> Path:
-    if len(options.runs) == 1:
-        return Workdir(options.runs[0]).path / "analysis"
-    return Path("runs") / "analysis" / "-".join(map(_name, options.runs))
+    if len(options.run) == 1:
+        return Workdir(options.run[0]).path / "analysis"
+    return Path("runs") / "analysis" / "-".join(map(_name, options.run))
 
 
 def _measured_in(network: Network, options: AnalyseOptions) -> Path:
@@ -234,21 +234,20 @@ def _classes_asked(options: AnalyseOptions, dataset: ImageDataset, split: Split)
     if options.classes is None:
         return None
     present = sorted(set(split.labels.tolist()))
-    if options.classes == "all":
+    if options.classes == ("all",):
         return present
-    asked = [options.classes] if isinstance(options.classes, str) else list(options.classes)
     known = {str(label): label for label in range(dataset.num_classes)}
     known |= {name: label for label, name in enumerate(dataset.class_names)}
-    for name in asked:
+    for name in options.classes:
         if str(name) not in known:
             some = ", ".join(dataset.class_names[:10]) + (", ..." if dataset.num_classes > 10 else "")
             raise UserError("--classes", name, f"give some of {some}, their numbers from 0, or all")
         if known[str(name)] not in present:
             advice = f"none of the {len(split)} images has this class, give another, or more --examples"
             raise UserError("--classes", name, advice)
-    if not asked:
+    if not options.classes:
         raise UserError("--classes", [], "name a class at least, or leave the option out")
-    return list(dict.fromkeys(known[str(name)] for name in asked))
+    return list(dict.fromkeys(known[str(name)] for name in options.classes))
 
 
 def load(network: Network, options: AnalyseOptions) -> tuple[Classifier, float | str]:

@@ -20,12 +20,12 @@ class AnalyseOptions:
     """Draw what channels do under attack, training curves and class-wise robustness of every network of a run.
 
     Args:
-        run: workdir of a run; several in brackets are drawn side by side.
-        names: what figures and tables call the networks, in brackets: one for each, in the order of the runs, in a run
+        run: workdirs of runs, drawn side by side.
+        names: what figures and tables call the networks: one for each, in the order of the runs, in a run
             the twin first; empty is their defenses, of several runs behind the run's name.
         checkpoint: the networks after their last epoch, or after their best on the validation images.
         examples: a class-balanced subset of so many test images; null is all those of the run.
-        classes: names or numbers of the classes to draw the channels of, in brackets, or all; null is the most and the
+        classes: names or numbers of the classes to draw the channels of, or all; null is the most and the
             least robust class of the last network. The files of numbers have every class.
         attack: fgsm, pgdN or cwN with N steps, as in the run's evaluation.
         attack_beta: beta_atk of the attack, see Eq. (3); null is the one that left the fewest images standing in the
@@ -36,11 +36,11 @@ class AnalyseOptions:
             measured stays in the RUN/analysis of each, so that it is not measured again.
     """
 
-    run: tuple[str, ...] | str = ()
-    names: tuple[str, ...] | str = ()
+    run: tuple[str, ...]
+    names: tuple[str, ...] = ()
     checkpoint: Literal["last", "best"] = "last"
     examples: int | None = None
-    classes: tuple[int | str, ...] | str | None = None
+    classes: tuple[int | str, ...] | None = None
     attack: str = "pgd20"
     attack_beta: int | float | str | None = None
     data_dir: str | None = None
@@ -48,10 +48,8 @@ class AnalyseOptions:
     workdir: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.runs or len(set(self.runs)) < len(self.runs):
-            raise UserError(
-                "--run", list(self.runs), "give the workdir of a run, or several different ones in brackets"
-            )
+        if not self.run or len(set(self.run)) < len(self.run):
+            raise UserError("--run", list(self.run), "give the workdir of a run, or several different ones")
         for name in ("examples", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -59,16 +57,6 @@ class AnalyseOptions:
         if not ATTACK.fullmatch(self.attack):
             advice = "give fgsm, pgdN or cwN with a number of steps N, such as pgd20"
             raise UserError("--attack", self.attack, advice)
-
-    @property
-    def runs(self) -> tuple[str, ...]:
-        """The workdirs."""
-        return (self.run,) if isinstance(self.run, str) else tuple(self.run)
-
-    @property
-    def asked_names(self) -> tuple[str, ...]:
-        """The names; empty if none were given."""
-        return (self.names,) if isinstance(self.names, str) else tuple(self.names)
 
     @property
     def attack_title(self) -> str:

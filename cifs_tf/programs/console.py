@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 from cifs_tf.command_line import run_program
@@ -32,7 +33,7 @@ def start() -> NoReturn:
     run_program(_help)
 
 
-def _help(argv: list[str]) -> int:
+def _help(argv: Sequence[str]) -> int:
     if argv and argv[0] not in ("-h", "--help"):
         raise UserError("command", argv[0], f"give one of {', '.join(PROGRAMS)}")
     print("usage: cifs-tf COMMAND [OPTIONS]\n")

@@ -1,7 +1,7 @@
 """Search hyper-parameters for the best robust accuracy on validation images.
 
     python training/tune.py --dataset svhn                                          beta, as in the paper's Table E.1
-    python training/tune.py --dataset svhn --search [beta,top_k] --tuner bayesian --max_trials 20
+    python training/tune.py --dataset svhn --search beta,top_k --tuner bayesian --max_trials 20
     python training/tune.py --dataset svhn --workers 2                              two processes on this machine
 
 All options of run.py are the base of every trial. Everything is written to --workdir; the same command again continues

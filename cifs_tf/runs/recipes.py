@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import sys
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile
 
 from cifs_tf import command_line
-from cifs_tf.command_line import explain, value_of, with_underscores
+from cifs_tf.command_line import make_parser, parse_values, program_name, value_of, with_underscores
 from cifs_tf.config import GROUPS, DataConfig, RunConfig
 from cifs_tf.runs import preemption
 
@@ -65,24 +64,13 @@ def parse_flat(
     # In front, wherever it was given: the options override it.
     arguments = [f"--recipe={recipe}", *_without("recipe", arguments)]
     parser = make_parser(program, description, groups)
-    try:
-        parsed = parser.parse_args(arguments)
-    except argparse.ArgumentError as error:
-        raise explain(str(error), groups, arguments) from error
-    return {name: value for name, value in vars(parsed).items() if name != "recipe"}
-
-
-def make_parser(program: str, description: str, groups: Sequence[type] = tuple(GROUPS.values())) -> ArgumentParser:
-    """Make the parser of every option of a run, grouped as `cifs_tf.config` groups them, or of other groups."""
-    parser = ArgumentParser(prog=program, description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument(
         "--recipe",
         action=ActionConfigFile,
         help="YAML file of options; default: training/recipes/DATASET.yaml, or default.yaml",
     )
-    for group in groups:
-        parser.add_class_arguments(group)
-    return parser
+    parsed = parse_values(parser, arguments, groups)
+    return {name: value for name, value in parsed.items() if name != "recipe"}
 
 
 def recipe_for(dataset: str) -> Path:
@@ -111,14 +99,14 @@ def run_program(main: Callable[[Sequence[str]], int | None], options: Sequence[s
         try:
             return main(argv)
         except preemption.Preempted:
-            program = Path(sys.argv[0]).name
             print(
-                f"{program}: ended by SIGTERM, everything so far is saved; the same command continues.", file=sys.stderr
+                f"{program_name()}: ended by SIGTERM, everything so far is saved; the same command continues.",
+                file=sys.stderr,
             )
             return int(os.environ.get(preemption.PREEMPTED_CODE, 0))
         except preemption.WorkerLostError as error:
             print(
-                f"{Path(sys.argv[0]).name}: another worker has ended ({error}); the same command on all of them "
+                f"{program_name()}: another worker has ended ({error}); the same command on all of them "
                 "continues from the last checkpoint.",
                 file=sys.stderr,
             )

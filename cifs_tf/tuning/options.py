@@ -63,7 +63,7 @@ class SearchOptions:
         search_importances: importance functions.
         search_temperature: range of the softmax importance's temperature.
         search_alpha: range of the softplus and sigmoid importance's alpha.
-        search_cuts: positions of the selection layers, such as [[a, b], [b, c]] with layers a, b and c of the backbone.
+        search_cuts: positions of the selection layers, such as a+b,b+c with layers a, b and c of the backbone.
         search_learning_rate: range of the learning rate.
         search_weight_decay: range of the weight decay.
     """
@@ -104,8 +104,8 @@ class SearchOptions:
                     advice = f"give two numbers or more, all above 0: --tuner {self.tuner} takes their range"
                 raise UserError(f"--{option}", _shown(values), advice)
         elif not values or len(set(values)) < len(values):
-            example = "such as [[stage3_block2_out, stage4_block2_out]]" if name == "cuts" else "in brackets"
-            raise UserError(f"--{option}", _shown(values), f"give one value or more, each once, {example}")
+            example = ", such as stage3_block2_out+stage4_block2_out" if name == "cuts" else ""
+            raise UserError(f"--{option}", _shown(values), f"give one value or more, each once{example}")
 
     def is_range(self, name: str) -> bool:
         """Whether a hyper-parameter is drawn from a range, on a logarithmic scale, and not from a list."""

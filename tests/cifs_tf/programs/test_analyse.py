@@ -65,7 +65,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def summary(run):
-    return analyse(AnalyseOptions(run=str(run), **QUICK))
+    return analyse(AnalyseOptions(run=(str(run),), **QUICK))
 
 
 def read_csv(file):
@@ -110,7 +110,7 @@ def test_the_same_again_measures_nothing_and_writes_the_same(run, summary):
     # Each of two networks: 16 images and 4.
     assert len(measured) == 4
     before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
-    assert analyse(AnalyseOptions(run=str(run), **QUICK)) == summary
+    assert analyse(AnalyseOptions(run=(str(run),), **QUICK)) == summary
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.npz")} == measured
     assert {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()} == before
 
@@ -123,7 +123,7 @@ def test_two_runs_stand_side_by_side(run, summary, tmp_path, monkeypatch, capsys
     folder.mkdir(parents=True)
     (folder / "channels_0_0.png").touch()
     measured = {file: file.stat().st_mtime_ns for file in run.rglob("*.npz")}
-    both = analyse(AnalyseOptions(run=(str(run), str(other)), classes="7", **QUICK))
+    both = analyse(AnalyseOptions(run=(str(run), str(other)), classes=("7",), **QUICK))
     assert {file: file.stat().st_mtime_ns for file in run.rglob("*.npz")} == measured
     assert list(both["networks"]) == ["digits, vanilla", "digits, cifs", "other, vanilla", "other, cifs"]
     assert both["networks"]["digits, cifs"]["natural_alignment"] == summary["networks"]["cifs"]["natural_alignment"]
@@ -154,7 +154,7 @@ def test_the_attack_takes_the_worst_beta_of_the_runs_evaluation(tmp_path):
         ledger.append("b", np.arange(2), {"ranks": np.ones((2, 2))})
         ledger.finish()
     network = Network("cifs", run, RunConfig(), "cifs")
-    options = AnalyseOptions(run=str(tmp_path), attack="pgd2")
+    options = AnalyseOptions(run=(str(tmp_path),), attack="pgd2")
     assert choose_beta(network, options, num_probes=2) == 10
     assert choose_beta(network, options, num_probes=0) == 0
     assert choose_beta(network, dataclasses.replace(options, attack_beta="infinity"), num_probes=2) == "infinity"
@@ -182,19 +182,19 @@ def test_what_is_not_known_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "--run: received"),
+        ([], "--run: received no value"),
         (["--run=nowhere"], "--run: received nowhere; it holds no whole config.yaml"),
         (["--run=RUN", "--checkpoint=best"], "it has no vanilla/best.keras, finish its training"),
         (["--run=RUN", "--attack=pgd"], "--attack: received pgd; give fgsm, pgdN or cwN"),
         (["--run=RUN", "--examples=0"], "--examples: received 0"),
         (["--run=RUN", "--workdir=RUN/config.yaml/x"], "RUN/config.yaml cannot be written to"),
-        (["--run=[RUN,RUN]"], "several different ones"),
-        (["--run=[RUN,OTHER]"], "test_examples is None in RUN and 30 there"),
+        (["--run=RUN,RUN"], "several different ones"),
+        (["--run=RUN,OTHER"], "test_examples is None in RUN and 30 there"),
         (["--run=RUN", "--examples=361"], "--examples: received 361; give at most 360"),
-        (["--run=RUN", "--classes=[3,eleven]"], "--classes: received eleven; give some of 0, 1"),
+        (["--run=RUN", "--classes=3,eleven"], "--classes: received eleven; give some of 0, 1"),
         (["--run=RUN", "--examples=5", "--classes=[0,1,2,3,4,5,6,7,8,9]"], "none of the 5 images has this class"),
         (["--run=RUN", "--names=only"], "--names: received ['only']; give one for each of the 2 networks: vanilla"),
-        (["--run=RUN", "--names=[one,one]"], "--names: received ['one', 'one']; two are the same, give 2"),
+        (["--run=RUN", "--names=one,one"], "--names: received ['one', 'one']; two are the same, give 2"),
         (["--run=RUN", "--attack_beta=infinity-2"], "--attack_beta: received infinity-2"),
     ],
 )  # fmt: skip

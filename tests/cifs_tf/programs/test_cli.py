@@ -95,7 +95,7 @@ def test_options_override_a_recipe_given_after_them(tmp_path):
 
 
 def test_config_survives_yaml(tmp_path):
-    config = parse("--dataset", "svhn", "--cuts", "[a, b]", "--eval_step_sizes", "{pgd20: 1/255}", "--width", "16")
+    config = parse("--dataset", "svhn", "--cuts", "a,b", "--eval_step_sizes", "{pgd20: 1/255}", "--width", "16")
     file = tmp_path / "config.yaml"
     file.write_text(dump_yaml(config))
     assert parse("--recipe", str(file)) == config
@@ -113,7 +113,7 @@ def test_config_survives_yaml(tmp_path):
         (["--top_k"], "--top_k", "no value", "an integer"),
         (["--beta", "-1"], "--beta", "-1", "0 or more"),
         (["--precision", "float16"], "--precision", "float16", "mixed_bfloat16"),
-        (["--attacks", "pgd20"], "--attacks", "pgd20", "list in brackets"),
+        (["--attacks", "fgsm,"], "--attacks", "fgsm,", "a list such as a,b,c"),
         (["--recipe", "missing.yaml"], "--recipe", "missing.yaml", "YAML"),
         (["--random_start", "perhaps"], "--random_start", "perhaps", "true or false"),
         (["--width", "wide"], "--width", "wide", "an integer or null"),
