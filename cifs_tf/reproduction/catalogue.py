@@ -14,8 +14,8 @@ EVERYWHERE = ("full", "small", "smoke")
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
-    """A network of the paper.
+class NetworkSpec:
+    """A network of the paper, as a recipe with changes.
 
     Args:
         recipe: name of its recipe.
@@ -45,7 +45,7 @@ class Row:
 
     name: str
     block: str
-    network: Network
+    network: NetworkSpec
     checkpoint: str
     kind: str
     places: tuple[str, ...]
@@ -85,7 +85,7 @@ class Figure:
 
     number: str
     title: str
-    networks: dict[str, Network]
+    networks: dict[str, NetworkSpec]
     classes: tuple[str, ...] | str | None
     files: str
 
@@ -108,7 +108,9 @@ def figures() -> dict[str, Figure]:
         number: Figure(
             number=number,
             title=entry["title"],
-            networks={name: Network(entry["recipe"], changes or {}, {}) for name, changes in entry["networks"].items()},
+            networks={
+                name: NetworkSpec(entry["recipe"], changes or {}, {}) for name, changes in entry["networks"].items()
+            },
             classes=tuple(entry["classes"]) if isinstance(entry["classes"], list) else entry["classes"],
             files=entry["files"],
         )
@@ -139,7 +141,7 @@ def _row(table: dict[str, Any], block: str, within: dict[str, Any], name: str, r
     return Row(
         name=name,
         block=block,
-        network=Network(said("recipe"), changes, row.get("small", {})),
+        network=NetworkSpec(said("recipe"), changes, row.get("small", {})),
         checkpoint=said("checkpoint", "last"),
         kind=said("evaluation", "paper"),
         places=tuple(place.format(**row.get("at", {})) for place in table["columns"].values()),

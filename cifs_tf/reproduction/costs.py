@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from cifs_tf.reproduction.overhead import PAPER, STEPS, Overhead
+from cifs_tf.reproduction import overhead
+from cifs_tf.reproduction.overhead import STEPS, Overhead
 from cifs_tf.reproduction.plan import ATTACK_BETAS, Analysis, Evaluation, Job, Training
 
 BYTES_PER_PARAMETER = 4
@@ -13,7 +14,6 @@ BYTES_PER_PARAMETER = 4
 COPIES_OF_WEIGHTS = 2 * 2 + 1 + 2
 VALIDATION_STEPS = 10
 APGD_STEPS, SQUARE_QUERIES, FEW_TARGETS = 100, 5000, 3
-CIFAR10_TRAIN, CIFAR10_TEST = 50_000, 10_000
 SMALL_EPOCH_SECONDS, SMALL_TRAIN, SMALL_STEPS = 115, 10_000, 7
 
 
@@ -39,7 +39,7 @@ SIZES = {
 }
 # Training and test images.
 IMAGES = {
-    "cifar10": (50_000, 10_000),
+    "cifar10": (overhead.IMAGES["training"], overhead.IMAGES["evaluation"]),
     "svhn": (73_257, 26_032),
     "fashion_mnist": (60_000, 10_000),
     "digits": (1437, 360),
@@ -73,8 +73,8 @@ def _passes(num_steps: int) -> int:
 _RESNET18 = SIZES["resnet18", 64].flops
 PAPER_GPU = Pace(
     "the paper's GPU",
-    PAPER["training"]["cifs"] / (CIFAR10_TRAIN * (_passes(10) + UPDATE) * _RESNET18),
-    PAPER["evaluation"]["cifs"] / (CIFAR10_TEST * (_passes(20) + 1) * _RESNET18),
+    overhead.PAPER["training"]["cifs"] / (overhead.IMAGES["training"] * (_passes(10) + UPDATE) * _RESNET18),
+    overhead.PAPER["evaluation"]["cifs"] / (overhead.IMAGES["evaluation"] * (_passes(20) + 1) * _RESNET18),
 )
 _SMALL_PACE = SMALL_EPOCH_SECONDS / (SMALL_TRAIN * (_passes(SMALL_STEPS) + UPDATE) * SIZES["resnet10", 16].flops)
 CPU_CORE = Pace("one core of an AMD EPYC without AVX512", _SMALL_PACE, _SMALL_PACE)
@@ -137,12 +137,12 @@ def _training_passes(job: Training) -> float:
 
 
 def _evaluation_passes(job: Evaluation) -> float:
-    images = job.measurement.examples or (2000 if job.measurement.suite == "paper_aa" else _test_images(job.training))
+    images = job.setup.examples or (2000 if job.setup.suite == "paper_aa" else _test_images(job.training))
     if job.kind == "paper":
         probes = len(job.training["cuts"] or [1, 2])
         betas = 1 if job.training["defense"] == "vanilla" else len(ATTACK_BETAS) - (2 - probes)
-        return images * betas * sum(_passes(_steps(attack)) + 1 for attack in job.measurement.attacks)
-    if job.measurement.suite == "paper_aa":
+        return images * betas * sum(_passes(_steps(attack)) + 1 for attack in job.setup.attacks)
+    if job.setup.suite == "paper_aa":
         return images * (_passes(APGD_STEPS) + SQUARE_QUERIES)
     return images * _passes(APGD_STEPS) * (1 + FEW_TARGETS)
 

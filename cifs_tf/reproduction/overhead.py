@@ -32,7 +32,7 @@ class Overhead(Job):
         scale: name of the scale.
     """
 
-    program = "benchmark.py"
+    program = "benchmark"
     scale: str
 
     @property

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from cifs_tf.config import EvaluationConfig
-from cifs_tf.reproduction.catalogue import Figure, Network, Row, Table
-from cifs_tf.reproduction.scales import Measurement, Scale, arguments, flat_config, recipe_argument
+from cifs_tf.reproduction.catalogue import Figure, NetworkSpec, Row, Table
+from cifs_tf.reproduction.scales import EvaluationSetup, Scale, arguments, flat_config
+from cifs_tf.runs.recipes import RECIPES
 from cifs_tf.runs.workdir import PLACES, Workdir, read_json
 
 # Of Section 4.1; a run's own closing look has but one of them.
@@ -20,30 +21,33 @@ ATTACK_BETAS = EvaluationConfig().attack_betas
 
 
 class Job(abc.ABC):
-    """A program with its options, which leaves everything in one folder and goes on there when it is started again."""
+    """A program with its options, which leaves everything in one folder and continues there when started again."""
 
-    program: ClassVar[str]
+    program: ClassVar[str]  # a module of `cifs_tf.programs`
 
     @property
     @abc.abstractmethod
     def folder(self) -> str:
-        """Where it writes, below the workdir of the reproduction."""
+        """The folder that it writes to, below the workdir of the reproduction."""
 
     @abc.abstractmethod
     def argv(self, workdir: Path, data_dir: str | None = None) -> list[str]:
-        """Its command line, without the program."""
+        """Return its command line, without the program."""
 
     @abc.abstractmethod
     def is_done(self, workdir: Path) -> bool:
-        """Whether nothing is left of it to do."""
+        """Return whether nothing is left of it to do."""
 
     def settled(self, workdir: Path) -> Self:
-        """The job that really has to be done, as far as is known by now."""
+        """Return the job that really has to be done, as far as is known by now."""
         return self
 
     def command(self, workdir: Path, data_dir: str | None = None) -> str:
-        """What a person types, in the project's folder."""
-        return f"python training/{self.program} {shlex.join(self.argv(workdir, data_dir))}"
+        """Return what a person types for it in the project's folder."""
+        words = [
+            word.replace(f"--recipe={RECIPES}/", "--recipe=training/recipes/") for word in self.argv(workdir, data_dir)
+        ]
+        return f"python training/{self.program}.py {shlex.join(words)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Training(Job):
         config: every option, as (name, value as JSON).
     """
 
-    program = "run.py"
+    program = "run"
     name: str
     recipe: str
     options: tuple[str, ...]
@@ -72,7 +76,7 @@ class Training(Job):
         return f"runs/{self.name}"
 
     def argv(self, workdir: Path, data_dir: str | None = None) -> list[str]:
-        return [recipe_argument(self.recipe), *self.options, *_places(workdir / self.folder, data_dir)]
+        return [f"--recipe={RECIPES / self.recipe}.yaml", *self.options, *_places(workdir / self.folder, data_dir)]
 
     def is_done(self, workdir: Path) -> bool:
         file = Workdir(workdir / self.folder).result_file
@@ -85,19 +89,19 @@ class Training(Job):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation(Job):
-    """A measurement of a network: an ordinary evaluation.
+    """A network to evaluate: an ordinary evaluation.
 
     Args:
         training: that makes the network.
         kind: `"paper"` or `"autoattack"`.
-        measurement: how it is carried out.
+        setup: how it is carried out.
         checkpoint: `"last"` or `"best"` epoch.
     """
 
-    program = "evaluate.py"
+    program = "evaluate"
     training: Training
     kind: str
-    measurement: Measurement
+    setup: EvaluationSetup
     checkpoint: str
 
     @property
@@ -113,23 +117,23 @@ class Evaluation(Job):
         options: dict[str, Any] = {
             "model": workdir / self.training.folder,
             "checkpoint": self.checkpoint,
-            "suite": self.measurement.suite,
+            "suite": self.setup.suite,
         }
-        if self.measurement.examples is not None:
-            options["examples"] = self.measurement.examples
-        if self.measurement.attacks:
-            options |= {"attacks": self.measurement.attacks, "attack_betas": ATTACK_BETAS}
+        if self.setup.examples is not None:
+            options["examples"] = self.setup.examples
+        if self.setup.attacks:
+            options |= {"attacks": self.setup.attacks, "attack_betas": ATTACK_BETAS}
         return [*arguments(options), *_places(workdir / self.folder, data_dir)]
 
     def is_done(self, workdir: Path) -> bool:
         file = workdir / self.report_file
         if not file.exists():
             return False
-        # Another measurement is not this one; evaluate.py will say so.
+        # Another evaluation is not this one; evaluate.py will say so.
         report = read_json(file)
         attacks = tuple((report["paper"] or {"attacks": ()})["attacks"])
-        examples = self.measurement.examples
-        return attacks == self.measurement.attacks and examples in (None, report["num_examples"])
+        examples = self.setup.examples
+        return attacks == self.setup.attacks and examples in (None, report["num_examples"])
 
     def settled(self, workdir: Path) -> Self:
         """Measure a network once if its best epoch is the last one."""
@@ -154,7 +158,7 @@ class Analysis(Job):
         attack: on the images.
     """
 
-    program = "analyse.py"
+    program = "analyse"
     trainings: tuple[Training, ...]
     names: tuple[str, ...]
     classes: tuple[str, ...] | str | None
@@ -220,11 +224,10 @@ def plan_table(table: Table, scale: Scale, seeds: int) -> list[PlannedRow]:
 def plan_evaluation(row: Row, scale: Scale, seed: int) -> Evaluation:
     """Say how the network of a row is measured."""
     training = plan_training(row.network, scale, seed)
-    measurement = scale.measurement(row.kind, training.recipe)
-    return Evaluation(training, row.kind, measurement, row.checkpoint)
+    return Evaluation(training, row.kind, scale.setup(row.kind, training.recipe), row.checkpoint)
 
 
-def plan_training(network: Network, scale: Scale, seed: int) -> Training:
+def plan_training(network: NetworkSpec, scale: Scale, seed: int) -> Training:
     """Say how a network is trained; the same network has the same name, whoever asks for it."""
     recipe = scale.recipe_of(network)
     base = flat_config(recipe, scale.settings)
@@ -246,9 +249,7 @@ def plan_figure(figure: Figure, scale: Scale) -> Analysis:
         names.setdefault(plan_training(network, scale, 0), name)
     # The paper's classes are those of CIFAR-10.
     classes = figure.classes if scale.recipe is None or figure.classes == "all" else None
-    return Analysis(
-        tuple(names), tuple(names.values()), classes, scale.measurements["paper"].examples, scale.place("pgd20")
-    )
+    return Analysis(tuple(names), tuple(names.values()), classes, scale.setups["paper"].examples, scale.place("pgd20"))
 
 
 def jobs_of(rows: Iterable[PlannedRow]) -> list[Job]:

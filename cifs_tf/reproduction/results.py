@@ -101,7 +101,7 @@ def build_figure(figure: Figure, analysis: Analysis, scale: Scale, workdir: Path
 def about(table: Table, scale: Scale) -> str:
     """What the reader of a table must know of its scale and of its attacks."""
     kinds = dict.fromkeys(row.kind for row in table.rows)
-    return " ".join(filter(None, [scale.about, *(scale.measurements[kind].about for kind in kinds)]))
+    return " ".join(filter(None, [scale.about, *(scale.setups[kind].about for kind in kinds)]))
 
 
 def interval_sentence(seeds: int) -> str:

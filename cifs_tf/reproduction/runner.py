@@ -1,10 +1,9 @@
-"""Carrying out a plan: what is done is left alone, what was interrupted goes on."""
+"""Carry out a plan: what is done is left alone, what was interrupted continues."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,9 +14,6 @@ from rich.console import Console
 
 from cifs_tf.errors import UserError
 from cifs_tf.reproduction.plan import Job
-
-ROOT = Path(__file__).resolve().parents[2]
-TRAINING = ROOT / "training"
 
 
 def run_jobs(jobs: Sequence[Job], workdir: Path, data_dir: str | None, in_one_process: bool, console: Console) -> None:
@@ -40,17 +36,15 @@ def run_jobs(jobs: Sequence[Job], workdir: Path, data_dir: str | None, in_one_pr
             continue
         console.rule(f"{number} of {len(jobs)}")
         console.print(job.command(workdir, data_dir), soft_wrap=True, markup=False, highlight=False)
-        # The programs run in the project's folder, whose recipes their options name.
-        places = workdir.absolute(), None if data_dir is None else os.path.abspath(data_dir)
-        code = (_call if in_one_process else _start)(job, *places)
+        code = (_call if in_one_process else _start)(job, workdir.absolute(), data_dir)
         if not job.is_done(workdir):
-            advice = f"it ended with code {code}, see what it wrote above; the same command goes on from there"
+            advice = f"it ended with code {code}, see what it wrote above; the same command continues from there"
             raise UserError("--workdir", workdir / job.folder, advice)
 
 
 def _start(job: Job, workdir: Path, data_dir: str | None) -> int:
     """Run a program in a process of its own, which is told to end when this one is."""
-    process = subprocess.Popen([sys.executable, str(TRAINING / job.program), *job.argv(workdir, data_dir)], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-m", "cifs_tf", job.program, *job.argv(workdir, data_dir)])
     try:
         return process.wait()
     except BaseException:  # Ctrl-C, SIGTERM: the program saves what it did
@@ -61,8 +55,8 @@ def _start(job: Job, workdir: Path, data_dir: str | None) -> int:
 
 def _call(job: Job, workdir: Path, data_dir: str | None) -> int:
     """Run a program in this process."""
-    module: Any = importlib.import_module(f"cifs_tf.programs.{Path(job.program).stem}")
-    with _logged(workdir / job.folder), contextlib.chdir(ROOT):
+    module: Any = importlib.import_module(f"cifs_tf.programs.{job.program}")
+    with _logged(workdir / job.folder):
         return module.main(job.argv(workdir, data_dir)) or 0
 
 

@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any
 
-from cifs_tf.reproduction.catalogue import Network
+from cifs_tf.reproduction.catalogue import NetworkSpec
 from cifs_tf.runs.recipes import RECIPES, parse_config
 
 # A run closes with a look that costs nothing; what a table needs is measured by commands of its own.
@@ -21,7 +21,7 @@ FINAL_LOGITS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Measurement:
+class EvaluationSetup:
     """How one kind of evaluation is carried out.
 
     Args:
@@ -39,13 +39,13 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """What becomes of the paper's networks and measurements.
+    """What becomes of the paper's networks and evaluations.
 
     Args:
         name: `"full"`, `"small"` or `"smoke"`.
         about: one sentence for the reader of a table.
         settings: of every run, on top of its recipe.
-        measurements: by kind, `"paper"` and `"autoattack"`.
+        setups: of evaluations, by kind, `"paper"` and `"autoattack"`.
         recipe: for every network, in place of the row's own; None keeps that.
         methods: what a recipe of the paper changes in `recipe`, by name: its training method.
         keeps: which changes of a network survive; None for all of them.
@@ -56,38 +56,33 @@ class Scale:
     name: str
     about: str
     settings: dict[str, Any]
-    measurements: dict[str, Measurement]
+    setups: dict[str, EvaluationSetup]
     recipe: str | None = None
     methods: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     keeps: tuple[str, ...] | None = None
     renamed: dict[str, str] = dataclasses.field(default_factory=dict)
     in_one_process: bool = False
 
-    def recipe_of(self, network: Network) -> str:
+    def recipe_of(self, network: NetworkSpec) -> str:
         """Name of the recipe of a network."""
         return self.recipe or network.recipe
 
-    def changes_of(self, network: Network) -> dict[str, Any]:
+    def changes_of(self, network: NetworkSpec) -> dict[str, Any]:
         """What a network changes in its recipe."""
         small = network.small_changes if self.recipe else {}
         changes = {**self.methods.get(network.recipe, {}), **network.changes, **small}
         return {name: value for name, value in changes.items() if self.keeps is None or name in self.keeps}
 
-    def measurement(self, kind: str, recipe: str) -> Measurement:
-        """How a network of a recipe is measured."""
-        measurement = self.measurements[kind]
-        if kind == "paper" and not measurement.attacks:
-            return dataclasses.replace(measurement, attacks=tuple(flat_config(recipe)["attacks"]))
-        return measurement
+    def setup(self, kind: str, recipe: str) -> EvaluationSetup:
+        """Return how a network of a recipe is evaluated."""
+        setup = self.setups[kind]
+        if kind == "paper" and not setup.attacks:
+            return dataclasses.replace(setup, attacks=tuple(flat_config(recipe)["attacks"]))
+        return setup
 
     def place(self, place: str) -> str:
         """Where a column is read, with the attacks that are really made."""
         return ":".join(self.renamed.get(part, part) for part in place.split(":"))
-
-
-def recipe_argument(recipe: str) -> str:
-    """The option that names a recipe, as a person types it in the project's folder."""
-    return f"--recipe=training/recipes/{recipe}.yaml"
 
 
 def flat_config(recipe: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -128,16 +123,16 @@ SCALES = {
         name="full",
         about="The paper's setting.",
         settings=QUICK_LOOK,
-        measurements={"paper": Measurement("paper", None), "autoattack": Measurement("paper_aa", None)},
+        setups={"paper": EvaluationSetup("paper", None), "autoattack": EvaluationSetup("paper_aa", None)},
     ),
     "small": Scale(
         name="small",
         about="Fashion-MNIST, 10,000 training images, ResNet-10 of width 16, 10 epochs: another dataset, network and "
         "budget than the paper's, so that the differences to it say little; those between the rows are the result.",
         settings={"epochs": 10, "lr_milestones": [6, 8], **QUICK_LOOK},
-        measurements={
-            "paper": Measurement("paper", 200, ATTACKS),
-            "autoattack": Measurement("apgd", 1000, about=FINAL_LOGITS),
+        setups={
+            "paper": EvaluationSetup("paper", 200, ATTACKS),
+            "autoattack": EvaluationSetup("apgd", 1000, about=FINAL_LOGITS),
         },
         recipe="fashion_mnist_small",
         methods={
@@ -154,9 +149,9 @@ SCALES = {
             **{"width": 4, "train_examples": 16, "test_examples": 10, "val_examples": 8, "num_steps": 2},
             **{"epochs": 1, "lr_milestones": [1], "batch_size": 8, **QUICK_LOOK},
         },
-        measurements={
-            "paper": Measurement("paper", 3, ("fgsm", "pgd2", "cw2")),
-            "autoattack": Measurement("apgd", 3, about=FINAL_LOGITS),
+        setups={
+            "paper": EvaluationSetup("paper", 3, ("fgsm", "pgd2", "cw2")),
+            "autoattack": EvaluationSetup("apgd", 3, about=FINAL_LOGITS),
         },
         recipe="digits",
         keeps=("defense",),

@@ -38,9 +38,9 @@ def test_the_papers_own_epochs_and_evaluations_take_as_long_as_it_says():
     config = {**dict(evaluation.training.config), "epochs": "1", "val_examples": "0"}
     training = dataclasses.replace(evaluation.training, config=tuple(config.items()))
     assert seconds(training, PAPER_GPU) == pytest.approx(172)
-    measurement = dataclasses.replace(evaluation.measurement, attacks=("pgd20",))
+    setup = dataclasses.replace(evaluation.setup, attacks=("pgd20",))
     # Of the nine beta_atk, the paper's 56 s are one.
-    assert seconds(dataclasses.replace(evaluation, measurement=measurement), PAPER_GPU) == pytest.approx(9 * 56)
+    assert seconds(dataclasses.replace(evaluation, setup=setup), PAPER_GPU) == pytest.approx(9 * 56)
     assert json.loads(config["epochs"]) == 1
 
 

@@ -72,14 +72,14 @@ def test_every_command_is_one_that_its_program_takes(number, scale):
     for job in jobs_of(plan(number, scale)):
         options = job.argv(WORKDIR, "data")
         if isinstance(job, Training):
-            config = parse_config("run.py", "", [text.replace("training/recipes", str(RECIPES)) for text in options])
+            config = parse_config("run.py", "", options)
             assert config.data.data_dir == "data"
             assert {name: value for name, value in config.flat().items() if name not in PLACES} == {
                 name: job[name] for name in config.flat() if name not in PLACES
             }
         else:
             evaluation = parse_options(EvaluateOptions, "evaluate.py", options, "")
-            assert (evaluation.checkpoint, evaluation.suite) == (job.checkpoint, job.measurement.suite)
+            assert (evaluation.checkpoint, evaluation.suite) == (job.checkpoint, job.setup.suite)
 
 
 def test_only_the_very_same_run_and_measurement_count_as_done(tmp_path):
@@ -114,7 +114,8 @@ def test_commands_survive_the_shell():
     job = jobs_of(plan("1", "small"))[0]
     words = shlex.split(job.command(WORKDIR))
     assert words[:2] == ["python", "training/run.py"]
-    assert words[2:] == job.argv(WORKDIR)
+    assert words[2] == f"--recipe=training/recipes/{job.recipe}.yaml"
+    assert [f"--recipe={RECIPES / job.recipe}.yaml", *words[3:]] == job.argv(WORKDIR)
 
 
 def test_full_scale_has_the_papers_hyper_parameters():
