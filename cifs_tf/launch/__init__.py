@@ -1,1 +1,1 @@
-"""Training by several processes: on this machine, by hand on several, on Kubernetes, on Slurm. No TensorFlow here."""
+"""Training by several processes: what starts them on this machine, or one of them by hand or on a cluster."""

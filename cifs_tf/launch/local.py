@@ -23,7 +23,7 @@ from typing import IO, Any, NoReturn
 
 from cifs_tf.command_line import EXIT_USER_ERROR, names_of, run_program
 from cifs_tf.errors import UserError
-from cifs_tf.launch.options import check_least, check_program, parse_command
+from cifs_tf.launch.options import check_program, parse_command
 from cifs_tf.launch.worker import environment_of
 
 LOOPBACK = "127.0.0.1"
@@ -56,7 +56,9 @@ class LocalOptions:
     grace_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        check_least(self, {"workers": 1, "max_restarts": 0, "port": 0, "grace_seconds": 0})
+        for name, least in (("workers", 1), ("max_restarts", 0), ("port", 0), ("grace_seconds", 0)):
+            if getattr(self, name) < least:
+                raise UserError(name, getattr(self, name), f"give a number of {least} or more")
         if self.port > 2**16 - self.workers:
             raise UserError("port", self.port, f"give a number up to {2**16 - self.workers}, or 0 for free ports")
 
@@ -90,11 +92,6 @@ class Team:
         program: and its arguments.
         environments: one for each worker.
         events: is told the end of each.
-
-    Example:
-        >>> team = Team(["training/run.py"], [environment_of(hosts, index) for index in (0, 1)], queue.SimpleQueue())
-        >>> team.end(signal.SIGTERM)
-        >>> team.finish()
     """
 
     def __init__(self, program: Sequence[str], environments: Sequence[dict[str, str]], events: queue.SimpleQueue[Any]):

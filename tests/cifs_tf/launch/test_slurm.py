@@ -1,4 +1,4 @@
-"""slurm.py: scripts that bash takes, run here with an srun and an scontrol of our own."""
+"""training/launch/slurm/train.sbatch: run here with an srun and an scontrol of our own."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import json
 import os
 import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from cifs_tf.errors import UserError
-from cifs_tf.launch import slurm
+from cifs_tf.runs.preemption import PREEMPTED_CODE, START_AGAIN
 
-PROGRAM = ["training/run.py", "--dataset=digits"]
-# Runs its command once for each node, or ends with a code at once.
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "training" / "launch" / "slurm" / "train.sbatch"
+# Writes its options down, and runs its command once for each node, or ends with a code at once.
 SRUN = """#!/bin/bash
 [ -z "${SRUN_ENDS:-}" ] || exit "$SRUN_ENDS"
-while [[ $1 == --* ]]; do shift; done
+while [[ $1 == --* ]]; do echo "$1" >> options; shift; done
 for index in 0 1; do SLURM_PROCID=$index "$@" || exit; done
 """
 SCONTROL = """#!/bin/bash
@@ -29,29 +31,19 @@ esac
 
 
 @pytest.fixture
-def make(capsys):
-    def run(*options, program=PROGRAM):
-        slurm.main([*options, "--", *program])
-        return capsys.readouterr().out
-
-    return run
-
-
-@pytest.fixture
-def submit(make, tmp_path):
-    """Run a script as Slurm would, on two nodes: exit code, output, and whether the job went back to the queue."""
+def submit(tmp_path):
+    """Run the script as Slurm would, on two nodes: exit code, output, and whether the job went back to the queue."""
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
+    (tmp_path / "training").symlink_to(ROOT / "training")
 
-    def run(source, *arguments, options=(), **variables):
+    def run(source, *arguments, **variables):
         (tmp_path / "a program.py").write_text(source)
-        script = make(*options, program=["a program.py", *arguments])
         path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-        slurms = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ID": "12345"}
+        slurms = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ID": "12345", "PYTHON": sys.executable}
         process = subprocess.run(
-            ["bash", "-s"],
-            input=script,
+            ["bash", SCRIPT, "a program.py", *arguments],
             env={**os.environ, "PATH": path, **slurms, **variables},
             cwd=tmp_path,
             capture_output=True,
@@ -64,57 +56,46 @@ def submit(make, tmp_path):
     return run
 
 
-def directives(script):
-    return dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", script, re.MULTILINE))
-
-
-def test_bash_takes_it(make):
-    script = make("--gpus=1", "--cpus=8", "--time=1-12", "--partition=a,b", program=["it's.py", "$(x)", "`", '"'])
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    assert script.startswith("#!/bin/bash\n#SBATCH ")
-
-
-def test_directives(make):
-    assert directives(make()) == {
+def test_directives():
+    """All before the first command, where sbatch stops to read."""
+    script = SCRIPT.read_text()
+    assert script.startswith("#!/bin/bash\n")
+    assert script.rindex("#SBATCH --") < script.index("set -euo pipefail")
+    directives = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", script, re.MULTILINE))
+    assert directives == {
         "job-name": "cifs",
-        "nodes": "2",
+        "nodes": "4",
         "ntasks-per-node": "1",
+        "gpus-per-node": "1",
+        "cpus-per-task": "8",
+        "time": "24:00:00",
         "signal": "TERM@120",
         "requeue": "",
         "open-mode": "append",
         "output": "cifs-%j.log",
     }
-    options = ["--name=svhn", "--workers=4", "--gpus=2", "--cpus=8", "--time=24:00:00", "--partition=gpu"]
-    script = make(*options, "--grace_seconds=300", "--log=logs/%j.txt")
-    assert directives(script) == {
-        "job-name": "svhn",
-        "nodes": "4",
-        "ntasks-per-node": "1",
-        "gpus-per-node": "2",
-        "cpus-per-task": "8",
-        "time": "24:00:00",
-        "partition": "gpu",
-        "signal": "TERM@300",
-        "requeue": "",
-        "open-mode": "append",
-        "output": "logs/%j.txt",
-    }
-    assert re.search(r"^srun .*--cpus-per-task=8\b", script, re.MULTILINE)
 
 
 def test_each_task_gets_its_place_and_every_argument(submit):
     arguments = ["--name", 'it\'s "quoted"', "$HOME `id` *", "", "back\\slash", "two\nlines", "--", "{x}"]
-    names = "CIFS_PREEMPTED_CODE", "TF_CONFIG"
+    names = PREEMPTED_CODE, "TF_CONFIG"
     source = f"import json, os, sys; print(json.dumps([sys.argv[1:], *map(os.environ.get, {names})]))"
     code, out, requeued = submit(source, *arguments)
     assert (code, requeued) == (0, False)
     seen = [json.loads(line) for line in out.splitlines()]
     assert [each for each, _, _ in seen] == [arguments] * 2
     # Or the job would be done when its time is over.
-    assert [code for _, code, _ in seen] == ["75"] * 2
+    assert [code for _, code, _ in seen] == [str(START_AGAIN)] * 2
     for index, (_, _, config) in enumerate(seen):
         workers = ["node1:22345", "node2:22345"]
         assert json.loads(config) == {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+
+
+@pytest.mark.parametrize("cores", [{}, {"SLURM_CPUS_PER_TASK": "8"}])
+def test_each_task_gets_its_cores(cores, submit, tmp_path):
+    assert submit("", **cores)[0] == 0
+    options = (tmp_path / "options").read_text().split()
+    assert options == ["--label", "--kill-on-bad-exit=1", "--wait=0", *["--cpus-per-task=8"] * len(cores)]
 
 
 @pytest.mark.parametrize(
@@ -127,45 +108,14 @@ def test_the_job_goes_back_to_the_queue(code, restarts, requeued, submit):
     assert submit("", **ends) == (int(code), "", requeued)
 
 
+def test_the_number_of_restarts_may_be_given(submit):
+    assert submit("", SRUN_ENDS="137", SLURM_RESTART_COUNT="2", MAX_RESTARTS="2") == (137, "", False)
+
+
 def test_a_job_that_was_never_requeued_may_be(submit):
     """Slurm sets the number of restarts from the first one on."""
     assert submit("", SRUN_ENDS="75") == (75, "", True)
 
 
-def test_a_file_is_written(tmp_path, capsys):
-    slurm.main(["--output", str(tmp_path / "job.sh"), "--", *PROGRAM])
-    assert capsys.readouterr().out == ""
-    assert (tmp_path / "job.sh").read_text().startswith("#!/bin/bash\n")
-
-
-@pytest.mark.parametrize("time", ["30", "30:00", "24:00:00", "2-0", "2-12:30", "2-12:30:00", "UNLIMITED"])
-def test_times_of_slurm(time, make):
-    assert directives(make(f"--time={time}"))["time"] == time
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--time=1h"], "time: received 1h; give minutes, "),
-        (["--time=1:2:3:4"], "time: received 1:2:3:4"),
-        (["--time="], "time: received nothing"),
-        (["--workers=0"], "workers: received 0"),
-        (["--gpus=-1"], "gpus: received -1"),
-        (["--cpus=0"], "cpus: received 0"),
-        (["--name=a b"], "name: received a b"),
-        (["--name=a\n#SBATCH --exclusive"], "name: received a\n#SBATCH"),
-        (["--partition=a,,b"], "partition: received a,,b"),
-        (["--log=a b"], "log: received a b"),
-        (["--max_restarts=-1"], "max_restarts: received -1"),
-        (["--grace_seconds=0"], "grace_seconds: received 0"),
-        (["--output=absent/job.sh"], "output: received absent/job.sh; it cannot be written"),
-    ],
-)
-def test_bad_input_is_refused(options, message):
-    with pytest.raises(UserError, match=message):
-        slurm.main([*options, "--", *PROGRAM])
-
-
-def test_a_program_is_needed():
-    with pytest.raises(UserError, match=r"program: received nothing; give one after --, as in slurm\.py"):
-        slurm.main(["--workers=2"])
+def test_a_wrong_command_ends_with_the_code_of_one(submit):
+    assert submit("raise SystemExit(2)") == (2, "", False)
