@@ -54,7 +54,7 @@ def render(root: Path) -> dict[Path, str]:
     """Make the pages from the results.
 
     Args:
-        root: folder of README.md and docs/.
+        root: folder of docs/.
 
     Returns:
         the whole text of each page, by file.
@@ -99,7 +99,7 @@ def fill(text: str, part: str, content: str, page: Path) -> str:
         UserError: if the page does not have the comments once.
 
     Example:
-        >>> fill("<!-- measured: a -->old<!-- end: a -->", "a", "new", Path("README.md"))
+        >>> fill("<!-- measured: a -->old<!-- end: a -->", "a", "new", Path("page.md"))
         '<!-- measured: a -->\\nnew\\n<!-- end: a -->'
     """
     begin, end = f"<!-- measured: {part} -->", f"<!-- end: {part} -->"
@@ -130,7 +130,7 @@ def _word(value: Any) -> str:
 
 
 def step_part(result: dict[str, Any]) -> str:
-    """README's part on training steps and evaluations."""
+    """The part of docs/speed.md on training steps and evaluations."""
     options = result["options"]
     text = (
         f"`step` alternates CIFS and vanilla in one process ({tables.network_text(options)}, batches of "
@@ -142,7 +142,7 @@ def step_part(result: dict[str, Any]) -> str:
 
 
 def attack_part(result: dict[str, Any]) -> str:
-    """README's part on AutoAttack."""
+    """The part of docs/speed.md on AutoAttack."""
     threads = result["options"]["threads"]
     bound = "" if threads is None else f"with {threads} thread{'s' if threads > 1 else ''} "
     text = (
@@ -154,7 +154,7 @@ def attack_part(result: dict[str, Any]) -> str:
 
 
 def serve_part(result: dict[str, Any]) -> str:
-    """README's part on the server."""
+    """The part of docs/speed.md on the server."""
     options = result["options"]
     milliseconds = tables.median_of(result["rounds"]["direct"], "p50_ms")
     model = f"{tables.network_text(options)}, with CIFS; {milliseconds:.0f} ms an image"
@@ -214,19 +214,11 @@ def resources_part(result: dict[str, Any]) -> str:
     return "\n\n".join([command_line(result), tables.resources_text(result), attacks, tables.resources_table(result)])
 
 
-def ours_part(result: dict[str, Any]) -> str:
-    """What was measured of a table of the paper, at another scale than the paper's."""
-    return _reproduced(result, ["ours"])
-
-
 def beside_paper_part(result: dict[str, Any]) -> str:
-    """The same beside the paper's numbers."""
-    return _reproduced(result, ["ours", "paper", "difference"])
-
-
-def _reproduced(result: dict[str, Any], lines: Sequence[str]) -> str:
+    """What was measured of a table of the paper, beside the paper's numbers."""
     text = f"{result['about']} In {result['unit']}; in brackets {result['interval']} ({result['link']}):"
-    return "\n\n".join([f"```\n{result['command']}\n```", tables.paragraph(text), markdown_table(result, lines)])
+    table = markdown_table(result, ["ours", "paper", "difference"])
+    return "\n\n".join([f"```\n{result['command']}\n```", tables.paragraph(text), table])
 
 
 def figure_part(result: dict[str, Any]) -> str:
@@ -261,11 +253,9 @@ def _of_projection(render_part: Render) -> Render:
 
 
 PAGES: dict[str, dict[str, tuple[str, Render]]] = {
-    "README.md": {
-        "table1": ("reproduce_table1_small", ours_part),
+    "docs/speed.md": {
         "step": ("benchmark_step", step_part),
         "step_bfloat16": ("benchmark_step_bfloat16", step_part),
-        "standing": ("benchmark_attack", tables.standing_table),
         "attack": ("benchmark_attack", attack_part),
         "serve": ("benchmark_serve", serve_part),
     },
