@@ -2,128 +2,169 @@
 
 from __future__ import annotations
 
+import collections
+import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from cifs_tf.config import DataConfig
+from cifs_tf.data.decoding import decode_image
+from cifs_tf.data.layout import ImageFile, LeftOut, find_layout, is_image_by_content
 from cifs_tf.data.memory import check_memory, resize
+from cifs_tf.data.source import Source
 from cifs_tf.data.split import Split
 from cifs_tf.errors import UserError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif"}
-TEST_FOLDERS = ("test", "val", "validation")
 TEST_SHARE = 0.2
 CHANNELS = 3
+READ_AS_ARE = "JPEG, PNG, WebP, GIF and BMP are"
+# Of a PNG file of 16 bits a channel whose values fill 12: the greatest.
+TWELVE_BITS = 4095
+
+_decode = tf.function(lambda encoded: decode_image(encoded, CHANNELS), input_signature=[tf.TensorSpec([], tf.string)])
 
 
-def load_folder(path: str, config: DataConfig) -> tuple[Split, Split, tuple[str, ...], tuple[str, ...]]:
-    """Load PATH/train/CLASS/*.png and PATH/test/CLASS/*.png, or PATH/CLASS/*.png.
+def load_folder(path: str, config: DataConfig) -> Source:
+    """Load PATH/train/CLASS/*, PATH/validation/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*.
 
-    `val` or `validation` may stand for `test`; without either, a fixed fifth of the images is the test split. Grey
-    images become RGB.
+    Files are taken for images by their content, in the folder of a class and in those below it. `training`, `valid`,
+    `val` and `testing` name splits too, in upper or lower case; a validation folder without a test folder beside it is
+    the test split. Without either, about a fifth of each class is, chosen by the names of the files. Grey images become
+    RGB, and photographs are turned upright as EXIF says.
 
     Args:
         path: the folder.
         config: `image_size` and `on_corrupt` are read.
 
     Returns:
-        (train, test, class names, skipped files), the class names in alphabetical order.
+        what lies there.
 
     Raises:
         UserError: if there are no images, if they differ in size and no size is given, if a file is no image (unless
-            such files are skipped), or if the two splits have different classes.
+            such files are skipped), if a class has no training image, or if the splits have different classes.
     """
     root = Path(os.path.expanduser(path))
     if not root.is_dir():
         raise UserError("--dataset", config.dataset, "there is no such folder; give one with a sub-folder per class")
-    if not _is_split(root / "train"):
-        class_names = _class_names(root, config)
-        images, skipped = _load(root, class_names, config)
-        test, train = images.divide_by_share(TEST_SHARE)
-        return train, test, class_names, skipped
-    test_root = next((root / name for name in TEST_FOLDERS if _is_split(root / name)), None)
-    class_names = _class_names(root / "train", config)
-    train, skipped = _load(root / "train", class_names, config)
-    if test_root is None:
-        test, train = train.divide_by_share(TEST_SHARE)
-        return train, test, class_names, skipped
-    test_names = _class_names(test_root, config)
-    if test_names != class_names:
-        different = ", ".join(sorted(set(class_names) ^ set(test_names)))
-        counts = f"train has {len(class_names)} classes and {test_root.name} has {len(test_names)}"
-        advice = f"{counts}, they differ in {different}; give both the same sub-folders"
-        raise UserError("--dataset", config.dataset, advice)
-    test, skipped_too = _load(test_root, class_names, config)
-    return train, test, class_names, skipped + skipped_too
-
-
-def _class_names(root: Path, config: DataConfig) -> tuple[str, ...]:
-    folders = sorted(_folders(root))
-    if not folders:
-        raise UserError("--dataset", config.dataset, f"{root} has no sub-folders with images; make one for each class")
-    for folder in folders:
-        if not _files(folder):
-            advice = f"{folder} has no images ({', '.join(sorted(SUFFIXES))}); fill it or remove it"
-            raise UserError("--dataset", config.dataset, advice)
-    return tuple(folder.name for folder in folders)
-
-
-def _folders(root: Path) -> list[Path]:
-    return [child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")]
-
-
-def _is_split(folder: Path) -> bool:
-    """A split holds class folders; a class that happens to be called train holds images."""
-    return folder.is_dir() and bool(_folders(folder))
-
-
-def _files(folder: Path) -> list[Path]:
-    files = (file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-    return sorted(file for file in files if not file.name.startswith("."))
-
-
-def _load(root: Path, class_names: tuple[str, ...], config: DataConfig) -> tuple[Split, tuple[str, ...]]:
-    """Load a split, and name the files that were skipped."""
-    files = [(file, label) for label, name in enumerate(class_names) for file in _files(root / name)]
-    side = config.image_size
-    shape = (side, side, CHANNELS) if side is not None else None
-    images: np.ndarray | None = None
-    labels: list[int] = []
-    skipped: list[str] = []
-    for file, label in files:
-        image = _decode(file)
-        if image is None:
-            if config.on_corrupt == "refuse":
-                advice = f"the file {file} cannot be read as an image; remove it, or give --on_corrupt skip"
+    layout = find_layout(root, config.dataset)
+    reader = _Reader(config, root, layout.class_names)
+    num_files = sum(len(files) for files in layout.splits.values())
+    splits = {name: reader.read(files, num_files) for name, files in layout.splits.items()}
+    train = splits["train"]
+    if "test" not in splits:
+        for label, count in enumerate(np.bincount(train.labels, minlength=len(layout.class_names))):
+            if count < 2:
+                advice = (
+                    f"the class {layout.class_names[label]} has one image; give two, one to train on and one to test"
+                )
                 raise UserError("--dataset", config.dataset, advice)
-            skipped.append(str(file))
-            continue
-        if side is not None:
-            image = resize(image, side)
-        shape = shape or tuple(image.shape)
-        if tuple(image.shape) != shape:
-            advice = f"{file} is {image.shape[1]}x{image.shape[0]} and others are not; give the side to resize them to"
-            raise UserError("--image_size", None, advice)
+        splits["test"], train = train.divide_by_share(TEST_SHARE, "test")
+    return Source(
+        train=train,
+        validation=splits.get("validation"),
+        test=splits["test"],
+        class_names=layout.class_names,
+        left_out=(*layout.left_out, *reader.left_out),
+        notes=tuple(reader.notes()),
+    )
+
+
+class _Reader:
+    """Read image files into memory, and remember what was odd about them."""
+
+    def __init__(self, config: DataConfig, root: Path, class_names: Sequence[str]):
+        self.config, self.root, self.class_names = config, root, class_names
+        side = config.image_size
+        self.shape = None if side is None else (side, side, CHANNELS)
+        self.left_out: list[LeftOut] = []
+        self.odd: collections.Counter[str] = collections.Counter()
+
+    def read(self, files: Sequence[ImageFile], num_all: int) -> Split:
+        """Read one split; `num_all` images share the memory."""
+        config = self.config
+        images: np.ndarray | None = None
+        kept: list[ImageFile] = []
+        for file in files:
+            image = self._decode(file.path)
+            if image is None:
+                continue
+            if config.image_size is not None:
+                image = resize(image, config.image_size)
+            self.shape = self.shape or tuple(image.shape)
+            if tuple(image.shape) != self.shape:
+                size = f"{image.shape[1]}x{image.shape[0]}"
+                advice = f"{file.path} is {size} and others are not; give the side to resize them to"
+                raise UserError("--image_size", None, advice)
+            if images is None:
+                check_memory(config.dataset, num_all, self.shape)
+                images = np.empty((len(files), *self.shape), np.uint8)
+            images[len(kept)] = image.numpy()
+            kept.append(file)
         if images is None:
-            check_memory(config.dataset, len(files), shape)
-            images = np.empty((len(files), *shape), np.uint8)
-        images[len(labels)] = image.numpy()
-        labels.append(label)
-    if images is None:
-        raise UserError("--dataset", config.dataset, f"no file in {root} can be read as an image; give another")
-    missing = [name for label, name in enumerate(class_names) if label not in set(labels)]
-    if missing:
-        advice = f"no image of the class {missing[0]} under {root} can be read; fill its folder or remove it"
-        raise UserError("--dataset", config.dataset, advice)
-    return Split(images[: len(labels)], np.array(labels, np.int32)), tuple(skipped)
+            raise UserError("--dataset", config.dataset, f"no file in {self.root} can be read as an image")
+        labels = np.array([file.label for file in kept], np.int32)
+        counts = np.bincount(labels, minlength=len(self.class_names))
+        if not counts.all():
+            missing = self.class_names[int(np.argmin(counts))]
+            folder = next(file.path for file in files if self.class_names[file.label] == missing).parent
+            advice = f"no image of the class {missing} in {folder} can be read; fill its folder or remove it"
+            raise UserError("--dataset", config.dataset, advice)
+        return Split(images[: len(labels)], labels, tuple(file.name for file in kept))
+
+    def notes(self) -> list[str]:
+        """Return a sentence for each oddity, with the number of files."""
+        return [f"{count:,} {'file' if count == 1 else 'files'}: {oddity}" for oddity, count in self.odd.items()]
+
+    def _decode(self, file: Path) -> tf.Tensor | None:
+        """Decode an image file; return None if it cannot be decoded and such files are skipped."""
+        try:
+            content = self._look_at(file.read_bytes())
+            return _decode(content)
+        except (tf.errors.InvalidArgumentError, OSError) as error:
+            reason = f"it cannot be decoded, {READ_AS_ARE}" if not _readable(file) else "it is damaged or cut short"
+            if self.config.on_corrupt == "refuse":
+                advice = f"the file {file} cannot be read as an image ({reason}); remove it, or give --on_corrupt skip"
+                raise UserError("--dataset", self.config.dataset, advice) from error
+            self.left_out.append(LeftOut(str(file.relative_to(self.root)), reason, is_unreadable=True))
+            return None
+
+    def _look_at(self, content: bytes) -> bytes:
+        """Count what a person should know of a file; return it as TensorFlow reads it rightly."""
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                if image.format == "BMP" and image.mode in ("1", "P", "L"):
+                    return _as_png(image)
+                if oddity := _oddity(image):
+                    self.odd[oddity] += 1
+        except Exception:  # Pillow raises many kinds; whether the file can be read is for TensorFlow to say
+            return content
+        return content
 
 
-def _decode(file: Path) -> tf.Tensor | None:
-    """Decode an image file; None if it is none."""
+def _oddity(image: Image.Image) -> str | None:
+    """Say what is lost of an image when it is decoded to 8 bits of red, green and blue."""
+    if image.mode.startswith("I") and np.asarray(image).max() <= TWELVE_BITS:
+        return "16 bits a channel, of which 12 or fewer are used: the image is nearly black"
+    if getattr(image, "n_frames", 1) > 1:
+        return "animated: the first frame is used"
+    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        return "transparent: the colours below the transparency are used"
+    return None
+
+
+def _as_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _readable(file: Path) -> bool:
     try:
-        return tf.io.decode_image(file.read_bytes(), channels=CHANNELS, expand_animations=False)
-    except (tf.errors.InvalidArgumentError, OSError):
-        return None
+        return is_image_by_content(file)
+    except OSError:
+        return True

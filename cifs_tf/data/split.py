@@ -8,10 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.data.augmentation import AUGMENTATIONS
+from cifs_tf.data.checks import check_labels
+from cifs_tf.data.partition import choose_count, choose_share
 from cifs_tf.errors import UserError
 
 # Seed of choices that belong to a dataset, not to a run: which images a subset or a validation split takes.
 SPLIT_SEED = 0
+IMAGES_NDIM = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,18 +23,36 @@ class Split:
 
     Args:
         images: uint8 (examples, height, width, channels).
-        labels: int32 (examples,).
+        labels: integers from 0 (examples,); one-hot rows and (examples, 1) are taken for what they say.
+        names: of image files, below their class folder: what choices of examples depend on, so that another file more
+            or less moves no other. Default None: they depend on the position, for a set that does not change.
+
+    Raises:
+        UserError: for images that are not uint8, labels that are none, or another number of them.
     """
 
     images: np.ndarray
     labels: np.ndarray
+    names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        images = np.asarray(self.images)
+        if images.dtype != np.uint8 or images.ndim != IMAGES_NDIM:
+            received = f"{images.dtype} of shape {images.shape}"
+            advice = "give uint8 pixels (examples, height, width, channels); floats in [0, 1] times 255, rounded"
+            raise UserError("images", received, advice)
+        labels = check_labels(self.labels)
+        if len(labels) != len(images):
+            raise UserError("labels", f"{len(labels)} labels", f"give one for each of the {len(images)} images")
+        object.__setattr__(self, "labels", labels)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> Split:
         """Return the split of these examples."""
-        return Split(self.images[indices], self.labels[indices])
+        names = None if self.names is None else tuple(np.array(self.names, object)[indices])
+        return Split(self.images[indices], self.labels[indices], names)
 
     def subset(self, num_examples: int | None, argument: str) -> Split:
         """Return the first examples of a fixed shuffle, or the whole split.
@@ -47,6 +68,9 @@ class Split:
             return self
         if num_examples > len(self):
             raise UserError(argument, num_examples, f"give at most {len(self)}, the images there are")
+        if self.names is not None:
+            chosen = choose_count(self.names, self.labels, num_examples, "subset", keep_one=False)
+            return self.take(np.flatnonzero(chosen))
         return self.take(np.sort(_fixed_shuffle(len(self))[:num_examples]))
 
     def class_balanced(self, num_examples: int, argument: str) -> Split:
@@ -72,12 +96,21 @@ class Split:
         return self.take(np.sort(order[np.argsort(turns[order], kind="stable")][:num_examples]))
 
     def divide(self, num_first: int) -> tuple[Split, Split]:
-        """Divide by a fixed shuffle into a split of `num_first` examples and the rest."""
+        """Divide into `num_first` examples and the rest: by a fixed shuffle, or, where named, by class and name."""
+        if self.names is not None:
+            return self._parted(choose_count(self.names, self.labels, num_first, "validation", keep_one=True))
         order = _fixed_shuffle(len(self))
         return self.take(np.sort(order[:num_first])), self.take(np.sort(order[num_first:]))
 
-    def divide_by_share(self, share: float) -> tuple[Split, Split]:
-        """Divide each class by a fixed shuffle: this share of its examples, one at least, and the rest."""
+    def divide_by_share(self, share: float, purpose: str) -> tuple[Split, Split]:
+        """Divide each class: this share of its examples, one at least, and the rest; by a fixed shuffle, or by name.
+
+        Args:
+            share: above 0 and below 1.
+            purpose: what the first part is for; divisions of named examples for different purposes are independent.
+        """
+        if self.names is not None:
+            return self._parted(choose_share(self.names, self.labels, share, purpose))
         order = _fixed_shuffle(len(self))
         first = [
             members[: max(1, round(share * len(members)))]
@@ -85,6 +118,9 @@ class Split:
         ]
         chosen = np.sort(np.concatenate(first))
         return self.take(chosen), self.take(np.setdiff1d(np.arange(len(self)), chosen))
+
+    def _parted(self, chosen: np.ndarray) -> tuple[Split, Split]:
+        return self.take(np.flatnonzero(chosen)), self.take(np.flatnonzero(~chosen))
 
     def training_batches(
         self, batch_size: int, *, seed: int, start_step: int = 0, augmentation: str = "none"

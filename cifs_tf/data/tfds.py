@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data.memory import check_memory, resize
+from cifs_tf.data.source import Source
 from cifs_tf.data.split import Split
 from cifs_tf.errors import UserError
 
@@ -23,7 +24,7 @@ READ_BATCH = 1000
 DOWNLOAD_RETRIES = 3
 
 
-def load_tfds(name: str, config: DataConfig) -> tuple[Split, Split, tuple[str, ...]]:
+def load_tfds(name: str, config: DataConfig) -> Source:
     """Load a TFDS image classification set: its train split, and its test (or validation) split.
 
     A set that has only a train split gives a fixed fifth of it as test split.
@@ -33,7 +34,7 @@ def load_tfds(name: str, config: DataConfig) -> tuple[Split, Split, tuple[str, .
         config: `data_dir` and `image_size` are read.
 
     Returns:
-        (train, test, class names).
+        its images.
 
     Raises:
         UserError: if the set is unknown, cannot be downloaded, or is no image classification set.
@@ -81,9 +82,9 @@ def load_tfds(name: str, config: DataConfig) -> tuple[Split, Split, tuple[str, .
         raise UserError("--dataset", config.dataset, f"it has no train split, only {', '.join(builder.info.splits)}")
     train = load("train")
     if available:
-        return train, load(available[0]), names
-    test, train = train.divide_by_share(TEST_SHARE)
-    return train, test, names
+        return Source(train, None, load(available[0]), names)
+    test, train = train.divide_by_share(TEST_SHARE, "test")
+    return Source(train, None, test, names)
 
 
 def _find(name: str, config: DataConfig):

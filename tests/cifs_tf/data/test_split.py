@@ -118,7 +118,7 @@ def test_divide(size, data):
 def test_divide_by_share_divides_every_class():
     """A fifth of 10, 5 and 2 examples: 2, 1 and, at least, 1."""
     labels = np.repeat([0, 1, 2], [10, 5, 2]).astype(np.int32)
-    first, rest = Split(np.arange(17, dtype=np.uint8)[:, None, None, None], labels).divide_by_share(0.2)
+    first, rest = Split(np.arange(17, dtype=np.uint8)[:, None, None, None], labels).divide_by_share(0.2, "test")
     assert list(np.bincount(first.labels)) == [2, 1, 1]
     assert list(np.bincount(rest.labels)) == [8, 4, 1]
     assert set(first.images.ravel()) | set(rest.images.ravel()) == set(range(17))

@@ -1,0 +1,143 @@
+"""Which images a run was trained on: their names, splits and pixels, so that other images are not taken for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cifs_tf.data.source import Source
+from cifs_tf.data.split import Split
+
+SCHEMA = 1
+HASH_BYTES = 8
+NAMED_AT_MOST = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """The images of a dataset, all of them, whatever part a run uses.
+
+    Args:
+        class_names: in the order of the labels.
+        splits: by the source's split (`train`, `validation`, `test`) the images: by name, `CLASS/NAME`, the hash of
+            their pixels; of a set whose images have no names, `""` and the hash of all pixels and labels.
+        counts: number of images by split.
+    """
+
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Mapping[str, str]]
+    counts: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON file has it."""
+        return {"schema": SCHEMA, **dataclasses.asdict(self), "class_names": list(self.class_names)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Identity:
+        """Read what `to_json` returned.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        try:
+            if value["schema"] != SCHEMA:
+                raise ValueError(f"schema {value['schema']}")
+            splits = {
+                str(split): {str(k): str(v) for k, v in images.items()} for split, images in value["splits"].items()
+            }
+            counts = {str(split): int(count) for split, count in value["counts"].items()}
+            return cls(tuple(map(str, value["class_names"])), splits, counts)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"no record of images: {error}") from error
+
+
+def identify(source: Source) -> tuple[Identity, dict[str, int]]:
+    """Take down the images of a source, and count those that are there more than once; a second for 300 MB of pixels.
+
+    Returns:
+        the identity, and `train_and_test` and `two_labels`: how many images are, pixel by pixel, both trained and
+        tested on, and how many have two labels.
+    """
+    splits = {"train": source.train, "validation": source.validation, "test": source.test}
+    present = {name: split for name, split in splits.items() if split is not None}
+    digests = {name: _digests(split.images) for name, split in present.items()}
+    identity = Identity(
+        class_names=source.class_names,
+        splits={name: _record(split, digests[name], source.class_names) for name, split in present.items()},
+        counts={name: len(split) for name, split in present.items()},
+    )
+    labels_of: dict[bytes, set[int]] = {}
+    for name, split in present.items():
+        for digest, label in zip(digests[name], split.labels.tolist(), strict=True):
+            labels_of.setdefault(digest, set()).add(label)
+    return identity, {
+        "train_and_test": len(set(digests["train"]) & set(digests["test"])),
+        "two_labels": sum(len(labels) > 1 for labels in labels_of.values()),
+    }
+
+
+def differences(recorded: Identity, found: Identity) -> list[str]:
+    """Say in what two sets of images differ.
+
+    Args:
+        recorded: the images as they were.
+        found: as they are.
+
+    Returns:
+        a phrase for each difference; none if they are the same.
+    """
+    said = [
+        *_listed("class", "gone", [name for name in recorded.class_names if name not in found.class_names], "classes"),
+        *_listed("class", "new", [name for name in found.class_names if name not in recorded.class_names], "classes"),
+    ]
+    if not said and recorded.class_names != found.class_names:
+        said.append("the classes are in another order")
+    if said:  # every file of a renamed class would be named
+        return said
+    before, after = _by_name(recorded), _by_name(found)
+    if "" in before or "" in after:
+        changed = [s for s in {**recorded.splits, **found.splits} if recorded.splits.get(s) != found.splits.get(s)]
+        counts = [(split, recorded.counts.get(split, 0), found.counts.get(split, 0)) for split in changed]
+        return [f"the {split} split has other images ({then:,} then, {now:,} now)" for split, then, now in counts]
+    both = [name for name in before if name in after]
+    moved = [name for name in both if before[name].keys() != after[name].keys()]
+    repainted = [name for name in both if name not in moved and before[name] != after[name]]
+    return [
+        *_listed("file", "added", [name for name in after if name not in before]),
+        *_listed("file", "gone", [name for name in before if name not in after]),
+        *_listed("file", "of other pixels", repainted),
+        *_listed("file", "in another split", moved),
+    ]
+
+
+def _record(split: Split, digests: Sequence[bytes], class_names: Sequence[str]) -> dict[str, str]:
+    if split.names is None:
+        whole = hashlib.blake2b(b"".join(digests) + split.labels.astype("<i4").tobytes(), digest_size=HASH_BYTES)
+        return {"": whole.hexdigest()}
+    named = zip(split.names, split.labels, digests, strict=True)
+    return {f"{class_names[label]}/{name}": digest.hex() for name, label, digest in named}
+
+
+def _digests(images: np.ndarray) -> list[bytes]:
+    return [hashlib.blake2b(image.tobytes(), digest_size=HASH_BYTES).digest() for image in images]
+
+
+def _by_name(identity: Identity) -> dict[str, dict[str, str]]:
+    """Return the hashes by name and split: a name may stand in several splits."""
+    found: dict[str, dict[str, str]] = {}
+    for split, images in identity.splits.items():
+        for name, digest in images.items():
+            found.setdefault(name, {})[split] = digest
+    return found
+
+
+def _listed(noun: str, what: str, names: Iterable[str], plural: str | None = None) -> list[str]:
+    names = list(names)
+    if not names:
+        return []
+    shown = ", ".join(names[:NAMED_AT_MOST]) + (", ..." if len(names) > NAMED_AT_MOST else "")
+    return [f"{len(names):,} {noun if len(names) == 1 else plural or noun + 's'} {what}: {shown}"]

@@ -1,0 +1,178 @@
+"""Which files of a folder are images, of which class and of which split."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+from cifs_tf.errors import UserError
+
+# Names of folders, in lower case, for each split.
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val"),
+    "test": ("test", "testing"),
+}
+# What begins the content of a file that the decoder reads.
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
+RIFF, WEBP = b"RIFF", b"WEBP"
+# Suffixes by which people call images; a file of such a name that cannot be read is refused, not passed over.
+IMAGE_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("avif", "bmp", "dib", "gif", "heic", "heif", "ico", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpg", "jxl"),
+        *("pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp"),
+    )
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """A file that is not used, and why.
+
+    Args:
+        file: below the dataset's folder.
+        reason: as a sentence goes on after "left out:".
+        is_unreadable: whether it is an image file that could not be decoded.
+    """
+
+    file: str
+    reason: str
+    is_unreadable: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFile:
+    """A file to read.
+
+    Args:
+        path: of the file.
+        label: of its class.
+        name: below its class folder, with / between folders; what its split depends on.
+    """
+
+    path: Path
+    label: int
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The files of a folder.
+
+    Args:
+        class_names: in alphabetical order, that of the labels.
+        splits: files by split: `train`, and `validation` and `test` where there are folders for them.
+        left_out: files that are no images, or lie where no class is.
+    """
+
+    class_names: tuple[str, ...]
+    splits: dict[str, tuple[ImageFile, ...]]
+    left_out: tuple[LeftOut, ...]
+
+
+def find_layout(root: Path, dataset: str) -> Layout:
+    """Find the images of ROOT/SPLIT/CLASS/... or of ROOT/CLASS/....
+
+    Args:
+        root: the folder.
+        dataset: as given on the command line, for errors.
+
+    Returns:
+        the files; a validation folder without a test folder beside it stands for the test split.
+
+    Raises:
+        UserError: if there are no classes, a class has no image, or the splits have different classes.
+    """
+    found = _split_folders(root, dataset)
+    if "train" not in found:
+        class_names, files, left_out = _read_split(root, root, dataset)
+        return Layout(class_names, {"train": files}, tuple(left_out))
+    if "test" not in found and "validation" in found:
+        found["test"] = found.pop("validation")
+    others = [child for child in sorted(root.iterdir()) if child not in found.values()]
+    left_out = [LeftOut(str(child.relative_to(root)), "it lies beside the splits") for child in others]
+    splits: dict[str, tuple[ImageFile, ...]] = {}
+    names: tuple[str, ...] = ()
+    for split, folder in found.items():
+        split_names, splits[split], more = _read_split(folder, root, dataset)
+        left_out += more
+        names = names or split_names
+        if split_names != names:
+            different = ", ".join(sorted(set(names) ^ set(split_names)))
+            counts = f"{found['train'].name} has {len(names)} classes and {folder.name} has {len(split_names)}"
+            advice = f"{counts}, they differ in {different}; give both the same sub-folders"
+            raise UserError("--dataset", dataset, advice)
+    return Layout(names, splits, tuple(left_out))
+
+
+def is_image_by_content(file: Path) -> bool:
+    """Return whether a file begins as those do that the decoder reads."""
+    with file.open("rb") as opened:
+        start = opened.read(16)
+    return start.startswith(SIGNATURES) or (start.startswith(RIFF) and start[8:12] == WEBP)
+
+
+def _split_folders(root: Path, dataset: str) -> dict[str, Path]:
+    """Return the folders that hold splits, the training split first; a class may be called train, but holds images."""
+    found: dict[str, Path] = {}
+    for split, names in SPLITS.items():
+        folders = [child for child in _folders(root) if child.name.lower() in names and _folders(child)]
+        if len(folders) > 1:
+            both = " and ".join(sorted(folder.name for folder in folders))
+            raise UserError("--dataset", dataset, f"{both} both stand for the {split} split; leave one")
+        if folders:
+            found[split] = folders[0]
+    return found
+
+
+def _read_split(folder: Path, root: Path, dataset: str) -> tuple[tuple[str, ...], tuple[ImageFile, ...], list[LeftOut]]:
+    classes = sorted(_folders(folder))
+    if not classes:
+        raise UserError("--dataset", dataset, f"{folder} has no sub-folders with images; make one for each class")
+    files: list[ImageFile] = []
+    beside = [child for child in sorted(folder.iterdir()) if child not in classes]
+    left_out = [LeftOut(str(child.relative_to(root)), "it lies in no class folder") for child in beside]
+    for label, class_folder in enumerate(classes):
+        images, others = _read_class(class_folder, label, root)
+        if not images:
+            reason = f": {others[0].file} is left out, {others[0].reason}" if others else ""
+            raise UserError("--dataset", dataset, f"{class_folder} has no images; fill it or remove it{reason}")
+        files += images
+        left_out += others
+    return tuple(child.name for child in classes), tuple(files), left_out
+
+
+def _read_class(folder: Path, label: int, root: Path) -> tuple[list[ImageFile], list[LeftOut]]:
+    """Find the images of a class in its folder and all folders below."""
+    files: list[ImageFile] = []
+    left_out: list[LeftOut] = []
+    for parent, folders, names in os.walk(folder):
+        here = Path(parent)
+        for name in sorted(folders):
+            kind = "a hidden folder" if name.startswith(".") else "a link to a folder"
+            if name.startswith(".") or (here / name).is_symlink():
+                left_out.append(LeftOut(str((here / name).relative_to(root)), kind))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            file = here / name
+            if reason := _reason_against(file):
+                left_out.append(LeftOut(str(file.relative_to(root)), reason))
+            else:
+                files.append(ImageFile(file, label, file.relative_to(folder).as_posix()))
+    return files, left_out
+
+
+def _reason_against(file: Path) -> str | None:
+    if file.name.startswith("."):
+        return "a hidden file"
+    if not file.is_file():
+        return "no regular file"
+    # A file that is called an image is read, and refused if that fails.
+    is_image = file.suffix.lower() in IMAGE_SUFFIXES or is_image_by_content(file)
+    return None if is_image else "its content is no image"
+
+
+def _folders(root: Path) -> list[Path]:
+    return [child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")]

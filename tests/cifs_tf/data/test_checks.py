@@ -1,0 +1,86 @@
+"""Labels and pixels of every form that people have."""
+
+import numpy as np
+import pytest
+
+from cifs_tf.data import Split
+from cifs_tf.data.checks import check_float_pixels, check_labels
+from cifs_tf.errors import UserError
+
+LABELS = np.array([0, 2, 1, 2])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        LABELS,
+        LABELS.tolist(),
+        LABELS.astype(np.uint8),
+        LABELS.astype(np.int64),
+        LABELS.astype(np.float32),
+        LABELS[:, None],
+        np.eye(3)[LABELS],
+        np.eye(3, dtype=bool)[LABELS],
+        np.eye(3, dtype=np.float32)[LABELS],
+    ],
+)
+def test_labels_that_say_the_same(labels):
+    found = check_labels(labels, 3)
+    assert found.dtype == np.int32
+    assert found.tolist() == [0, 2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (LABELS + 1, "labels from 1 to 3; labels are 0 to 2"),
+        (LABELS - 1, "labels from -1 to 1"),
+        (LABELS + 0.7, "0.7; labels are whole numbers"),
+        ([0.0, np.nan], "nan; labels are whole numbers"),
+        (np.eye(4)[LABELS], "one-hot rows have 3 columns"),
+        (np.eye(3)[LABELS] * 0.9, "not one-hot"),
+        (np.ones((4, 3)), "not one-hot"),
+        (np.zeros((4, 2, 2)), "give integers"),
+        (["cat", "dog"], "give integers"),
+        (3, "give integers"),
+    ],
+)
+def test_other_labels_are_refused_in_a_sentence(labels, expected):
+    with pytest.raises(UserError, match=rf"^labels: received .*{expected}"):
+        check_labels(labels, 3)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "advice"),
+    [
+        (0, 255, "uint8", "divide by 255"),
+        (0, 255, "float32", "divide by 255"),
+        (0, 16, "float64", "divide by 255"),
+        (-1, 1, "float32", "add 1 and divide by 2"),
+        (-2.1, 2.6, "float32", "normalise inside the network"),
+        (0, 1 / 255, "float32", "divided twice"),
+    ],
+)
+def test_pixels_of_another_range_are_refused(low, high, dtype, advice):
+    with pytest.raises(UserError, match=advice):
+        check_float_pixels(low, high, dtype)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.2, 0.7), (0, 0), (-1e-7, 1 + 1e-7), (np.nan, np.nan)])
+def test_pixels_in_range_pass(low, high):
+    check_float_pixels(low, high, "float32")
+    check_float_pixels(low, high, "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "expected"),
+    [
+        (np.zeros((2, 4, 4, 3), np.float32), [0, 1], "images: received float32"),
+        (np.zeros((2, 4, 4), np.uint8), [0, 1], r"images: received uint8 of shape \(2, 4, 4\)"),
+        (np.zeros((2, 4, 4, 3), np.uint8), [0, 1, 1], "labels: received 3 labels; give one for each of the 2"),
+        (np.zeros((2, 4, 4, 3), np.uint8), [0.5, 1], "labels: received 0.5"),
+    ],
+)
+def test_a_split_is_made_of_what_it_says(images, labels, expected):
+    with pytest.raises(UserError, match=expected):
+        Split(images, labels)

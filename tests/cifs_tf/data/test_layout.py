@@ -1,0 +1,195 @@
+"""Layouts of folders that people have: each file is used as what it is, or named with the reason."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifs_tf.config import DataConfig
+from cifs_tf.data import load_dataset
+from cifs_tf.errors import UserError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 3), np.uint8)
+
+
+def make(root, layout, **options):
+    """Write image files: how many of each pattern."""
+    images = iter(PIXELS)
+    for pattern, count in layout.items():
+        for index in range(count):
+            path = root / pattern.format(index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(next(images)).save(path, **options)
+    return root
+
+
+def load(root, **options):
+    return load_dataset(DataConfig(dataset=f"folder:{root}", **options))
+
+
+def counts(dataset):
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    return {name: np.bincount(split.labels, minlength=dataset.num_classes).tolist() for name, split in splits.items()}
+
+
+def total(dataset):
+    return sum(map(sum, counts(dataset).values()))
+
+
+@pytest.mark.parametrize("suffix", ["webp", "WEBP", "jfif", "JPG", "gif", "bmp", "png"])
+def test_what_the_decoder_reads_is_used(tmp_path, suffix):
+    make(tmp_path, {"a/{}.png": 12, "b/{}.png": 3})
+    for index in range(9):
+        kind = {"jpg": "JPEG", "jfif": "JPEG"}.get(suffix.lower(), suffix.upper())
+        Image.fromarray(PIXELS[100 + index]).save(tmp_path / "b" / f"other{index}.{suffix}", kind)
+    assert total(load(tmp_path)) == 24
+
+
+def test_a_file_is_taken_by_its_content(tmp_path):
+    """PNG files without a suffix and with a wrong one are used, a text is left out and named."""
+    make(tmp_path, {"a/{}.png": 6, "b/{}.png": 6})
+    for name in ("plain", "wrong.jpg", "odd.dat"):
+        buffer = io.BytesIO()
+        Image.fromarray(PIXELS[200]).save(buffer, "PNG")
+        (tmp_path / "a" / name).write_bytes(buffer.getvalue())
+    (tmp_path / "a" / "notes.txt").write_text("seen on Monday")
+    (tmp_path / "a" / ".hidden.png").write_bytes(b"")
+    (tmp_path / "readme.md").write_text("of no class")
+    dataset = load(tmp_path)
+    assert total(dataset) == 15
+    assert {left.file: left.reason for left in dataset.left_out} == {
+        "readme.md": "it lies in no class folder",
+        "a/notes.txt": "its content is no image",
+        "a/.hidden.png": "a hidden file",
+    }
+
+
+@pytest.mark.parametrize("kind", ["tiff", "ppm", "avif", "jp2"])
+def test_images_that_are_not_read_are_refused_by_name(tmp_path, kind):
+    make(tmp_path, {"a/{}.png": 6, "b/{}.png": 6})
+    Image.fromarray(PIXELS[0]).save(tmp_path / "b" / f"scan.{kind}")
+    with pytest.raises(UserError, match=rf"scan\.{kind} cannot be read.*JPEG, PNG, WebP, GIF and BMP"):
+        load(tmp_path)
+    dataset = load(tmp_path, on_corrupt="skip")
+    assert (total(dataset), dataset.unreadable) == (12, (f"b/scan.{kind}",))
+
+
+def test_folders_below_a_class_belong_to_it(tmp_path):
+    dataset = load(make(tmp_path, {"a/{}.png": 20, "b/{}.png": 10, "b/deeper/{}.png": 10, "b/deeper/still/{}.png": 4}))
+    assert total(dataset) == 44
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("Training", "Testing"), ("Train", "Test"), ("TRAIN", "VALID"), ("train", "val")]
+)
+def test_names_of_splits(tmp_path, train, test):
+    dataset = load(make(tmp_path, {f"{s}/{c}/{{}}.png": n for s, n in ((train, 20), (test, 10)) for c in "ab"}))
+    assert counts(dataset)["test"] == [10, 10]
+    assert total(dataset) == 60
+
+
+@pytest.mark.parametrize("validation", ["val", "valid", "validation"])
+def test_three_splits_are_what_they_are_called(tmp_path, validation):
+    sizes = {"train": 20, validation: 10, "test": 6}
+    root = make(tmp_path, {f"{split}/{name}/{{}}.png": size for split, size in sizes.items() for name in "ab"})
+    assert counts(load(root)) == {"train": [20, 20], "validation": [10, 10], "test": [6, 6]}
+    assert counts(load(root, val_examples=4)) == {"train": [20, 20], "validation": [2, 2], "test": [6, 6]}
+    with pytest.raises(UserError, match="--val_examples: received 21; give at most 20"):
+        load(root, val_examples=21)
+
+
+def test_what_lies_beside_the_splits_is_said(tmp_path):
+    make(tmp_path, {f"{split}/{name}/{{}}.png": 4 for split in ("train", "test") for name in "ab"})
+    make(tmp_path, {"extra/a/{}.png": 1})
+    assert [(left.file, left.reason) for left in load(tmp_path).left_out] == [("extra", "it lies beside the splits")]
+
+
+def test_two_folders_for_one_split_are_refused(tmp_path):
+    make(tmp_path, {f"{split}/{name}/{{}}.png": 4 for split in ("train", "val", "valid") for name in "ab"})
+    with pytest.raises(UserError, match="val and valid both stand for the validation split"):
+        load(tmp_path)
+
+
+def test_a_class_with_one_image_is_refused(tmp_path):
+    make(tmp_path, {"a/{}.png": 20, "rare/{}.png": 1})
+    with pytest.raises(UserError, match="the class rare has one image"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("val_examples", [None, 0, 8])
+def test_a_class_with_two_images_is_trained_on(tmp_path, val_examples):
+    found = counts(load(make(tmp_path, {"a/{}.png": 20, "b/{}.png": 20, "rare/{}.png": 2}), val_examples=val_examples))
+    assert (found["train"][2], found["test"][2]) == (1, 1)
+
+
+def test_every_split_has_the_rare_class(tmp_path):
+    found = counts(load(make(tmp_path, {"ok/{}.png": 250, "defect/{}.png": 10}), val_examples=25))
+    assert min(part[0] for part in found.values()) >= 1
+    assert sum(found["validation"]) == 25
+
+
+def test_a_part_of_the_training_images_has_every_class(tmp_path):
+    root = make(tmp_path, {"ok/{}.png": 250, "defect/{}.png": 10})
+    assert counts(load(root, train_examples=6))["train"][0] == 1
+    with pytest.raises(UserError, match=r"--train_examples: received 1; .* has no training image"):
+        load(root, train_examples=1)
+
+
+def test_a_palette_bmp_has_its_colours(tmp_path):
+    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        (tmp_path / name).mkdir()
+        for index in range(10):
+            picture = Image.new("P", (8, 8), index % 2)
+            picture.putpalette([*colour, 255, 255, 255, *([0] * 762)])
+            picture.save(tmp_path / name / f"{index}.bmp")
+    pixels = {tuple(image[0, 0].tolist()) for image in load(tmp_path).train.images}
+    assert pixels == {(255, 0, 0), (0, 0, 255), (255, 255, 255)}
+
+
+def test_a_photograph_is_turned_upright(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for index in range(6):
+            picture = Image.fromarray(PIXELS[index][:, :4])
+            exif = picture.getexif()
+            exif[274] = 6
+            picture.save(tmp_path / name / f"{index}.jpg", exif=exif)
+    assert load(tmp_path).image_shape == (4, 8, 3)
+
+
+def test_transparency_and_twelve_bits_are_said(tmp_path):
+    make(tmp_path, {"a/{}.png": 6, "b/{}.png": 6})
+    Image.fromarray(np.dstack([PIXELS[0], np.full((8, 8), 100, np.uint8)])).save(tmp_path / "a" / "ghost.png")
+    Image.fromarray(np.dstack([PIXELS[0], np.full((8, 8), 255, np.uint8)])).save(tmp_path / "a" / "opaque.png")
+    Image.fromarray(PIXELS[0][..., 0].astype(np.uint16) * 16).save(tmp_path / "a" / "xray.png")
+    frames = [Image.fromarray(image) for image in PIXELS[:2]]
+    frames[0].save(tmp_path / "a" / "moving.gif", save_all=True, append_images=frames[1:])
+    notes = load(tmp_path).notes
+    assert len(notes) == 3
+    for word in ("transparent", "16 bits", "animated"):
+        assert sum(note.startswith("1 file:") and word in note for note in notes) == 1
+
+
+def test_another_file_moves_no_file(tmp_path):
+    """Each of 20 files in turn comes and goes: all others stay in their splits."""
+    make(tmp_path, {"a/{}.png": 60, "b/{}.png": 60})
+    where = split_of(load(tmp_path))
+    for index in range(20):
+        extra = tmp_path / "a" / f"extra{index}.png"
+        Image.fromarray(PIXELS[-1 - index]).save(extra)
+        now = split_of(load(tmp_path))
+        assert {name: split for name, split in now.items() if name in where} == where
+        extra.unlink()
+        (tmp_path / "b" / f"{index}.png").unlink()
+        del where["b", f"{index}.png"]
+        assert split_of(load(tmp_path)) == where
+
+
+def split_of(dataset):
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    return {
+        (dataset.class_names[label], file): name
+        for name, split in splits.items()
+        for file, label in zip(split.names, split.labels, strict=True)
+    }
