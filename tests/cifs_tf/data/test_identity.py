@@ -71,7 +71,7 @@ def test_a_record_survives_its_file():
 
 @pytest.mark.parametrize("damage", [{}, [], {"schema": 2}, {"schema": 1, "class_names": 3}])
 def test_what_is_no_record_is_refused(damage):
-    with pytest.raises(ValueError, match="schema|record"):
+    with pytest.raises(ValueError, match=r"schema|record"):
         Identity.from_json(damage)
 
 
