@@ -156,8 +156,6 @@ def check_input(victim: Victim, split: Split, tasks: Sequence[Task], shard: str 
     """
     if len(split) == 0:
         raise UserError("split", "no images", "give at least one")
-    if split.images.dtype != np.uint8:
-        raise UserError("split", split.images.dtype, "give pixels as uint8, 0 to 255")
     surrogates = [task.surrogate for task in tasks if isinstance(task, Crafted) and task.surrogate]
     for argument, network in [("model", victim), *(("surrogate", surrogate) for surrogate in surrogates)]:
         if tuple(split.images.shape[1:]) != tuple(network.image_shape):

@@ -207,7 +207,7 @@ def test_input_that_does_not_fit(split, make_victim):
         evaluate(make_victim(num_classes=1), Split(split.images, split.labels), [Natural()])
     with pytest.raises(UserError, match="epsilon: received None"):
         evaluate(make_victim(), split, "quick")
-    with pytest.raises(UserError, match="split: received float32; give pixels as uint8"):
+    with pytest.raises(UserError, match="images: received float32"):
         evaluate(make_victim(), Split(split.images / np.float32(255), split.labels), [Natural()])
     with pytest.raises(UserError, match=r"suite: received .*different names"):
         evaluate(make_victim(), split, [Natural(), Natural()])
