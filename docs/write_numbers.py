@@ -3,29 +3,59 @@
     python docs/write_numbers.py             the pages below, between their <!-- measured: --> comments
     python docs/write_numbers.py --check     change nothing; exit with 1 and name each file that is stale
 
-The numbers lie in docs/results. A part whose file is not there is left empty.
+The numbers lie in docs/results, the words around them in docs/templates. A part whose file is not there is left empty.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import jinja2
 
 from cifs_tf.benchmarks import tables
 from cifs_tf.command_line import parse_options
 from cifs_tf.errors import UserError
 from cifs_tf.programs.benchmark import COMMANDS
-from cifs_tf.reproduction.render import markdown_table
+from cifs_tf.reproduction import overhead
+from cifs_tf.reproduction.render import figure_table, result_table
 from cifs_tf.reproduction.results import attack_title
 from cifs_tf.runs.recipes import run_program
 from cifs_tf.runs.workdir import read_json
+from cifs_tf.templates import template_environment
 
 ROOT = Path(__file__).resolve().parents[1]
-Render = Callable[[dict[str, Any]], str]
+WIDTH = 120
+JOINT = "\0"  # stands for a space at which no line ends
+# By page and part, the file of docs/results and the template.
+PAGES = {
+    "docs/speed.md": {
+        "step": ("benchmark_step", "step"),
+        "step_bfloat16": ("benchmark_step_bfloat16", "step"),
+        "attack": ("benchmark_attack", "attack"),
+        "serve": ("benchmark_serve", "serve"),
+    },
+    "docs/results.md": {
+        "table1": ("reproduce_table1_small", "table"),
+        "tableB.1": ("reproduce_tableB.1_small", "table"),
+        "survivors": ("benchmark_attack", "survivors"),
+    },
+    "docs/analysis.md": {
+        "figure1": ("reproduce_figure1_small", "figure"),
+        "figure3": ("reproduce_figure3_small", "figure"),
+    },
+    "docs/scaling.md": {
+        "scale": ("benchmark_scale", "scale"),
+        "precision": ("benchmark_precision", "precision"),
+        "resources": ("benchmark_resources", "resources"),
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +72,7 @@ class PagesOptions:
 def main(argv: Sequence[str], root: Path = ROOT) -> int:
     """Write the pages under `root`, or check them; return 1 if a check finds a stale one."""
     options = parse_options(PagesOptions, "write_numbers.py", argv, __doc__ or "")
-    stale = {page: text for page, text in render(root).items() if text != page.read_text()}
+    stale = {page: text for page, text in render_pages(root).items() if text != page.read_text()}
     for page, text in stale.items():
         if not options.check:
             page.write_text(text)
@@ -50,14 +80,8 @@ def main(argv: Sequence[str], root: Path = ROOT) -> int:
     return int(options.check and bool(stale))
 
 
-def render(root: Path) -> dict[Path, str]:
-    """Make the pages from the results.
-
-    Args:
-        root: folder of docs/.
-
-    Returns:
-        the whole text of each page, by file.
+def render_pages(root: Path) -> dict[Path, str]:
+    """Return the whole text of each page under `root`, made from the results there.
 
     Raises:
         UserError: if a page lacks the comments of a part, or a result is damaged.
@@ -66,24 +90,20 @@ def render(root: Path) -> dict[Path, str]:
     for name, parts in PAGES.items():
         page = root / name
         text = page.read_text()
-        for part, (result, render_part) in parts.items():
+        for part, (result, template) in parts.items():
             file = root / "docs" / "results" / f"{result}.json"
-            text = fill(text, part, render_part(read_result(file, page)) if file.exists() else "", page)
+            link = f"[all numbers]({os.path.relpath(file, page.parent)})"
+            text = fill(text, part, render(template, read_result(file), link) if file.exists() else "", page)
         pages[page] = text
     return pages
 
 
-def read_result(file: Path, page: Path) -> dict[str, Any]:
-    """Read what was measured, with a link to it from a page under `link`.
-
-    Raises:
-        UserError: if it is damaged.
-    """
+def read_result(file: Path) -> dict[str, Any]:
+    """Read what was measured, or raise `UserError` if it is damaged."""
     try:
-        result = read_json(file)
+        return read_json(file)
     except ValueError as error:
         raise UserError("result", file, f"it is damaged ({error}), measure it again") from error
-    return {**result, "link": f"[all numbers]({os.path.relpath(file, page.parent)})"}
 
 
 def fill(text: str, part: str, content: str, page: Path) -> str:
@@ -110,175 +130,61 @@ def fill(text: str, part: str, content: str, page: Path) -> str:
     return filled
 
 
+def render(template: str, result: dict[str, Any], link: str) -> str:
+    """Return the Markdown of a part, from the result that it shows and a link to it."""
+    command = f"```\n{result['command'] if template in ('table', 'figure') else command_line(result)}\n```"
+    return _environment().get_template(f"{template}.md.j2").render(result=result, command=command, link=link)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = template_environment(ROOT / "docs" / "templates")
+    environment.filters |= {"paragraph": paragraph, "machine": machine_name, "network": network_name}
+    environment.filters["attack"] = attack_title
+    environment.globals |= {"tables": tables, "result_table": result_table, "figure_table": figure_table}
+    environment.globals |= {"paper": overhead.PAPER, "paper_images": overhead.IMAGES}
+    return environment
+
+
 def command_line(result: dict[str, Any]) -> str:
-    """The command that made a result: its options that are not the default."""
-    options_class, _ = COMMANDS[result["command"]]
+    """Return the command that made a result, with the options that are not the default."""
     words = ["python training/benchmark.py", result["command"]]
-    for field in dataclasses.fields(options_class):
+    for field in dataclasses.fields(COMMANDS[result["command"]]):
         value = result["options"].get(field.name, field.default)
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         # Of a file, a result keeps the name alone.
         if field.name not in ("json", "recording") and value != default:
-            words.append(f"--{field.name} {_word(value)}")
-    return f"```\n{' '.join(words)}\n```"
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words.append(f"--{field.name} {'null' if value is None else text}")
+    return " ".join(words)
 
 
-def _word(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{','.join(map(_word, value))}]"
-    return "null" if value is None else str(value)
+def paragraph(text: str) -> str:
+    """Wrap a paragraph, never inside a word or the text of a link.
+
+    Example:
+        >>> paragraph("word " * 23 + "[all numbers](x.json)").splitlines()[1]
+        '[all numbers](x.json)'
+    """
+    joined = re.sub(r"\[[^]]*\]\(", lambda link: link[0].replace(" ", JOINT), " ".join(text.split()))
+    return textwrap.fill(joined, WIDTH, break_long_words=False, break_on_hyphens=False).replace(JOINT, " ")
 
 
-def step_part(result: dict[str, Any]) -> str:
-    """The part of docs/speed.md on training steps and evaluations."""
-    options = result["options"]
-    text = (
-        f"`step` alternates CIFS and vanilla in one process ({tables.network_text(options)}, batches of "
-        f"{options['batch_size']}, {options.get('precision', 'float32')}). On {tables.machine_text(result['machine'])} "
-        f"({result['link']}):"
-    )
-    parts = [command_line(result), tables.paragraph(text), tables.step_table(result)]
-    return "\n\n".join([*parts, tables.alone_text(result), tables.step_costs(result)])
+def machine_name(machine: dict[str, Any]) -> str:
+    """Name a machine, such as "2 cores of an AMD EPYC without AVX512"."""
+    flags = set(machine.get("flags", ()))
+    abilities = "with AVX512" if "avx512f" in flags else "without AVX512"
+    if {"avx512_bf16", "amx_bf16"} & flags:
+        abilities += " and with bfloat16"
+    gpus = sum("GPU" in device for device in machine.get("devices", ()))
+    joined = f" and {gpus} GPU{'s' if gpus > 1 else ''}" if gpus else ""
+    return f"{machine['cores']} cores of an {machine['processor']} {abilities}{joined}"
 
 
-def attack_part(result: dict[str, Any]) -> str:
-    """The part of docs/speed.md on AutoAttack."""
-    threads = result["options"]["threads"]
-    bound = "" if threads is None else f"with {threads} thread{'s' if threads > 1 else ''} "
-    text = (
-        f"`attack` runs AutoAttack's attacks, {bound}on {tables.machine_text(result['machine'])}, each alone on the "
-        f"images that the official ones were recorded on ({result['link']}). The official seconds were recorded on "
-        "another machine."
-    )
-    return "\n\n".join([command_line(result), tables.paragraph(text), tables.attack_table(result)])
-
-
-def serve_part(result: dict[str, Any]) -> str:
-    """The part of docs/speed.md on the server."""
-    options = result["options"]
-    milliseconds = tables.median_of(result["rounds"]["direct"], "p50_ms")
-    model = f"{tables.network_text(options)}, with CIFS; {milliseconds:.0f} ms an image"
-    text = (
-        f"`serve` asks the local server with {options['clients']} clients on {tables.machine_text(result['machine'])}, "
-        f"and calls the same SavedModel ({model}) in a loop, in turns ({result['link']}):"
-    )
-    return "\n\n".join([command_line(result), tables.paragraph(text), tables.serve_table(result)])
-
-
-def replicas_part(result: dict[str, Any]) -> str:
-    """What sharing a step costs on the machine that measured."""
-    text = f"On {tables.machine_text(result['machine'])}. {tables.replicas_text(result)}"
-    parts = [command_line(result), tables.paragraph(text), tables.replicas_table(result)]
-    return "\n\n".join([*parts, tables.reduced_text(result["workload"])])
-
-
-def comparison_part(result: dict[str, Any]) -> str:
-    """The projection's check against the paper."""
-    projection = result["projection"]
-    return f"{tables.comparison_table(projection)}\n\n{tables.comparison_text(projection)}"
-
-
-def scaling_part(result: dict[str, Any]) -> str:
-    """The projection for the paper's GPU."""
-    projection, (device, network) = result["projection"], tables.MAIN_CASE
-    names = projection["devices"][device]["name"], projection["networks"][network]["name"]
-    return "\n\n".join(
-        [
-            f"{names[0]}, {projection['assumptions']['gpus_per_node']} in a node, {names[1]} between nodes.",
-            tables.reduced_text(projection["workload"]),
-            "**Strong scaling**: all GPUs share one batch.",
-            tables.scaling_table(projection, "strong"),
-            "**Weak scaling**: every GPU has as many images as one had.",
-            tables.scaling_table(projection, "weak"),
-        ]
-    )
-
-
-def precision_part(result: dict[str, Any]) -> str:
-    """Whether attacks in bfloat16 are as strong."""
-    options = result["options"]
-    text = (
-        f"`{options['run']}` attacked in both precisions from the same starts and judged in float32, "
-        f"{options['examples']:,} test images; p is McNemar's, for broken by one precision alone ({result['link']}):"
-    )
-    return "\n\n".join([command_line(result), tables.paragraph(text), tables.precision_table(result)])
-
-
-def resources_part(result: dict[str, Any]) -> str:
-    """What the input pipeline delivers, and the memory of attacks."""
-    machine = tables.machine_text(result["machine"])
-    attacks = tables.paragraph(
-        f"Memory of attacks on {tables.network_text(result['options'])} with CIFS, batches of "
-        f"{result['options']['batch_size']}, each in a process of its own, on {machine}:"
-    )
-    return "\n\n".join([command_line(result), tables.resources_text(result), attacks, tables.resources_table(result)])
-
-
-def beside_paper_part(result: dict[str, Any]) -> str:
-    """What was measured of a table of the paper, beside the paper's numbers."""
-    text = f"{result['about']} In {result['unit']}; in brackets {result['interval']} ({result['link']}):"
-    table = markdown_table(result, ["ours", "paper", "difference"])
-    return "\n\n".join([f"```\n{result['command']}\n```", tables.paragraph(text), table])
-
-
-def figure_part(result: dict[str, Any]) -> str:
-    """The numbers beside the pictures of a figure of the paper."""
-    attack = attack_title(result["attack"])
-    of = f" of {result['subset_of']:,}" if result["subset_of"] else ""
-    text = (
-        f"{result['num_examples']:,}{of} test images, {attack} of epsilon {result['epsilon']:.4g}, one seed "
-        f"({result['link']}):"
-    )
-    header = [f"natural / {attack}", "beta_atk", "accuracy (%)", "NR share (%)", "alignment"]
-    rows = [
-        [
-            name,
-            beta if isinstance(beta := found["attack_beta"], str) else f"{beta:g}",
-            _both(found, "accuracy", lambda share: f"{100 * share:.1f}"),
-            _both(found, "negative_share", lambda share: f"{100 * share:.1f}"),
-            _both(found, "alignment", lambda correlation: f"{correlation:.2f}"),
-        ]
-        for name, found in result["networks"].items()
-    ]
-    table = tables.markdown_table(header, rows)
-    return "\n\n".join([f"```\n{result['command']}\n```", tables.paragraph(text), table])
-
-
-def _both(found: dict[str, Any], name: str, written: Callable[[float], str]) -> str:
-    return " / ".join(written(found[f"{kind}_{name}"]) for kind in ("natural", "adversarial"))
-
-
-def _of_projection(render_part: Render) -> Render:
-    return lambda result: render_part(result["projection"])
-
-
-PAGES: dict[str, dict[str, tuple[str, Render]]] = {
-    "docs/speed.md": {
-        "step": ("benchmark_step", step_part),
-        "step_bfloat16": ("benchmark_step_bfloat16", step_part),
-        "attack": ("benchmark_attack", attack_part),
-        "serve": ("benchmark_serve", serve_part),
-    },
-    "docs/results.md": {
-        "table1": ("reproduce_table1_small", beside_paper_part),
-        "tableB.1": ("reproduce_tableB.1_small", beside_paper_part),
-        "standing": ("benchmark_attack", tables.standing_table),
-    },
-    "docs/analysis.md": {
-        "figure1": ("reproduce_figure1_small", figure_part),
-        "figure3": ("reproduce_figure3_small", figure_part),
-    },
-    "docs/scaling.md": {
-        "scaling": ("benchmark_scale", scaling_part),
-        "cases": ("benchmark_scale", _of_projection(tables.cases_table)),
-        "comparison": ("benchmark_scale", comparison_part),
-        "assumptions": ("benchmark_scale", _of_projection(tables.assumptions_tables)),
-        "guesses": ("benchmark_scale", _of_projection(tables.guesses_table)),
-        "replicas": ("benchmark_scale", replicas_part),
-        "precision": ("benchmark_precision", precision_part),
-        "resources": ("benchmark_resources", resources_part),
-    },
-}
+def network_name(options: dict[str, Any]) -> str:
+    """Name a network, such as "ResNet-18, width 32"."""
+    name = options["arch"].replace("resnet", "ResNet-").replace("wrn", "WRN-")
+    return f"{name}, width {options['width']}" if options.get("width") else name
 
 
 if __name__ == "__main__":

@@ -13,7 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "cifs_tf"
-FREE = ("config", "errors", "files", "command_line", "distribute", "hardware", "statistics", "figures")
+FREE = (
+    *("config", "errors", "files", "command_line", "distribute", "hardware", "statistics", "figures"),
+    *("tables", "templates"),
+)
 LIBRARY = ("data", "layers", "models", "losses", "attacks", "adversarial", "evaluation", "analysis", "export")
 PARTS = ("runs", "launch", "serving", "tuning", "reproduction", "benchmarks", "programs", "__main__")
 ORDER = (*LIBRARY, *PARTS)

@@ -1,1 +1,1 @@
-"""The parts of the benchmark: what is timed, how, on which hardware, and the tables."""
+"""The parts of benchmark.py: a module for each command, its options, the clock, and the tables."""

@@ -1,4 +1,4 @@
-"""How fast a machine convolves: its peak, and the convolutions of a network, each alone."""
+"""Measure how fast a machine convolves: its peak, and the convolutions of a network, each alone."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class PassSeconds:
     kernel_gradient: float
 
     def training_step(self, num_steps: int) -> float:
-        """Seconds in a step of adversarial training, see `cifs_tf.models.flops.Flops`."""
+        """Return seconds in a step of adversarial training, see `cifs_tf.models.flops.Flops`."""
         attack = num_steps * (self.forward + self.input_gradient)
         return attack + self.forward + self.input_gradient - self.image_gradient + self.kernel_gradient
 
     def evaluation(self, num_steps: int) -> float:
-        """Seconds in an attack and a prediction on its images."""
+        """Return seconds in an attack and a prediction on its images."""
         return num_steps * (self.forward + self.input_gradient) + self.forward
 
 
@@ -65,14 +65,14 @@ def measure_limits(classifier: Classifier, batch_size: int, precision: str) -> L
 
 
 def fastest(limits: Sequence[Limits]) -> Limits:
-    """The best of several measurements, number by number."""
+    """Return the best of several measurements, number by number."""
     alone = zip(*(dataclasses.astuple(limit.alone) for limit in limits), strict=True)
     peak = {shape: max(limit.peak[shape] for limit in limits) for shape in limits[0].peak}
     return Limits(peak, PassSeconds(*map(min, alone)))
 
 
 def peak_shapes(classifier: Classifier) -> list[tuple[int, int, int]]:
-    """(height, width, channels) of the network's 3x3 convolutions that keep their input's shape."""
+    """Return (height, width, channels) of the network's 3x3 convolutions that keep their input's shape."""
     convolutions = [layer for layer in classifier.backbone.layers if isinstance(layer, keras.layers.Conv2D)]
     return sorted(
         {
@@ -85,7 +85,7 @@ def peak_shapes(classifier: Classifier) -> list[tuple[int, int, int]]:
 
 
 def convolution_peak(shapes: list[tuple[int, int, int]], batch_size: int, precision: str) -> dict[str, float]:
-    """FLOP/s of compiled chains of convolutions, by shape; the best of several repeats.
+    """Measure FLOP/s of compiled chains of convolutions, by shape; the best of several repeats.
 
     Args:
         shapes: see `peak_shapes`.
@@ -162,7 +162,7 @@ def _time_convolution(conv: keras.layers.Conv2D, input_shape: tuple[int, ...], d
 
 
 def _kernel(shape: tuple[int, ...], dtype: str) -> tf.Tensor:
-    """A kernel that keeps the variance, so that no value overflows, or underflows and is slow."""
+    """Draw a kernel that keeps the variance, so that no value overflows, or underflows and is slow."""
     height, width, channels, _ = shape
     return tf.cast(tf.random.normal(shape, stddev=(height * width * channels) ** -0.5), dtype)
 

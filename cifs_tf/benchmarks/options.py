@@ -11,160 +11,157 @@ from cifs_tf.errors import UserError
 from cifs_tf.runs.workdir import Workdir
 
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "reference" / "golden"
-Backbone = Literal["resnet10", "resnet18", "resnet34", "wrn28-10", "wrn34-10"]
-
-
-def _check_positive(options: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name}", value, "give a number of 1 or more")
-
-
-def _run_config(
-    options: Any,
-    num_steps: int,
-    defense: Literal["cifs", "vanilla"] = "cifs",
-    precision: Literal["float32", "mixed_bfloat16", "float64"] = "float32",
-) -> RunConfig:
-    return RunConfig(
-        data=DataConfig(image_size=options.image_size),
-        model=ModelConfig(arch=options.arch, width=options.width, defense=defense),
-        # So small that the weights, and with them the work, stay the same from step to step.
-        train=TrainConfig(batch_size=options.batch_size, precision=precision, learning_rate=1e-8),
-        attack=AttackConfig(num_steps=num_steps),
-    )
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions:
-    """One PGD-AT training step and one PGD-20 evaluation of a batch, of a CIFS and a vanilla network.
+class BenchmarkOptions:
+    """Options of every command.
+
+    Args:
+        json: file for everything that was measured; null for none.
+    """
+
+    json: str | None = None
+
+    def described(self) -> dict[str, Any]:
+        """Return the options as the JSON file has them, without the paths of this machine."""
+        return {**dataclasses.asdict(self), "json": None}
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name}", value, "give a number of 1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions(BenchmarkOptions):
+    """A network with random weights, and the size of its batches.
 
     Args:
         arch: backbone.
         width: channels of the backbone's stem; null is the usual one (64 for resnet, 16 for wrn).
-        batch_size: images per batch.
-        num_steps: of the training attack.
+        batch_size: images per batch, over all devices.
         image_size: side of the images in pixels.
-        pairs: how often both networks are timed, one after the other.
-        precision: float32, mixed_bfloat16, or float64; in the latter two, CIFS in float32 is timed beside them.
-        json: file for everything that was measured; null for none.
     """
 
-    arch: Backbone = "resnet18"
-    width: int | None = None
+    arch: Literal["resnet10", "resnet18", "resnet34", "wrn28-10", "wrn34-10"] = "resnet18"
+    width: int | None = 16
     batch_size: int = 64
-    num_steps: int = 10
     image_size: int = 32
-    pairs: int = 10
-    precision: Precision = "float32"
-    json: str | None = None
 
-    def __post_init__(self) -> None:
-        _check_positive(self, "pairs")
-        self.run_config("cifs")
+    def run_config(
+        self, num_steps: int, defense: Literal["cifs", "vanilla"] = "cifs", precision: Precision = "float32"
+    ) -> RunConfig:
+        """Return the config of a run that takes such steps.
 
-    def run_config(self, defense: Literal["cifs", "vanilla"], precision: Precision | None = None) -> RunConfig:
-        """Return the config of a run that takes such steps, in another precision if one is given."""
-        return _run_config(self, self.num_steps, defense, precision or self.precision)
+        Args:
+            num_steps: of the training attack, >= 1.
+            defense: of the network. Default `"cifs"`.
+            precision: of the training. Default `"float32"`.
+
+        Raises:
+            UserError: for an option that no run can have.
+        """
+        return RunConfig(
+            data=DataConfig(image_size=self.image_size),
+            model=ModelConfig(arch=self.arch, width=self.width, defense=defense),
+            # So small that the weights, and with them the work, stay the same from step to step.
+            train=TrainConfig(batch_size=self.batch_size, precision=precision, learning_rate=1e-8),
+            attack=AttackConfig(num_steps=num_steps),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class ScaleOptions:
-    """The same training step of a CIFS network on one device and shared among several, and a projection to 64 GPUs.
+class StepOptions(NetworkOptions):
+    """One PGD-AT training step and one PGD-20 evaluation of a batch, of a CIFS and a vanilla network.
+
+    Args:
+        num_steps: of the training attack.
+        pairs: how often both networks are timed, one after the other.
+        precision: float32, mixed_bfloat16, or float64; in the latter two, CIFS in float32 is timed beside them.
+    """
+
+    width: int | None = None
+    num_steps: int = 10
+    pairs: int = 10
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        self._check_positive("pairs")
+        self.run_config(self.num_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleOptions(NetworkOptions):
+    """The same training step of a CIFS network on one device and shared among several.
 
     Without a GPU the devices are parts of one processor: nothing gets faster, what is measured is the cost of sharing.
 
     Args:
-        arch: backbone of the CIFS network.
-        width: channels of the backbone's stem; null is the usual one (64 for resnet, 16 for wrn).
-        batch_size: images per step, over all devices.
         num_steps: of the training attack.
-        image_size: side of the images in pixels.
         replicas: numbers of devices, which divide the batch size; one device alone is always measured.
         pairs: how often every number of devices is timed, in turns.
-        json: file for everything that was measured; null for none.
     """
 
-    arch: Backbone = "resnet18"
-    width: int | None = 16
-    batch_size: int = 64
     num_steps: int = 10
-    image_size: int = 32
     replicas: tuple[int, ...] = (1, 2, 4)
     pairs: int = 5
-    json: str | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(self, "pairs")
+        self._check_positive("pairs")
         if any(count < 1 or self.batch_size % count for count in self.replicas):
-            advice = f"give numbers of 1 or more that divide the batch of {self.batch_size}, such as [1,2]"
+            advice = f"give numbers of 1 or more that divide the batch of {self.batch_size}, such as 1,2"
             raise UserError("--replicas", list(self.replicas), advice)
-        self.run_config()
-
-    def run_config(self) -> RunConfig:
-        """Return the config of a run that takes such steps."""
-        return _run_config(self, self.num_steps)
+        self.run_config(self.num_steps)
 
 
 @dataclasses.dataclass(frozen=True)
-class ResourcesOptions:
+class ResourcesOptions(NetworkOptions):
     """Images per second of the input pipeline, and the peak memory of PGD attacks of several lengths.
 
     Args:
-        arch: backbone of a CIFS network, with random weights.
-        width: channels of the backbone's stem; null is the usual one (64 for resnet, 16 for wrn).
-        batch_size: images per batch.
-        image_size: side of the images in pixels.
         num_steps: of the attacks, each made in a process of its own.
         batches: of the input pipeline that are timed.
-        json: file for everything that was measured; null for none.
     """
 
-    arch: Backbone = "resnet18"
-    width: int | None = 16
-    batch_size: int = 64
-    image_size: int = 32
     num_steps: tuple[int, ...] = (1, 10, 100)
     batches: int = 500
-    json: str | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(self, "batches")
+        self._check_positive("batches")
         if not self.num_steps or min(self.num_steps) < 1:
-            raise UserError("--num_steps", list(self.num_steps), "give numbers of 1 or more, in brackets")
-        self.run_configs()
-
-    def run_configs(self) -> list[RunConfig]:
-        """Return the configs of runs with these attacks."""
-        return [_run_config(self, num_steps) for num_steps in self.num_steps]
+            raise UserError("--num_steps", list(self.num_steps), "give numbers of 1 or more, separated by commas")
+        self.run_config(self.num_steps[0])
 
 
 @dataclasses.dataclass(frozen=True)
-class AttackOptions:
+class AttackOptions(BenchmarkOptions):
     """The attacks of AutoAttack, each alone on all images of a recording of the official implementation.
 
     Args:
         recording: the .npz file, see tests/reference/golden.
         threads: processor threads to use; null leaves it to TensorFlow (and TF_NUM_INTRAOP_THREADS).
         batch_size: images per batch.
-        json: file for everything that was measured; null for none.
     """
 
     recording: str = str(GOLDEN / "autoattack_fashion_mnist.npz")
     threads: int | None = 1
     batch_size: int = 250
-    json: str | None = None
 
     def __post_init__(self) -> None:
         if not Path(self.recording).is_file():
             raise UserError("--recording", self.recording, "there is no such file, give an autoattack_*.npz")
-        _check_positive(self, "threads", "batch_size")
+        self._check_positive("threads", "batch_size")
+
+    def described(self) -> dict[str, Any]:
+        """Return the options as the JSON file has them, of the recording the name alone."""
+        return {**super().described(), "recording": Path(self.recording).name}
 
 
 @dataclasses.dataclass(frozen=True)
-class ServeOptions:
-    """Requests to serving/server.py, beside calls of the same SavedModel in a loop.
+class ServeOptions(BenchmarkOptions):
+    """Requests to the server, beside calls of the same SavedModel in a loop.
 
     Args:
         arch: backbone of the CIFS network, with random weights.
@@ -173,7 +170,6 @@ class ServeOptions:
         clients: that ask at a time.
         seconds: of each measurement.
         rounds: how often everything is measured, in turns.
-        json: file for everything that was measured; null for none.
     """
 
     arch: Literal["resnet10", "resnet18", "resnet34"] = "resnet18"
@@ -182,31 +178,33 @@ class ServeOptions:
     clients: int = 8
     seconds: float = 10
     rounds: int = 3
-    json: str | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(self, "width", "image_size", "clients", "rounds")
+        self._check_positive("width", "image_size", "clients", "rounds")
         if self.seconds <= 0:
             raise UserError("--seconds", self.seconds, "give a number above 0")
 
 
 @dataclasses.dataclass(frozen=True)
-class PrecisionOptions:
+class PrecisionOptions(BenchmarkOptions):
     """The training attack and PGD-20 on a trained run, in float32 and in bfloat16, on the same images and starts.
 
     Args:
         run: workdir of a finished run, whose network is attacked.
         examples: test images, class-balanced.
         batch_size: images per batch.
-        json: file for everything that was measured; null for none.
     """
 
     run: str = "runs/fashion_mnist_small"
     examples: int = 1000
     batch_size: int = 250
-    json: str | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(self, "examples", "batch_size")
+        self._check_positive("examples", "batch_size")
         if not (Workdir(self.run).path / "config.yaml").is_file():
             raise UserError("--run", self.run, "there is no run, give the workdir of a finished one")
+
+    def described(self) -> dict[str, Any]:
+        """Return the options as the JSON file has them; an absolute path means nothing elsewhere, so its name alone."""
+        run = Path(self.run)
+        return {**super().described(), "run": run.name if run.is_absolute() else self.run}

@@ -1,4 +1,4 @@
-"""Are attacks that are made in bfloat16 as strong? Each image is attacked in both precisions, and judged in float32."""
+"""Compare attacks made in bfloat16 with the same in float32, both judged in float32: `benchmark.py precision`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from rich.progress import track
 
 from cifs_tf.adversarial import make_method
 from cifs_tf.attacks import PGD, example_seeds
+from cifs_tf.benchmarks.options import PrecisionOptions
+from cifs_tf.benchmarks.timing import Report
 from cifs_tf.config import RunConfig
 from cifs_tf.data import Split, load_dataset, to_float
 from cifs_tf.errors import UserError
@@ -24,41 +26,42 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 PGD_STEPS = 20
 
 
-def measure(workdir: Workdir, num_examples: int, batch_size: int) -> dict[str, Any]:
+def run(options: PrecisionOptions, report: Report) -> dict[str, Any]:
     """Compare the attacks on a run's network.
 
     Args:
-        workdir: of a finished run.
-        num_examples: test images, class-balanced.
-        batch_size: images per batch.
+        options: of the command.
+        report: called with a line of text after each attack.
 
     Returns:
-        by attack what `compare` returns.
+        `attacks`, by name what `compare` returns.
 
     Raises:
         UserError: if the run is not finished, or was trained without an attack.
     """
+    workdir = Workdir(options.run)
     config = workdir.read_config()
     defense = config.model.defense
     if not workdir.model_file(defense).exists():
         raise UserError("--run", workdir.path, f"it has no {workdir.model_file(defense).name} yet, finish it first")
     classifier = experiment.load(config, workdir, defense)
-    split = load_dataset(config.data).test.class_balanced(num_examples, "--examples")
+    split = load_dataset(config.data).test.class_balanced(options.examples, "--examples")
     methods = methods_of(config, classifier)
     attacked = {"float32": classifier, "mixed_bfloat16": _in_bfloat16(config, classifier)}
     found = {}
     for name, method in methods.items():
         with exact_factors():
             robust = {
-                precision: _robust(classifier, attacked[precision], method, split, batch_size)
+                precision: _robust(classifier, attacked[precision], method, split, options.batch_size)
                 for precision in PRECISIONS
             }
         found[name] = compare(robust["float32"], robust["mixed_bfloat16"])
-    return found
+        report(f"{name}: done")
+    return {"attacks": found}
 
 
 def methods_of(config: RunConfig, classifier: Classifier) -> dict[str, Any]:
-    """The training method of a run, and the same with PGD-20 as its attack."""
+    """Return the training method of a run, and the same with PGD-20 as its attack, by name."""
     method: Any = make_method(config, config.model, classifier.num_probes).at(tf.constant(float(config.train.epochs)))
     if not hasattr(method, "attack"):
         raise UserError("--run", config.train.method, "it was trained without an attack, give another run")
@@ -67,10 +70,10 @@ def methods_of(config: RunConfig, classifier: Classifier) -> dict[str, Any]:
 
 
 def compare(float32: np.ndarray, bfloat16: np.ndarray) -> dict[str, Any]:
-    """Compare what two attacks left standing, image by image.
+    """Compare which images survive two attacks.
 
     Args:
-        float32: bool (images,), which images stand after the attack in float32.
+        float32: bool (images,), which images survive the attack in float32.
         bfloat16: likewise.
 
     Returns:
@@ -98,10 +101,10 @@ def _in_bfloat16(config: RunConfig, classifier: Classifier) -> Classifier:
 
 
 def _robust(judge: Classifier, attacked: Classifier, method: Any, split: Split, batch_size: int) -> np.ndarray:
-    """Which images stand, bool (images,)."""
+    """Return which images survive, bool (images,)."""
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def stands(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+    def survives(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
         x_adv = method.perturb(attacked, images, labels, example_seeds(0, 0, ids))
         return tf.argmax(judge(x_adv, training=False)[:, 0], axis=-1, output_type=tf.int32) == labels
 
@@ -110,5 +113,5 @@ def _robust(judge: Classifier, attacked: Classifier, method: Any, split: Split, 
     for start in track(starts, description=f"attacking in {attacked.compute_dtype}"):
         part = slice(start, min(start + batch_size, len(split)))
         ids = tf.range(part.start, part.stop)
-        found.append(stands(to_float(split.images[part]), tf.constant(split.labels[part]), ids).numpy())
+        found.append(survives(to_float(split.images[part]), tf.constant(split.labels[part]), ids).numpy())
     return np.concatenate(found)

@@ -1,4 +1,4 @@
-"""What else could hold a training step up: images that come too slowly, and memory that grows with the attack."""
+"""Measure the input pipeline and the memory of attacks, which could hold a step up: `benchmark.py resources`."""
 
 from __future__ import annotations
 
@@ -6,23 +6,45 @@ import concurrent.futures
 import functools
 import multiprocessing
 import time
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf import hardware
 from cifs_tf.adversarial import make_method
 from cifs_tf.attacks import example_seeds
-from cifs_tf.benchmarks import timing as measuring
+from cifs_tf.benchmarks import timing
+from cifs_tf.benchmarks.options import ResourcesOptions
+from cifs_tf.benchmarks.timing import Report
 from cifs_tf.config import RunConfig
 from cifs_tf.data import to_float
+from cifs_tf.hardware import peak_memory
 
 AUGMENTATION = "crop_flip"  # the most that any recipe does to an image
 WARM_UP_BATCHES = 10
 
 
+def run(options: ResourcesOptions, report: Report) -> dict[str, Any]:
+    """Measure both.
+
+    Args:
+        options: of the command.
+        report: called with a line of text about the input pipeline.
+
+    Returns:
+        `input_images_per_second`; and `attacks`, by number of steps what `attack_memory` returns.
+    """
+    configs = [options.run_config(num_steps) for num_steps in options.num_steps]
+    speed = input_speed(configs[0], options.batches)
+    report(f"the input pipeline delivers {speed:,.0f} images a second")
+    return {
+        "input_images_per_second": speed,
+        "attacks": {str(config.attack.num_steps): attack_memory(config) for config in configs},
+    }
+
+
 def input_speed(config: RunConfig, num_batches: int) -> float:
-    """Images per second that the input pipeline of `fit` delivers to a step that takes no time.
+    """Measure how fast the input pipeline of `fit` delivers images to a step that takes no time.
 
     Args:
         config: of a run, for the size of images and batches.
@@ -31,7 +53,7 @@ def input_speed(config: RunConfig, num_batches: int) -> float:
     Returns:
         images per second.
     """
-    split = measuring.random_images(config, WARM_UP_BATCHES)
+    split = timing.random_images(config, WARM_UP_BATCHES)
     batches = split.training_batches(config.train.batch_size, seed=config.train.seed, augmentation=AUGMENTATION)
     iterator = iter(batches)
     for _ in range(WARM_UP_BATCHES):
@@ -43,7 +65,7 @@ def input_speed(config: RunConfig, num_batches: int) -> float:
 
 
 def attack_memory(config: RunConfig) -> dict[str, int]:
-    """Peak memory of a run's training attack on one batch, in a process of its own: a peak never sinks again.
+    """Measure the memory of a run's training attack on one batch, in a process of its own: a peak never sinks again.
 
     Args:
         config: of the run.
@@ -58,8 +80,8 @@ def attack_memory(config: RunConfig) -> dict[str, int]:
 
 
 def _attack_memory(config: RunConfig) -> dict[str, int]:
-    classifier = measuring.build(config)
-    split = measuring.random_images(config)
+    classifier = timing.build_network(config)
+    split = timing.random_images(config)
     images, labels = to_float(tf.constant(split.images)), tf.constant(split.labels)
     seeds = example_seeds(config.train.seed, 0, tf.range(len(split)))
     method = make_method(config, config.model, classifier.num_probes)
@@ -72,4 +94,4 @@ def _attack_memory(config: RunConfig) -> dict[str, int]:
 def _peak() -> int:
     if tf.config.list_physical_devices("GPU"):
         return tf.config.experimental.get_memory_info("GPU:0")["peak"]
-    return hardware.peak_memory()
+    return peak_memory()

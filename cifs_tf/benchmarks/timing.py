@@ -1,4 +1,4 @@
-"""Training steps and evaluations to time, and timing them in interleaved pairs.
+"""Build training steps and evaluations, and time them in interleaved pairs.
 
 A machine that others share drifts by more than the differences looked for. So two networks take turns, each
 time in the other order, and are compared by the ratios within the pairs.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,13 +16,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.benchmarks.projection import Workload
 from cifs_tf.config import RunConfig
 from cifs_tf.data import Split
 from cifs_tf.evaluation import make_attacks, victim_of
 from cifs_tf.evaluation.engine import compile_measurement
 from cifs_tf.evaluation.tasks import Crafted
-from cifs_tf.layers import BatchNormalization
 from cifs_tf.models import Classifier, build_classifier
 from cifs_tf.models.flops import count_flops
 from cifs_tf.runs.network import make_trainer
@@ -32,6 +29,8 @@ NUM_CLASSES = 10
 DEFAULT_SIDE = 32
 EVALUATION_STEPS = 20
 RESAMPLES = 10_000
+Report = Callable[[str], object]
+"""Is called with a line of text when something is done."""
 
 
 @dataclasses.dataclass
@@ -58,14 +57,14 @@ class Subject:
         return counted
 
 
-def build(config: RunConfig) -> Classifier:
+def build_network(config: RunConfig) -> Classifier:
     """Build the network of a config, for square RGB images of ten classes."""
     keras.utils.set_random_seed(config.train.seed)
     return build_classifier(config.model, image_shape(config), NUM_CLASSES, config.train.precision)
 
 
-def training(config: RunConfig, classifier: Classifier) -> Subject:
-    """One training step on a random batch, compiled and fed by Keras' `fit` machinery.
+def training_step(config: RunConfig, classifier: Classifier) -> Subject:
+    """Make a training step on a random batch, compiled and fed by Keras' `fit` machinery.
 
     Under a `tf.distribute` strategy, call it, and build the classifier, in the strategy's scope.
     """
@@ -85,7 +84,7 @@ def training(config: RunConfig, classifier: Classifier) -> Subject:
 
 
 def evaluation(config: RunConfig, classifier: Classifier) -> Subject:
-    """PGD-20 on a random batch, and the verdict on what it found, as the engine compiles them."""
+    """Make an attack by PGD-20 on a random batch and the prediction on its images, as the engine compiles them."""
     split, size = random_images(config), config.train.batch_size
     victim = victim_of(classifier)
     attack = make_attacks(["pgd20"], config.attack.epsilon)["pgd20"]
@@ -102,33 +101,19 @@ def evaluation(config: RunConfig, classifier: Classifier) -> Subject:
     return subject
 
 
-def workload(config: RunConfig, classifier: Classifier) -> Workload:
-    """What a PGD training step of a network does, for the model of `cifs_tf.benchmarks.projection`."""
-    layers = [layer for layer in classifier.backbone.layers if isinstance(layer, BatchNormalization)]
-    return Workload(
-        flops=count_flops(classifier).training_step(config.attack.num_steps),
-        parameter_bytes=sum(_num_bytes(variable) for variable in classifier.trainable_variables),
-        batch_norm_bytes=tuple(_num_bytes(layer.moving_mean) for layer in layers),
-    )
-
-
-def _num_bytes(variable: keras.Variable) -> int:
-    return math.prod(variable.shape) * tf.as_dtype(variable.dtype).size
-
-
 def random_images(config: RunConfig, num_batches: int = 1) -> Split:
-    """Batches of random images and labels."""
+    """Draw as many images and labels as some batches have."""
     generator, size = np.random.default_rng(config.train.seed), num_batches * config.train.batch_size
     images = generator.integers(0, 256, (size, *image_shape(config)), dtype=np.uint8)
     return Split(images, generator.integers(0, NUM_CLASSES, size, dtype=np.int32))
 
 
 def image_shape(config: RunConfig) -> tuple[int, int, int]:
-    """(height, width, channels) of the images."""
+    """Return (height, width, channels) of the images."""
     return config.data.image_size or DEFAULT_SIDE, config.data.image_size or DEFAULT_SIDE, 3
 
 
-def measure_turns(subjects: Mapping[str, Subject], turns: int, report: Callable[[str], None]) -> dict[str, dict]:
+def time_in_turns(subjects: Mapping[str, Subject], turns: int, report: Report) -> dict[str, dict]:
     """Time subjects in turns, after a first call of each: A B C, C B A, A B C, ...
 
     Args:
@@ -167,19 +152,19 @@ def measure_turns(subjects: Mapping[str, Subject], turns: int, report: Callable[
         report(f"turn {turn + 1} of {turns}: {latest}")
     for name, subject in subjects.items():
         if subject.traces != found[name]["traces"]:
-            raise RuntimeError(f"{name} was traced again while it was timed; its seconds are worth nothing")
+            raise RuntimeError(f"{name} was traced again while it was timed; its seconds include that")
         found[name]["quartiles_seconds"] = np.percentile(found[name]["seconds"], [25, 50, 75]).tolist()
     return found
 
 
 def ratios_of(numerator: dict, denominator: dict) -> dict[str, dict]:
-    """`ratio` and `cpu_ratio` of two subjects of `measure_turns`, see `ratio_of`."""
+    """Return `ratio` and `cpu_ratio` of two subjects of `time_in_turns`, see `ratio_of`."""
     clocks = {"ratio": "seconds", "cpu_ratio": "cpu_seconds"}
     return {ratio: ratio_of(numerator[clock], denominator[clock]) for ratio, clock in clocks.items()}
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds of a call until its results have arrived, and processor seconds of all threads in them."""
+    """Return seconds of a call until its results have arrived, and processor seconds of all threads in them."""
     started, cpu_started = time.perf_counter(), time.process_time()
     # Not `np.asarray`, which makes nothing of a scalar in bfloat16.
     tf.nest.map_structure(lambda result: result.numpy() if tf.is_tensor(result) else result, call())
@@ -187,7 +172,7 @@ def timed(call: Callable[[], Any]) -> tuple[float, float]:
 
 
 def ratio_of(numerator: list[float], denominator: list[float]) -> dict:
-    """Median of the ratios within pairs, with a 95% percentile interval by bootstrap over pairs.
+    """Compute the median of the ratios within pairs, with a 95% percentile interval by bootstrap over pairs.
 
     Returns:
         `median`, `interval` (low, high) and `pairs`, the ratios themselves.

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from cifs_tf.files import write_atomically
+from cifs_tf.templates import template_environment
 
 FILES = ("report.json", "report.md", "report.html")
 TEMPLATES = Path(__file__).parent / "templates"
@@ -46,24 +46,6 @@ def write_report(
     for name, text in zip(FILES, texts, strict=True):
         write_atomically(folder / name, functools.partial(Path.write_text, data=text, encoding="utf-8"))
     return [folder / name for name in FILES]
-
-
-def template_environment(folder: Path) -> jinja2.Environment:
-    """Make the environment of templates: HTML is escaped, a name that is not given is an error.
-
-    Args:
-        folder: where the templates lie.
-
-    Returns:
-        the environment, to add filters to.
-    """
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=jinja2.select_autoescape(["html", "html.j2"], default_for_string=False),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _render(template: str, report: dict[str, Any], **more: Any) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from cifs_tf.files import write_atomically
+from cifs_tf.reproduction.results import attack_title
 from cifs_tf.runs.workdir import write_json
+from cifs_tf.tables import Table
+from cifs_tf.templates import template_environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 LINES = ("ours", "paper", "difference")
@@ -29,36 +30,36 @@ def write_result(result: dict[str, Any], folder: Path) -> list[Path]:
     stem = f"reproduce_table{result['table']}_{result['scale']}"
     files = [folder / f"{stem}.{suffix}" for suffix in ("json", "md", "html")]
     write_json(files[0], result)
+    environment = template_environment(TEMPLATES)
+    environment.filters["cell"] = cell_text
     for file in files[1:]:
-        text = _environment().get_template(f"table{file.suffix}.j2").render(result=result, lines=LINES)
+        template = environment.get_template(f"table{file.suffix}.j2")
+        text = template.render(result=result, lines=LINES, table=result_table(result))
         write_atomically(file, functools.partial(Path.write_text, data=text, encoding="utf-8"))
     return files
 
 
-def markdown_table(result: dict[str, Any], lines: Sequence[str] = LINES) -> str:
-    """Lay out a table in Markdown, a line each for what was measured, the paper's numbers and the difference.
+def result_table(result: dict[str, Any], lines: Sequence[str] = LINES) -> Table:
+    """Lay out a table of the paper, a line each for what was measured, the paper's numbers and the difference.
 
     Args:
         result: see `cifs_tf.reproduction.results.build_result`, or the JSON file that it became.
-        lines: which of `"ours"`, `"paper"` and `"difference"` each row shows.
-
-    Returns:
-        the lines of the table, without a newline at the end.
+        lines: which of `"ours"`, `"paper"` and `"difference"` each row shows. Default all.
     """
-    return _environment().get_template("rows.md.j2").render(result=result, lines=tuple(lines)).strip()
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    from cifs_tf.evaluation.pages import template_environment  # with TensorFlow, which planning does without
-
-    environment = template_environment(TEMPLATES)
-    environment.filters["cell"] = cell_text
-    return environment
+    blocks = list(dict.fromkeys(row["block"] for row in result["rows"]))
+    is_named = len(lines) > 1
+    rows = []
+    for row in result["rows"]:
+        name = row["name"] if len(blocks) == 1 else f"{row['block']}, {row['name']}"
+        for index, line in enumerate(lines):
+            names = ["" if index else name, *([line] if is_named else [])]
+            rows.append([*names, *(cell_text(cell, line) for cell in row["cells"])])
+    header = [blocks[0] if len(blocks) == 1 else "", *([""] if is_named else []), *result["columns"]]
+    return Table(header, rows, num_names=1 + is_named)
 
 
 def cell_text(cell: dict[str, Any], line: str) -> str:
-    """What a cell of a line shows.
+    """Return what a cell of a line shows.
 
     Example:
         >>> cell_text({"ours": 85.5, "interval": [80.0, 89.74], "betas": ["2"]}, "ours")
@@ -72,3 +73,27 @@ def cell_text(cell: dict[str, Any], line: str) -> str:
     if line == "paper":
         return f"{value:.2f}"
     return f"{value:.1f}" + ("" if cell["interval"] is None else " [{:.1f}, {:.1f}]".format(*cell["interval"]))
+
+
+def figure_table(result: dict[str, Any]) -> Table:
+    """Lay out the numbers beside the pictures of a figure, natural and adversarial.
+
+    Args:
+        result: see `cifs_tf.reproduction.results.build_figure`, or the JSON file that it became.
+    """
+
+    def both(found: dict[str, Any], name: str, scale: float, digits: int) -> str:
+        return " / ".join(f"{scale * found[f'{kind}_{name}']:.{digits}f}" for kind in ("natural", "adversarial"))
+
+    rows = [
+        [
+            name,
+            beta if isinstance(beta := found["attack_beta"], str) else f"{beta:g}",
+            both(found, "accuracy", 100, 1),
+            both(found, "negative_share", 100, 1),
+            both(found, "alignment", 1, 2),
+        ]
+        for name, found in result["networks"].items()
+    ]
+    header = [f"natural / {attack_title(result['attack'])}", "beta_atk", "accuracy (%)", "NR share (%)", "alignment"]
+    return Table(header, rows)

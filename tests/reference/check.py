@@ -35,7 +35,7 @@ import tensorflow as tf
 
 from cifs_tf.adversarial import SGD, Standard
 from cifs_tf.attacks import PGD
-from cifs_tf.benchmarks.recordings import COLUMNS, Recording
+from cifs_tf.benchmarks.attack import COLUMNS, Recording
 from cifs_tf.config import ModelConfig
 from cifs_tf.losses import contract, cross_entropy, head_weights
 from cifs_tf.models import Classifier, build_classifier

@@ -8,7 +8,7 @@ import pytest
 
 from cifs_tf.reproduction.catalogue import tables
 from cifs_tf.reproduction.plan import Evaluation, jobs_of, plan_table
-from cifs_tf.reproduction.render import cell_text, markdown_table, write_result
+from cifs_tf.reproduction.render import cell_text, result_table, write_result
 from cifs_tf.reproduction.results import about, build_result, read_place
 from cifs_tf.reproduction.scales import SCALES
 from cifs_tf.runs.workdir import write_json
@@ -92,10 +92,10 @@ def test_files(workdir, tmp_path):
     result = build(workdir, 1)
     files = write_result(result, tmp_path / "tables")
     assert json.loads(files[0].read_text()) == result
-    assert markdown_table(result) in files[1].read_text()
+    assert result_table(result).markdown() in files[1].read_text()
     assert "| top-1 | ours | 90.0 [82.6, 94.5] | 45.0 [35.6, 54.8] |" in files[1].read_text()
-    assert "|  | paper | 87.63 | 47.24 | 47.24 | 47.24 |" in files[1].read_text()
-    assert "+2.4" in markdown_table(result, ["difference"])
+    assert "| | paper | 87.63 | 47.24 | 47.24 | 47.24 |" in files[1].read_text()
+    assert "+2.4" in result_table(result, ["difference"]).markdown()
     page = files[2].read_text()
     assert "87.63" in page
     assert "src=" not in page

@@ -1,21 +1,24 @@
-"""Recordings of what the official AutoAttack left standing of a small network, and the same attacks run by us.
+"""Time the attacks of AutoAttack on a recording of the official ones: `benchmark.py attack`.
 
-A recording is an `.npz` with the network's weights, its images, the radius, and for every attack, run alone on all
-images, which of them survived and how many seconds it took.
+A recording is an `.npz` with the weights of a small network, its images, the radius, and for every official attack, run
+alone on all images, which of them survived and how many seconds it took.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from cifs_tf.attacks import APGD, FABT, Square
+from cifs_tf.benchmarks.options import AttackOptions
+from cifs_tf.benchmarks.timing import Report
 from cifs_tf.data import Split, to_float
 from cifs_tf.evaluation.engine import header_of, run_tasks, standing
 from cifs_tf.evaluation.ledger import Ledger
@@ -27,16 +30,40 @@ COLUMNS = ("apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square")
 STANDARD = ("apgd_ce", "apgd_t", "fab_t", "square")
 
 
+def run(options: AttackOptions, report: Report) -> dict[str, Any]:
+    """Run every attack of a recording.
+
+    Args:
+        options: of the command.
+        report: called with a line of text after each attack.
+
+    Returns:
+        `standing`, by attack how many images survive; `seconds`, see `Recording.run`; and both of the official attacks.
+    """
+    if options.threads is not None:
+        tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(options.threads)
+    recording = Recording.load(options.recording)
+    report(f"{recording.name}: {len(recording.split)} images, epsilon {recording.epsilon:g}")
+    robust, seconds = recording.run(batch_size=options.batch_size, report=report)
+    return {
+        "standing": {column: int(found.sum()) for column, found in robust.items()},
+        "official_standing": {column: int(found.sum()) for column, found in recording.robust.items()},
+        "seconds": seconds,
+        "official_seconds": recording.seconds,
+    }
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recording:
-    """One recording.
+    """A recording of the official AutoAttack.
 
     Args:
         name: of the file.
         victim: its network.
         split: its images.
         epsilon: radius of the L-infinity ball.
-        robust: by attack, bool (examples,): who survived the official implementation; `standard` is the union.
+        robust: by attack, bool (examples,): which images survived the official implementation; `standard` is the union.
         seconds: by attack, how long that took.
         clean_deviation: largest difference of our network's logits from the recorded ones, relative to the largest.
     """
@@ -79,7 +106,7 @@ class Recording:
         )
 
     def tasks(self, column: str) -> list[Task]:
-        """One attack alone on all images that are right without it; its targets, if it has any, one after the other."""
+        """Return the tasks of one attack alone on all images that are right without it, one for each of its targets."""
         attack = {
             "apgd_ce": APGD(epsilon=self.epsilon),
             "apgd_dlr": APGD(epsilon=self.epsilon, loss="dlr"),
@@ -94,7 +121,7 @@ class Recording:
         ]
 
     def run(
-        self, columns: Sequence[str] = COLUMNS, batch_size: int = 250, report: Callable[[str], None] = lambda line: None
+        self, columns: Sequence[str] = COLUMNS, batch_size: int = 250, report: Report = lambda line: None
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Run attacks, each alone on all images.
 
@@ -104,8 +131,9 @@ class Recording:
             report: called with a line of text after each.
 
         Returns:
-            by attack, who survived, bool (examples,), with `standard` for all of AutoAttack's standard version if it
-            is among the columns; and by attack its seconds, compiling included, which `ATTACK, compiling` shows apart.
+            by attack, which images survive, bool (examples,), with `standard` for all of AutoAttack's standard version
+            if it is among the columns; and by attack its seconds, compiling included, which `ATTACK, compiling` shows
+            apart.
         """
         all_tasks: list[Task] = [Natural(), *(task for column in columns for task in self.tasks(column))]
         ledger = Ledger(header_of(self.victim, self.split, all_tasks, seed=0, about={}))
@@ -117,14 +145,14 @@ class Recording:
             seconds[column] = time.perf_counter() - started
             seconds[f"{column}, compiling"] = ledger.compile_seconds - compiled
             robust[column] = np.isin(np.arange(len(self.split)), standing(ledger, column))
-            report(f"{column}: {int(robust[column].sum())} standing, {seconds[column]:.1f} s")
+            report(f"{column}: {int(robust[column].sum())} survive, {seconds[column]:.1f} s")
         if set(STANDARD) <= set(columns):
             robust["standard"] = np.logical_and.reduce([robust[column] for column in STANDARD])
         return robust, seconds
 
 
 class _Convolution(keras.layers.Conv2D):
-    """Pads one pixel on each side, as PyTorch does; TensorFlow's "same" would pad less at even sizes.
+    """Pad one pixel on each side, as PyTorch does; TensorFlow's "same" would pad less at even sizes.
 
     Inside the convolution, which saves copies of the images, forwards and backwards.
     """
