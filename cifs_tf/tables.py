@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import rich.table
 from rich import box
-from rich.text import Text
+from rich.markup import escape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Table:
 
     def screen(self, title: str = "", caption: str = "") -> rich.table.Table:
         """Return the table for a terminal."""
-        screen = rich.table.Table(title=title, caption=caption, box=box.SIMPLE)
+        screen = rich.table.Table(title=title, caption=caption, box=box.SIMPLE, padding=(0, 1, 0, 0))
         for index, name in enumerate(self.header):
-            screen.add_column(Text(name), justify="left" if index < self.num_names else "right")
+            screen.add_column(escape(name), justify="left" if index < self.num_names else "right", overflow="fold")
         for row in self.rows:
-            screen.add_row(*map(Text, row))
+            screen.add_row(*map(escape, row))
         return screen

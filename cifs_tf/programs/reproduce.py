@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from rich.console import Console
-from rich.table import Table as Screen
 
 from cifs_tf.command_line import names_of, parse_options
 from cifs_tf.errors import UserError
@@ -28,6 +27,7 @@ from cifs_tf.reproduction.runner import run_jobs
 from cifs_tf.reproduction.scales import SCALES, Scale
 from cifs_tf.runs.recipes import run_program
 from cifs_tf.runs.workdir import check_folder
+from cifs_tf.tables import Table
 
 ALL = "all"
 GIGABYTE = 1e9
@@ -78,9 +78,10 @@ def main(argv: Sequence[str]) -> None:
     console = Console()
     if options.dry_run:
         print_commands(parts, workdir, options.data_dir, console)
-        console.print(costs_table(parts, scale))
+    caption = f"hours of {pace_of(scale.name).name}; what is done already is not done again"
+    console.print(costs_table(parts, scale).screen(f"at most, {scale.name}", caption))
+    if options.dry_run:
         return
-    console.print(costs_table(parts, scale))
     for part in parts:
         console.rule(part.name)
         run_jobs(part.jobs, workdir, options.data_dir, scale.in_one_process, console)
@@ -98,27 +99,19 @@ def print_commands(parts: Sequence[Part], workdir: Path, data_dir: str | None, c
             seen.add(job)
 
 
-def costs_table(parts: Sequence[Part], scale: Scale) -> Screen:
-    """Lay out what every part would cost alone, and all together, in which nothing is done twice."""
-    pace = pace_of(scale.name)
-    screen = Screen(
-        title=f"at most, {scale.name}", caption=f"hours of {pace.name}; what is done already is not done again"
-    )
-    screen.add_column("")
-    for column in ("networks", "evaluations", "hours", "disk (GB)"):
-        screen.add_column(column, justify="right")
-    together = [job for part in parts for job in part.jobs]
-    for name, jobs in [*((part.name, part.jobs) for part in parts), ("together", list(dict.fromkeys(together)))]:
-        found = cost(jobs, pace)
-        if name == "together":
-            screen.add_section()
+def costs_table(parts: Sequence[Part], scale: Scale) -> Table:
+    """Lay out what every part costs alone at most, and all together, in which nothing is done twice."""
+    together = dict.fromkeys(job for part in parts for job in part.jobs)
+    rows = []
+    for name, jobs in [*((part.name, part.jobs) for part in parts), ("together", list(together))]:
+        found = cost(jobs, pace_of(scale.name))
         numbers = (f"{found.networks}", f"{found.evaluations}", f"{found.hours:.1f}", f"{found.disk / GIGABYTE:.2f}")
-        screen.add_row(name, *numbers)
-    return screen
+        rows.append([name, *numbers])
+    return Table(["", "networks", "evaluations", "hours", "disk (GB)"], rows)
 
 
 def _chosen(option: str, asked: str | None, known: list[str]) -> list[str]:
-    """The numbers that were asked for, in the paper's order.
+    """Return the numbers that were asked for, in the paper's order.
 
     Raises:
         UserError: for one that the paper does not have.

@@ -1,1 +1,1 @@
-"""The parts of reproduce.py: what the paper's tables are, what has to be done for them, doing it, and writing them."""
+"""The parts of reproduce.py: the paper's tables as data, the plan, the runner, the results, and their files."""

@@ -132,19 +132,19 @@ def _table(number: str, entry: dict[str, Any]) -> Table:
 
 
 def _row(table: dict[str, Any], block: str, within: dict[str, Any], name: str, row: dict[str, Any]) -> Row:
-    """A row; what it does not say is said by its block, or else by its table."""
+    """Read a row; what it leaves out is taken from its block, or else from its table."""
 
-    def said(key: str, default: Any = None) -> Any:
+    def find(key: str, default: Any = None) -> Any:
         return row.get(key, within.get(key, table.get(key, default)))
 
     changes = {**within.get("run", {}), **row.get("run", {})}
     return Row(
         name=name,
         block=block,
-        network=NetworkSpec(said("recipe"), changes, row.get("small", {})),
-        checkpoint=said("checkpoint", "last"),
-        kind=said("evaluation", "paper"),
+        network=NetworkSpec(find("recipe"), changes, row.get("small", {})),
+        checkpoint=find("checkpoint", "last"),
+        kind=find("evaluation", "paper"),
         places=tuple(place.format(**row.get("at", {})) for place in table["columns"].values()),
         paper=tuple(row["paper"]),
-        scales=tuple(said("scales", EVERYWHERE)),
+        scales=tuple(find("scales", EVERYWHERE)),
     )

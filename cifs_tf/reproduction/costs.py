@@ -1,4 +1,4 @@
-"""What a plan will cost: hours by floating-point operations, at a pace that was measured, and room on the disk."""
+"""Estimate what a plan costs: hours, by floating-point operations at a pace that was measured, and disk space."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Pace:
 
 
 def _passes(num_steps: int) -> int:
-    """Forward passes that an attack costs for each image: forward and backward in every step."""
+    """Return the forward passes that an attack costs for each image: forward and backward in every step."""
     return 2 * num_steps
 
 
@@ -98,12 +98,12 @@ class Cost:
 
 
 def pace_of(scale_name: str) -> Pace:
-    """The machine that a scale is meant for."""
+    """Return the pace of the machine that a scale is meant for."""
     return PAPER_GPU if scale_name == "full" else CPU_CORE
 
 
 def cost(jobs: Iterable[Job], pace: Pace) -> Cost:
-    """Estimate what jobs cost: at most, as if every image stood until the last attack."""
+    """Estimate what jobs cost: at most, as if every image survived until the last attack."""
     jobs = list(jobs)
     trainings = [job for job in jobs if isinstance(job, Training)]
     return Cost(
@@ -115,7 +115,7 @@ def cost(jobs: Iterable[Job], pace: Pace) -> Cost:
 
 
 def seconds(job: Job, pace: Pace) -> float:
-    """Seconds of a job, at most."""
+    """Estimate the seconds of a job, at most."""
     if isinstance(job, Training):
         return _training_passes(job) * _size(job).flops * pace.training
     if isinstance(job, Evaluation):

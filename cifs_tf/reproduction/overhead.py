@@ -1,4 +1,4 @@
-"""What CIFS costs (Section 4.1.1): the seconds of an epoch and of an evaluation, measured in interleaved pairs."""
+"""The overhead of CIFS (Section 4.1.1): seconds of an epoch and of an evaluation, measured in interleaved pairs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cifs_tf.runs.workdir import read_json
 
 NAME = "overhead"
 TITLE = "training and evaluation time of a vanilla network and of its CIFS-modified version"
-# Of CIFAR-10: an epoch, an evaluation.
+# The paper's seconds on ResNet-18, and the images of CIFAR-10 in an epoch and in an evaluation.
 IMAGES = {"training": 50_000, "evaluation": 10_000}
 PAPER = {"training": {"vanilla": 166.0, "cifs": 172.0}, "evaluation": {"vanilla": 53.0, "cifs": 56.0}}
 ROWS = {"training": "PGD-10 training, an epoch", "evaluation": "PGD-20 evaluation, all test images"}
@@ -41,7 +41,7 @@ class Overhead(Job):
 
     @property
     def file(self) -> str:
-        """What it leaves, below the workdir of the reproduction."""
+        """The file that it leaves, below the workdir of the reproduction."""
         return f"{self.folder}/step.json"
 
     def argv(self, workdir: Path, data_dir: str | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a person asks for, one by one: tables, figures and the overhead, each with its jobs and the files it ends in."""
+"""Plan what was asked for: tables, figures and the overhead, each with its jobs and the files that it ends in."""
 
 from __future__ import annotations
 

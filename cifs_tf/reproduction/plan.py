@@ -1,4 +1,4 @@
-"""From rows to work: the distinct networks to train and evaluations to make, as commands that a person could type."""
+"""Plan the work for rows: distinct networks to train and evaluations to make, as commands that a person could type."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Evaluation(Job):
 
     @property
     def report_file(self) -> str:
-        """Where its numbers are, below the workdir of the reproduction."""
+        """The file with its numbers, below the workdir of the reproduction."""
         return f"{self.folder}/report.json"
 
     def argv(self, workdir: Path, data_dir: str | None = None) -> list[str]:
@@ -200,7 +200,7 @@ class PlannedRow:
 
 
 def plan_table(table: Table, scale: Scale, seeds: int) -> list[PlannedRow]:
-    """Say what the rows of a table need at a scale; rows that do not exist there are left out.
+    """Plan the rows of a table at a scale; rows that do not exist there are left out.
 
     Args:
         table: of the paper.
@@ -222,13 +222,13 @@ def plan_table(table: Table, scale: Scale, seeds: int) -> list[PlannedRow]:
 
 
 def plan_evaluation(row: Row, scale: Scale, seed: int) -> Evaluation:
-    """Say how the network of a row is measured."""
+    """Plan how the network of a row is evaluated."""
     training = plan_training(row.network, scale, seed)
     return Evaluation(training, row.kind, scale.setup(row.kind, training.recipe), row.checkpoint)
 
 
 def plan_training(network: NetworkSpec, scale: Scale, seed: int) -> Training:
-    """Say how a network is trained; the same network has the same name, whoever asks for it."""
+    """Plan how a network is trained; the same network has the same name, whichever row needs it."""
     recipe = scale.recipe_of(network)
     base = flat_config(recipe, scale.settings)
     config = flat_config(recipe, {**scale.settings, **scale.changes_of(network)})
@@ -242,7 +242,7 @@ def plan_training(network: NetworkSpec, scale: Scale, seed: int) -> Training:
 
 
 def plan_figure(figure: Figure, scale: Scale) -> Analysis:
-    """Say what a figure needs at a scale: one network of each kind, of seed 0."""
+    """Plan a figure at a scale: one network of each kind, of seed 0."""
     names: dict[Training, str] = {}
     for name, network in figure.networks.items():
         # Where a scale makes two networks one, the first name stays.
@@ -253,7 +253,7 @@ def plan_figure(figure: Figure, scale: Scale) -> Analysis:
 
 
 def jobs_of(rows: Iterable[PlannedRow]) -> list[Job]:
-    """The distinct jobs of some rows, each network followed by what is measured of it."""
+    """Return the distinct jobs of some rows, each network followed by its evaluations."""
     measured: dict[Training, dict[Evaluation, None]] = {}
     for row in rows:
         for evaluation in row.evaluations:
@@ -266,13 +266,13 @@ def _places(folder: Path, data_dir: str | None) -> list[str]:
 
 
 def _name(recipe: str, defense: str, changes: dict[str, Any]) -> str:
-    """A folder's name that tells what differs from the recipe; FAT's schedule goes without saying."""
-    told = [
+    """Return the name of a folder, with what differs from the recipe but for FAT's schedule."""
+    differences = [
         value if isinstance(value, str) else f"{name}{_joined(value)}"
         for name, value in changes.items()
         if name != "defense" and not name.startswith("fat_")
     ]
-    return "-".join([recipe, defense, *told])
+    return "-".join([recipe, defense, *differences])
 
 
 def _joined(value: Any) -> str:

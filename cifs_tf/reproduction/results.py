@@ -1,4 +1,4 @@
-"""From what runs, evaluations and analyses left to the numbers of a table, beside the paper's, or of a figure."""
+"""Collect the numbers of a table, beside the paper's, or of a figure, from what runs, evaluations and analyses left."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def build_figure(figure: Figure, analysis: Analysis, scale: Scale, workdir: Path
     summary = read_json(workdir / analysis.folder / "summary.json")
     # By the names in the pictures: where a scale makes the networks of two figures the same, those of the first.
     networks = zip(summary["networks"].items(), analysis.trainings, strict=True)
-    told = ("dataset", "num_examples", "subset_of", "checkpoint", "attack", "epsilon", "revision")
+    kept = ("dataset", "num_examples", "subset_of", "checkpoint", "attack", "epsilon", "revision")
     return {
         "schema": SCHEMA,
         "figure": figure.number,
@@ -85,7 +85,7 @@ def build_figure(figure: Figure, analysis: Analysis, scale: Scale, workdir: Path
         "scale": scale.name,
         "about": scale.about,
         "command": command,
-        **{name: summary[name] for name in told},
+        **{name: summary[name] for name in kept},
         "analysis": analysis.command(Path("WORKDIR")),
         "networks": {
             name: {
@@ -99,20 +99,20 @@ def build_figure(figure: Figure, analysis: Analysis, scale: Scale, workdir: Path
 
 
 def about(table: Table, scale: Scale) -> str:
-    """What the reader of a table must know of its scale and of its attacks."""
+    """Describe the scale of a table and its attacks, for the reader."""
     kinds = dict.fromkeys(row.kind for row in table.rows)
     return " ".join(filter(None, [scale.about, *(scale.setups[kind].about for kind in kinds)]))
 
 
 def interval_sentence(seeds: int) -> str:
-    """What the intervals mean."""
+    """Describe the intervals."""
     if seeds == 1:
         return "95% by Wilson's score, over the images; one seed, so the chance in training is not in them"
     return f"95% by Student's t over {seeds} seeds and Wilson's score over the images, squares added"
 
 
 def renamed(table: Table, scale: Scale) -> dict[str, str]:
-    """Columns whose attack is another one at this scale, and that attack."""
+    """Return the columns whose attack is another one at this scale, with the title of that attack."""
     if not table.rows:
         return {}
     found = {}
@@ -124,7 +124,7 @@ def renamed(table: Table, scale: Scale) -> dict[str, str]:
 
 
 def attack_title(name: str) -> str:
-    """An attack as the paper writes it.
+    """Write the name of an attack as the paper does.
 
     Example:
         >>> attack_title("pgd20")
@@ -151,7 +151,7 @@ def read_place(report: dict[str, Any], place: str) -> tuple[float, str | None] |
 
 
 def _setting(rows: Sequence[PlannedRow], scale: Scale) -> str | None:
-    """What takes the place of the paper's architecture, where that is all that the parts of a table differ in."""
+    """Name what takes the place of the paper's architecture, where that is all that the blocks of a table differ in."""
     if scale.recipe is None or len({row.row.block for row in rows}) > 1:
         return None
     training = rows[0].evaluations[0].training
@@ -194,7 +194,7 @@ def _cell(reports: Sequence[dict[str, Any]], place: str, paper: float | None) ->
 
 
 def _network(training: Training, evaluations: Sequence[Evaluation], workdir: Path) -> dict[str, Any]:
-    """How a network was made and measured: what its own files say."""
+    """Return how a network was made and measured, from its own files."""
     result = read_json(workdir / training.folder / "result.json")
     defense = training["defense"]
     return {

@@ -1,4 +1,4 @@
-"""How much is done: the paper's setting, what two cores finish in hours, or two steps to see that everything holds."""
+"""The scales of a reproduction: the paper's setting, hours on two cores, or two steps that show that it all runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from cifs_tf.reproduction.catalogue import NetworkSpec
 from cifs_tf.runs.recipes import RECIPES, parse_config
 
-# A run closes with a look that costs nothing; what a table needs is measured by commands of its own.
+# A run ends with the cheapest evaluation; what a table needs is measured by commands of its own.
 QUICK_LOOK = {"twin": None, "attacks": ["fgsm"], "attack_betas": [0], "checkpoints": ["last"], "export": False}
 ATTACKS = ("fgsm", "pgd20", "cw30", "pgd100")
 FINAL_LOGITS = (
@@ -64,11 +64,11 @@ class Scale:
     in_one_process: bool = False
 
     def recipe_of(self, network: NetworkSpec) -> str:
-        """Name of the recipe of a network."""
+        """Return the name of the recipe of a network."""
         return self.recipe or network.recipe
 
     def changes_of(self, network: NetworkSpec) -> dict[str, Any]:
-        """What a network changes in its recipe."""
+        """Return what a network changes in its recipe."""
         small = network.small_changes if self.recipe else {}
         changes = {**self.methods.get(network.recipe, {}), **network.changes, **small}
         return {name: value for name, value in changes.items() if self.keeps is None or name in self.keeps}
@@ -81,12 +81,12 @@ class Scale:
         return setup
 
     def place(self, place: str) -> str:
-        """Where a column is read, with the attacks that are really made."""
+        """Return where a column is read, with the attacks that are really made."""
         return ":".join(self.renamed.get(part, part) for part in place.split(":"))
 
 
 def flat_config(recipe: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Every option of a run with a recipe and changes to it.
+    """Return every option of a run with a recipe and changes to it.
 
     Raises:
         UserError: if the changes do not fit.
@@ -100,7 +100,7 @@ def _flat(recipe: str, changes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def arguments(changes: dict[str, Any]) -> list[str]:
-    """Options as a command line has them."""
+    """Return options as a command line has them."""
     return [f"--{name}={_text(value)}" for name, value in changes.items()]
 
 
