@@ -82,7 +82,8 @@ def run_fresh(*argv, cwd):
     done = subprocess.run(
         [sys.executable, *map(str, argv)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=900
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    if done.returncode:
+        pytest.fail(done.stderr[-6000:], pytrace=False)
 
 
 def script_of(text):
