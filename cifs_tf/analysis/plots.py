@@ -1,8 +1,6 @@
-"""Figures 1, 3, 4, A.1 and A.2 of the paper, as matplotlib figures.
+"""Figures 1, 3, 4, A.1 and A.2 of the paper, as matplotlib figures, in the style of `cifs_tf.figures`.
 
-Nothing here touches pyplot, so there is no global state and no display: `figure.savefig("channels.png")` writes one,
-and a notebook, after `%matplotlib inline`, shows what a cell returns. Colours are those of Okabe and Ito, which
-colour-blind people can tell apart.
+`figure.savefig("channels.png")` writes one, and a notebook, after `%matplotlib inline`, shows what a cell returns.
 """
 
 from __future__ import annotations
@@ -12,20 +10,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cifs_tf.analysis.profile import ChannelProfile
 from cifs_tf.errors import UserError
+from cifs_tf.figures import BLACK, GREY, NATURAL, ROBUST, SHADE, color_networks, make_figure, styled
 
-BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK = (
-    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"),
-)
-NATURAL, ADVERSARIAL = BLUE, VERMILION
-NETWORKS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
-SHADE = "#eeeeee"
 # Of a history, what is drawn, and how: logged name, its name in the legend, line.
 ACCURACIES: tuple[tuple[str, str, Any], ...] = (
     ("val_clean_accuracy", "validation images", "--"),
@@ -44,6 +36,7 @@ History = Sequence[Mapping[str, Any]]
 """What each epoch logged: a list of dicts, as in `history.json` of a run."""
 
 
+@styled
 def plot_profiles(profiles: Mapping[str, ChannelProfile], attack: str = "Adversarial") -> Figure:
     """Draw Figures 1, 3 and A.2: a column for each profile, over the channels in the order of their weights.
 
@@ -64,7 +57,7 @@ def plot_profiles(profiles: Mapping[str, ChannelProfile], attack: str = "Adversa
         >>> plot_profiles({"AT/cat": profile}, attack="PGD-20").savefig("channels.png")
     """
     _check_any("profiles", profiles)
-    figure = _figure((min(WIDEST, 0.7 + 3.2 * len(profiles)), 5.8))
+    figure = make_figure((min(WIDEST, 0.7 + 3.2 * len(profiles)), 5.8))
     grid = figure.subplots(3, len(profiles), sharey="row", squeeze=False)
     for (top, middle, bottom), (title, profile) in zip(grid.T, profiles.items(), strict=True):
         channels = np.arange(len(profile.weights))
@@ -74,26 +67,27 @@ def plot_profiles(profiles: Mapping[str, ChannelProfile], attack: str = "Adversa
             (bottom, profile.natural_frequency, profile.adversarial_frequency),
         ):
             axes.plot(channels, natural, color=NATURAL, linewidth=1, label="Natural")
-            axes.plot(channels, adversarial, color=ADVERSARIAL, linewidth=1, label=attack)
-            axes.set_ylim(-0.03, 1.05)
+            axes.plot(channels, adversarial, color=ROBUST, linewidth=1, label=attack)
+            axes.set_ylim(0, 1)
         middle.plot(channels, profile.weights, color=BLACK, linewidth=1.2)
-        middle.axhline(0, color="#888888", linewidth=0.8)
+        middle.axhline(0, color=GREY, linewidth=0.8)
         for axes in (top, middle, bottom):
             axes.axvspan(
                 num_positive - 0.5, len(channels) - 0.5, color=SHADE, zorder=0, linewidth=0, label="NR channels"
             )
             axes.set_xlim(-0.5, len(channels) - 0.5)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        top.set_title(title, fontsize=11)
+        top.set_title(title)
         bottom.set_xlabel("Channel index, by weight")
     for axes, label in zip(grid[:, 0], ("Magnitude", "Weight", "Frequency"), strict=True):
         axes.set_ylabel(label)
     figure.align_ylabels(grid[:, 0])
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside lower center", ncols=3)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
 
+@styled
 def plot_curves(
     histories: Mapping[str, History], best_epochs: Mapping[str, int | None] | None = None, title: str = ""
 ) -> Figure:
@@ -114,31 +108,32 @@ def plot_curves(
         >>> figure = plot_curves({"CIFS": [{"loss": 2.0, "val_robust_accuracy": 0.3}]})
     """
     _check_any("histories", histories)
-    figure = _figure((9, 4.2))
+    figure = make_figure((9, 4.2))
     figure.suptitle(title, fontsize=11)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
-    colors = _colors(histories)
+    colors = color_networks(histories)
     for name, history in histories.items():
         marker = "o" if len(history) <= MARKED_EPOCHS else ""
-        style: dict[str, Any] = {"color": colors[name], "marker": marker, "markersize": 3}
+        style: dict[str, Any] = {"color": colors[name], "marker": marker, "markersize": 3, "clip_on": False}
         _plot_logged(loss_axes, history, "loss", **style)
         for key, _, line in ACCURACIES:
             _plot_logged(accuracy_axes, history, key, scale=100, linestyle=line, **style)
         best = (best_epochs or {}).get(name)
         if best is not None:
             robust = 100 * history[best - 1]["val_robust_accuracy"]
-            accuracy_axes.plot([best], [robust], color=colors[name], marker="*", markersize=12, linestyle="none")
+            star = {"marker": "*", "markersize": 12, "linestyle": "none", "clip_on": False}
+            accuracy_axes.plot([best], [robust], color=colors[name], **star)
     loss_axes.set_ylabel("training loss")
     accuracy_axes.set_ylabel("accuracy (%)")
-    accuracy_axes.set_ylim(0, 102)
+    accuracy_axes.set_ylim(0, 100)
     for axes in (loss_axes, accuracy_axes):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.spines[["top", "right"]].set_visible(False)
     _curves_legend(figure, histories, colors, has_best=any((best_epochs or {}).values()))
     return figure
 
 
+@styled
 def plot_class_robustness(
     accuracies: Mapping[str, np.ndarray], class_names: Sequence[str], attack: str = "robust"
 ) -> Figure:
@@ -164,11 +159,11 @@ def plot_class_robustness(
             advice = f"give one number for each of the {len(class_names)} classes"
             raise UserError("accuracies", f"{name} of shape {np.shape(values)}", advice)
     num_bars = len(class_names) * len(accuracies)
-    figure = _figure((min(WIDEST, max(6.0, 2.0 + 0.28 * num_bars)), 3.8))
+    figure = make_figure((min(WIDEST, max(6.0, 2.0 + 0.28 * num_bars)), 3.8))
     axes = figure.subplots()
     width = 0.8 / len(accuracies)
     places = np.arange(len(class_names))
-    colors = _colors(accuracies)
+    colors = color_networks(accuracies)
     for index, (name, values) in enumerate(accuracies.items()):
         shift = (index - (len(accuracies) - 1) / 2) * width
         bars = axes.bar(places + shift, 100 * np.asarray(values), width, color=colors[name], label=name)
@@ -176,26 +171,15 @@ def plot_class_robustness(
             axes.bar_label(bars, fmt=lambda value: "" if np.isnan(value) else f"{value:.0f}", fontsize=8, padding=1)
     axes.set_xticks(places, class_names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_ylabel(f"{attack} accuracy (%)")
-    axes.set_ylim(0, 105)
-    axes.margins(x=0.01)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=min(4, len(accuracies)))
-    return figure
-
-
-def _figure(size: tuple[float, float]) -> Figure:
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    axes.set_ylim(0, 100)
+    axes.set_xlim(-0.5, len(class_names) - 0.5)
+    figure.legend(loc="outside upper center", ncols=min(4, len(accuracies)))
     return figure
 
 
 def _check_any(argument: str, given: Mapping[str, Any]) -> None:
     if not given:
         raise UserError(argument, "nothing", "give one at least")
-
-
-def _colors(names: Mapping[str, Any]) -> dict[str, str]:
-    return {name: NETWORKS[index % len(NETWORKS)] for index, name in enumerate(names)}
 
 
 def _plot_logged(axes: Axes, history: History, key: str, scale: float = 1.0, **style: Any) -> None:
@@ -211,7 +195,7 @@ def _curves_legend(
     handles = [Line2D([], [], color=colors[name], label=name, linewidth=3) for name in histories]
     for key, label, line in ACCURACIES:
         if any(entry.get(key) is not None for history in histories.values() for entry in history):
-            handles.append(Line2D([], [], color="#555555", linestyle=line, label=label))
+            handles.append(Line2D([], [], color=GREY, linestyle=line, label=label))
     if has_best:
-        handles.append(Line2D([], [], color="#555555", marker="*", markersize=10, linestyle="none", label="best epoch"))
-    figure.legend(handles=handles, frameon=False, fontsize=9, loc="outside lower center", ncols=3)
+        handles.append(Line2D([], [], color=GREY, marker="*", markersize=10, linestyle="none", label="best epoch"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)

@@ -113,7 +113,7 @@ def _look_inside(options: AnalyseOptions, networks: list[Network], folder: Path)
 
 
 def _write(folder: Path, findings: Findings, figures: dict[str, Figure], summary: dict[str, Any]) -> list[Path]:
-    from cifs_tf.runs.curves import write_figure
+    from cifs_tf.figures import save_figure
 
     summary_file = folder / "summary.json"
     # First gone and last written: its presence says that the rest is there, and belongs to it.
@@ -122,7 +122,7 @@ def _write(folder: Path, findings: Findings, figures: dict[str, Figure], summary
         stale.unlink()  # of other options
     written = findings.write_numbers(folder)
     for name, figure in figures.items():
-        write_figure(figure, folder / name)
+        save_figure(figure, folder / name)
         written.append(folder / name)
     summary["files"] = [file.name for file in written]
     write_json(summary_file, summary)

@@ -1,4 +1,4 @@
-"""Pictures of a run as files, and the curves of its training (the paper's Figure 4)."""
+"""The curves of a run's training (the paper's Figure 4)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifs_tf.files import write_atomically
 from cifs_tf.runs.checkpoints import best_epoch
 
 if TYPE_CHECKING:
@@ -34,9 +33,6 @@ def draw_curves(histories: Mapping[str, list[dict[str, Any]]], title: str) -> Fi
 
 def write_curves(history: list[dict[str, Any]], title: str, file: Path) -> None:
     """Draw the curves of one network into a PNG file, atomically."""
-    write_figure(draw_curves({title: history}, ""), file)
+    from cifs_tf.figures import save_figure
 
-
-def write_figure(figure: Figure, file: Path) -> None:
-    """Write a figure as a PNG file, atomically; the same figure gives the same bytes."""
-    write_atomically(file, lambda path: figure.savefig(path, format="png", dpi=100, metadata={"Software": None}))
+    save_figure(draw_curves({title: history}, ""), file)

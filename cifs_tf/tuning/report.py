@@ -10,14 +10,13 @@ from typing import Any
 from keras_tuner.engine.trial import TrialStatus
 from rich.table import Table
 
+from cifs_tf.figures import NATURAL, ROBUST, make_figure, save_figure, styled
 from cifs_tf.files import write_atomically
 from cifs_tf.runs.recipes import dump_yaml
 from cifs_tf.tuning.options import OBJECTIVE, SearchConfig
 from cifs_tf.tuning.oracle import Resumable
 from cifs_tf.tuning.space import as_text, describe, trial_values
 from cifs_tf.tuning.trials import METRICS, metric_by_epoch
-
-BLUE, ORANGE = "#0072b2", "#d55e00"
 
 
 def collect(oracle: Resumable) -> list[dict[str, Any]]:
@@ -65,30 +64,25 @@ def table(rows: list[dict[str, Any]], config: SearchConfig, num_validation: int)
     return out
 
 
+@styled
 def write_picture(rows: list[dict[str, Any]], config: SearchConfig, file: Path) -> None:
     """Draw robust and natural validation accuracy against beta, or against what is searched first (Table E.1)."""
-    # The object-oriented interface: no global state, no display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     name = "beta" if "beta" in config.search.search else config.search.search[0]
     # The best first: of trials with the same value the line takes it.
     points = {row["values"][name]: row for row in reversed(rows) if row["epoch"] is not None and name in row["values"]}
     along = sorted(points)
     places = [as_text(x) for x in along] if name == "cuts" else along
-    figure = Figure(figsize=(5, 3.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for metric, label, color in zip(METRICS, ("under attack", "natural"), (BLUE, ORANGE), strict=True):
-        axes.plot(places, [100 * points[x][metric] for x in along], marker="o", color=color, label=label)
+    figure = make_figure((5, 3.5))
+    axes = figure.subplots()
+    for metric, label, color in zip(METRICS, ("robust", "natural"), (ROBUST, NATURAL), strict=True):
+        axes.plot(places, [100 * points[x][metric] for x in along], marker="o", color=color, label=label, clip_on=False)
     if all(isinstance(x, float) for x in along):
         axes.set_xscale("log" if min(along) > 0 else "symlog")
     axes.set_xlabel(name)
     axes.set_ylabel("validation accuracy (%)")
     axes.set_title(f"{config.data.dataset}, {config.model.defense}")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    write_atomically(file, lambda path: figure.savefig(path, dpi=150))
+    axes.legend()
+    save_figure(figure, file)
 
 
 def write_recipe(best: dict[str, Any], num_trials: int, config: SearchConfig, argv: Sequence[str], file: Path) -> None:

@@ -8,23 +8,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("svg")
-
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-INK, GREY = "#22303c", "#8a97a3"
-BACKBONE, PROBE, POSITIVE, NEGATIVE, MASK = "#dfe8f1", "#fde7c8", "#2a9d5c", "#d1495b", "#3f6fb5"
+from cifs_tf.figures import BLUE, GREY, NEGATIVE, POSITIVE, make_figure, save_figure, styled
+
+INK, BACKBONE, PROBE, MASK = "#22303c", "#dfe8f1", "#fde7c8", BLUE
 # Six channels of an imagined feature map: activation and relevance to the top-2 classes.
 ACTIVATION = np.array([0.75, 0.55, 0.9, 0.35, 0.6, 0.8])
 RELEVANCE = np.array([1.1, -0.7, 0.5, 1.6, -1.2, 0.1])
 
 
 def box(axes, x, y, width, height, text, color, size=9.5):
-    """A rounded box around a text, centred at (x, y)."""
+    """Draw a rounded box around a text, centred at (x, y)."""
     patch = FancyBboxPatch(
         (x - width / 2, y - height / 2),
         width,
@@ -39,7 +35,7 @@ def box(axes, x, y, width, height, text, color, size=9.5):
 
 
 def arrow(axes, start, end, color=INK, style="-|>", curve=0.0, line="-"):
-    """An arrow between two points."""
+    """Draw an arrow between two points."""
     axes.add_patch(
         FancyArrowPatch(
             start, end, arrowstyle=style, mutation_scale=11, color=color, lw=1.2, ls=line,
@@ -49,16 +45,16 @@ def arrow(axes, start, end, color=INK, style="-|>", curve=0.0, line="-"):
 
 
 def bars(axes, x, y, values, colors, title, note):
-    """A small bar chart of one value per channel, its base line at (x, y)."""
+    """Draw a small bar chart of one value per channel, its base line at (x, y)."""
     for index, (value, color) in enumerate(zip(values, colors, strict=True)):
-        axes.add_patch(plt.Rectangle((x + 0.22 * index, y), 0.16, value, fc=color, ec="none"))
+        axes.add_patch(Rectangle((x + 0.22 * index, y), 0.16, value, fc=color, ec="none"))
     axes.plot([x - 0.05, x + 1.31], [y, y], color=INK, lw=0.8)
     axes.text(x + 0.63, y + 1.12, title, ha="center", fontsize=9.5, color=INK)
     axes.text(x + 0.63, y - 0.92, note, ha="center", fontsize=8, color=GREY)
 
 
 def network(axes):
-    """Upper half: a backbone with two cuts, and the heads that come out of it."""
+    """Draw the upper half: a backbone with two cuts, and the heads that come out of it."""
     y = 5.6
     parts = [
         (0.7, 1.0, "image", "white"),
@@ -87,7 +83,7 @@ def network(axes):
 
 
 def layer(axes):
-    """Lower half: what happens inside one CIFS layer."""
+    """Draw the lower half: what happens inside one CIFS layer."""
     axes.add_patch(
         FancyBboxPatch(
             (0.35, 0.5), 13.55, 3.73, boxstyle="round,pad=0,rounding_size=0.1", fc="#fffaf2", ec=GREY, lw=0.8
@@ -140,17 +136,18 @@ def layer(axes):
     axes.text(0.6, 0.68, "inside one CIFS layer", fontsize=8.5, color=GREY, style="italic")
 
 
+@styled
 def main() -> int:
     """Draw the figure beside this file."""
-    plt.rcParams.update({"svg.hashsalt": "mechanism", "font.family": "sans-serif"})
-    figure, axes = plt.subplots(figsize=(12.4, 6.0))
+    figure = make_figure((12.4, 6.0), layout=None)
+    axes = figure.subplots()
     axes.set(xlim=(0.1, 14.2), ylim=(0.35, 7.15))
     axes.axis("off")
     network(axes)
     layer(axes)
     figure.subplots_adjust(0, 0, 1, 1)
     target = Path(__file__).with_suffix(".svg")
-    figure.savefig(target, facecolor="white", metadata={"Date": None})
+    save_figure(figure, target)
     print(target)
     return 0
 

@@ -122,10 +122,11 @@ def draw(
     Raises:
         UserError: if the file cannot be written.
     """
-    from matplotlib.figure import Figure
+    # Only a picture needs matplotlib.
+    from cifs_tf.figures import BLUE, make_figure, save_figure
 
     layers = layers_of(outputs)
-    figure = Figure(figsize=(2.6 + 3.2 * len(layers), 2.6 * len(files)), layout="constrained")
+    figure = make_figure((2.6 + 3.2 * len(layers), 2.6 * len(files)))
     widths = [1.0] + [1.4] * len(layers)
     rows = figure.subplots(len(files), 1 + len(layers), squeeze=False, width_ratios=widths)
     for index, (name, axes) in enumerate(zip(files, rows, strict=True)):
@@ -139,11 +140,11 @@ def draw(
         for layer, plot in zip(layers, axes[1:], strict=True):
             chosen = most_important(outputs[f"importance_{layer}"][index], channels)
             values = outputs[f"importance_{layer}"][index][chosen]
-            plot.bar([str(channel) for channel in chosen], values)
+            plot.bar([str(channel) for channel in chosen], values, color=BLUE)
             plot.set_title(f"importance in {layer}, by channel", fontsize=8)
             plot.tick_params(labelsize=7)
     try:
-        figure.savefig(file, dpi=150)
+        save_figure(figure, file)
     except (OSError, ValueError) as error:
         raise UserError("picture", file, f"it cannot be written ({error})") from error
 
