@@ -20,6 +20,7 @@ import itertools
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -56,7 +57,7 @@ styled = matplotlib.rc_context(
 METADATA = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
-def make_figure(size: tuple[float, float], layout: str | None = "constrained") -> Figure:
+def make_figure(size: tuple[float, float], layout: Literal["constrained"] | None = "constrained") -> Figure:
     """Make an empty figure.
 
     Args:

@@ -16,13 +16,13 @@ from cifs_tf.models.from_keras import WithoutActivation
 def channel_activations(
     classifier: Classifier, images: tf.Tensor | np.ndarray, layer: str | None = None, batch_size: int = 250
 ) -> np.ndarray:
-    """Activation of each channel, averaged over positions, in inference mode (Appendix A.1).
+    """Measure the activation of each channel, averaged over positions, in inference mode (Appendix A.1).
 
     Args:
         classifier: the network.
         images: float (examples, height, width, channels) in [0, 1].
-        layer: name of a layer of the backbone, whose output is taken as its selection layer leaves it, if one is there;
-            None (default) takes what the last dense layer sees, after the last selection layer's mask.
+        layer: name of a layer of the backbone, whose output is taken after its selection layer, if there is one; None
+            (default) takes the input of the last dense layer, after the last selection layer's mask.
         batch_size: images at a time. Default 250.
 
     Returns:
@@ -54,7 +54,7 @@ def channel_activations(
 
 
 def last_layer_weights(classifier: Classifier) -> np.ndarray:
-    """Weights of the last dense layer: the relevance of each of its channels to each class (Section 3.1).
+    """Return the weights of the last dense layer: the relevance of each of its channels to each class (Section 3.1).
 
     The logits are linear in the pooled activations, so their gradient of Eq. (1) is this matrix, the same for every
     image.
@@ -72,10 +72,10 @@ def last_layer_weights(classifier: Classifier) -> np.ndarray:
 
 
 def last_layer(classifier: Classifier) -> keras.layers.Dense:
-    """The dense layer that makes the logits.
+    """Return the dense layer that computes the logits.
 
     Raises:
-        UserError: if something else makes them.
+        UserError: if another layer computes them.
     """
     layer = classifier.backbone.outputs[0]._keras_history.operation
     if isinstance(layer, WithoutActivation):

@@ -1,4 +1,4 @@
-"""Activations and verdicts of a network on natural and adversarial images, measured batch by batch."""
+"""Activations and predictions of a classifier on natural and adversarial images, measured batch by batch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.analysis.activations import channel_activations, last_layer_weights
-from cifs_tf.analysis.alignment import alignment, negative_share
+from cifs_tf.analysis.metrics import alignment, negative_share
 from cifs_tf.analysis.profile import ChannelProfile, make_profile
 from cifs_tf.attacks import PGD, example_seeds
 from cifs_tf.attacks.objective import fooled
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
+from cifs_tf.evaluation.attacked import fingerprint_of
 from cifs_tf.evaluation.engine import code_version
-from cifs_tf.evaluation.victim import fingerprint_of
 from cifs_tf.files import write_atomically
 from cifs_tf.losses import head_weights
 from cifs_tf.models import Classifier
@@ -26,13 +26,13 @@ from cifs_tf.models import Classifier
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measurement:
-    """What natural and adversarial images do inside a network, in the order of the images.
+    """Activations and correctness on natural and adversarial images, in the order of the images.
 
     Args:
         labels: int (examples,).
         weights: float (channels, classes), of the last dense layer.
-        natural_activations: float (examples, channels), what that layer sees of the natural images.
-        adversarial_activations: the same of the adversarial images.
+        natural_activations: float (examples, channels), inputs of that layer on natural images.
+        adversarial_activations: the same on adversarial images.
         natural_correct: bool (examples,), whether the final prediction is right.
         adversarial_correct: the same under attack.
     """
@@ -45,7 +45,7 @@ class Measurement:
     adversarial_correct: np.ndarray
 
     def profile(self, target_class: int) -> ChannelProfile:
-        """The profile of one class, see `channel_profile`.
+        """Return the profile of one class, see `channel_profile`.
 
         Raises:
             UserError: if no image has the class.
@@ -57,7 +57,7 @@ class Measurement:
         return make_profile(natural, adversarial, self.weights[:, target_class])
 
     def per_example(self) -> dict[str, np.ndarray]:
-        """For each image: right or not, and NR share and alignment with the weights of its class, before and after.
+        """Return for each image whether it is correct, and NR share and alignment with the weights of its class.
 
         Returns:
             `natural_accuracy`, `adversarial_accuracy`, `natural_negative_share`, `adversarial_negative_share`,
@@ -86,25 +86,25 @@ def measure_channels(
     folder: Path | None = None,
     progress: Callable[[Sequence[int]], Iterable[int]] = lambda starts: starts,
 ) -> Measurement:
-    """Attack images, and record activations and verdicts before and after.
+    """Attack images, and record activations and correctness before and after.
 
     Args:
-        classifier: the network; its backbone ends in a Dense layer.
+        classifier: to be measured; its backbone ends in a Dense layer.
         split: the images.
         attack: see `cifs_tf.evaluation.make_attacks`.
         beta: beta_atk, see `cifs_tf.losses.head_weights`. Default 0, the final prediction alone.
-        mask_gradient: what the attacker differentiates, see `Classifier.heads_fn`. Default each layer's own.
+        mask_gradient: gradient of the attacker, see `Classifier.heads_fn`. Default each layer's own.
         seed: of attacks with a random start. Default 0.
         batch_size: images at a time. Default 250.
-        folder: keeps each finished batch in a sub-folder named after network, images, attack and code, so that an
-            interrupted measurement continues; None (default) keeps nothing.
-        progress: wraps the sequence of batches to show how far it is, such as `rich.progress.track`.
+        folder: where each finished batch is written, in a sub-folder named after classifier, images, attack and code,
+            so that an interrupted measurement resumes; None (default) writes nothing.
+        progress: wraps the sequence of batches to show a progress bar, such as `rich.progress.track`.
 
     Returns:
         the measurement.
 
     Raises:
-        UserError: if the last layer is not dense, or the network has no such beta or mask gradient.
+        UserError: if the last layer is not dense, or the classifier has no such beta or mask gradient.
 
     Example:
         >>> attack = make_attacks(["pgd20"], epsilon=8 / 255)["pgd20"]

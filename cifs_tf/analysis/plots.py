@@ -18,7 +18,7 @@ from cifs_tf.analysis.profile import ChannelProfile
 from cifs_tf.errors import UserError
 from cifs_tf.figures import BLACK, GREY, NATURAL, ROBUST, SHADE, color_networks, make_figure, styled
 
-# Of a history, what is drawn, and how: logged name, its name in the legend, line.
+# Accuracies of a history that are drawn: logged name, name in the legend, line.
 ACCURACIES: tuple[tuple[str, str, Any], ...] = (
     ("val_clean_accuracy", "validation images", "--"),
     ("val_robust_accuracy", "validation images, attacked", "-"),
@@ -33,7 +33,7 @@ NUMBERED_BARS = 40
 WIDEST = 24.0
 
 History = Sequence[Mapping[str, Any]]
-"""What each epoch logged: a list of dicts, as in `history.json` of a run."""
+"""Logged values of each epoch: a list of dicts, as in `history.json` of a run."""
 
 
 @styled
@@ -94,7 +94,7 @@ def plot_curves(
     """Draw Figure 4: training loss, and accuracies on natural and attacked images, over the epochs of each network.
 
     Args:
-        histories: by name of the network, what each epoch logged; what an epoch did not log is left out.
+        histories: by name of the network, what each epoch logged; missing values are left out.
         best_epochs: epochs, counted from 1, to mark by a star on the robust accuracy. Default none.
         title: of the figure. Default none.
 
@@ -191,7 +191,7 @@ def _plot_logged(axes: Axes, history: History, key: str, scale: float = 1.0, **s
 def _curves_legend(
     figure: Figure, histories: Mapping[str, History], colors: Mapping[str, str], *, has_best: bool
 ) -> None:
-    """Colours are networks, lines are what was measured; only what is drawn is explained."""
+    """Explain what is drawn: colours are networks, lines are accuracies."""
     handles = [Line2D([], [], color=colors[name], label=name, linewidth=3) for name in histories]
     for key, label, line in ACCURACIES:
         if any(entry.get(key) is not None for history in histories.values() for entry in history):

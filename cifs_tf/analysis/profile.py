@@ -1,4 +1,4 @@
-"""The numbers of Figures 1, 3 and A.2: activations of a class over the channels, sorted by the last layer's weights."""
+"""The data of Figures 1, 3 and A.2: activations of a class over the channels, sorted by the last layer's weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ChannelProfile:
 
     Args:
         weights: float (channels,), of the last dense layer for the class, descending.
-        order: int (channels,), the channels' indices in the network.
+        order: int (channels,), the channels' indices in the classifier.
         natural_magnitude: float (channels,) in [0, 1], mean activation magnitude of the class' natural images, divided
             by the largest of all channels.
         adversarial_magnitude: the same of the adversarial images, divided by their own largest.
@@ -51,7 +51,7 @@ def channel_profile(
     """Measure how natural and adversarial images of one class activate the channels of the penultimate layer.
 
     Args:
-        classifier: the network; its backbone ends in a Dense layer.
+        classifier: to be measured; its backbone ends in a Dense layer.
         images: float (examples, height, width, channels) in [0, 1].
         x_adv: the same images after an attack.
         labels: int (examples,).
@@ -85,7 +85,7 @@ def channel_profile(
 
 
 def make_profile(natural: np.ndarray, adversarial: np.ndarray, weights: np.ndarray) -> ChannelProfile:
-    """Make the profile of a class from activations that are known already.
+    """Make the profile of a class from measured activations.
 
     Magnitude of channel i: mean_n |a_ni|, divided by the largest of all channels. Frequency: the share of the images n
     with |a_ni| > 0.01 max_j |a_nj|.
@@ -96,13 +96,13 @@ def make_profile(natural: np.ndarray, adversarial: np.ndarray, weights: np.ndarr
         weights: float (channels,), of the last layer for the class.
 
     Returns:
-        the profile; magnitudes of a network that activates nothing are 0.
+        the profile; magnitudes are 0 where nothing is activated.
 
     Example:
         >>> make_profile(np.array([[0.0, 2.0]]), np.array([[1.0, 2.0]]), np.array([-1.0, 1.0])).natural_magnitude
         array([1., 0.])
     """
-    # Stable: channels of equal weight keep the network's order.
+    # Stable: channels of equal weight keep their order.
     order = np.argsort(-weights, kind="stable")
     return ChannelProfile(
         weights=weights[order],

@@ -1,4 +1,4 @@
-"""Robustness class by class (Figure A.1), from verdicts or from the ledger of an evaluation."""
+"""Class-wise robust accuracy (Figure A.1), from predictions or from the ledger of an evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cifs_tf.evaluation import Ledger
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Verdicts:
-    """What an evaluation found of an attack: for each image, whether the final prediction is right.
+    """Results of an attack: for each image, whether the final prediction is correct.
 
     Args:
         labels: int (examples,).
@@ -28,7 +28,7 @@ class Verdicts:
 
 
 def class_wise_accuracy(correct: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Share of the images of each class that are right.
+    """Compute the accuracy of each class.
 
     Args:
         correct: bool (examples,); of numbers, the mean of each class is returned.
@@ -57,14 +57,14 @@ def class_wise_accuracy(correct: np.ndarray, labels: np.ndarray, num_classes: in
 
 
 def read_verdicts(ledger: Ledger, attack: str) -> Verdicts:
-    """Read the verdicts of one of the paper's attacks at its worst beta_atk, the first of several (Section 4.1).
+    """Read the results of one of the paper's attacks at its worst beta_atk, the first of several (Section 4.1).
 
     Args:
         ledger: of the suite `paper` or `strict`, finished.
         attack: name, such as `"pgd20"`.
 
     Returns:
-        the verdicts, in the order of the images' ids.
+        the results, in the order of the images' ids.
 
     Raises:
         UserError: if the evaluation is not finished, or the attack is not part of it.
@@ -73,19 +73,19 @@ def read_verdicts(ledger: Ledger, attack: str) -> Verdicts:
         >>> verdicts = read_verdicts(ledger, "pgd20")  # ledger.jsonl of an evaluation, by Ledger.read
         >>> class_wise_accuracy(verdicts.robust, verdicts.labels, 10)
     """
-    paper = [task for task in ledger.header["about"]["tasks"] if task["section"] == "paper"]
-    tasks = [task for task in paper if task["family"] == attack]
+    paper = [task for task in ledger.tasks if task.section == "paper"]
+    tasks = [task for task in paper if task.family == attack]
     if not tasks:
-        known = ", ".join(dict.fromkeys(task["family"] for task in paper)) or "none of the paper's"
+        known = ", ".join(dict.fromkeys(task.family for task in paper)) or "none of the paper's"
         raise UserError("attack", attack, f"the evaluation has {known}")
     if not ledger.finished:
         raise UserError("ledger", "an evaluation that is not finished", "run its command again first")
     ids = ledger.ids("natural")
-    robust = {task["name"]: ~np.isin(ids, ledger.fooled(task["name"])) for task in tasks}
-    worst = min(tasks, key=lambda task: robust[task["name"]].mean())
+    robust = {task.name: ~np.isin(ids, ledger.fooled(task.name)) for task in tasks}
+    worst = min(tasks, key=lambda task: robust[task.name].mean())
     return Verdicts(
         labels=ledger.values("natural", "labels"),
         natural=~np.isin(ids, ledger.fooled("natural")),
-        robust=robust[worst["name"]],
-        beta=worst["beta"],
+        robust=robust[worst.name],
+        beta=worst.beta,
     )

@@ -1,6 +1,7 @@
 """The adversary: attacks on heads, as pure functions of (heads_fn, images, labels, head weights, seed)."""
 
 from cifs_tf.attacks.apgd import APGD
+from cifs_tf.attacks.attack import Attack
 from cifs_tf.attacks.ball import Ball
 from cifs_tf.attacks.fab import FABT
 from cifs_tf.attacks.friendly import FriendlyPGD
@@ -9,4 +10,4 @@ from cifs_tf.attacks.pgd import PGD, fgsm
 from cifs_tf.attacks.random import example_seeds
 from cifs_tf.attacks.square import Square
 
-__all__ = ["APGD", "FABT", "PGD", "Ball", "FriendlyPGD", "HeadsFn", "Square", "example_seeds", "fgsm"]
+__all__ = ["APGD", "FABT", "PGD", "Attack", "Ball", "FriendlyPGD", "HeadsFn", "Square", "example_seeds", "fgsm"]

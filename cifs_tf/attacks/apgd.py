@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.attacks.ball import Ball
+from cifs_tf.attacks.attack import Attack
 from cifs_tf.attacks.objective import HeadsFn, fooled, per_example, select_target, value_and_gradient
 from cifs_tf.errors import UserError
 from cifs_tf.losses import contract, cross_entropy, dlr, targeted_dlr
@@ -18,7 +18,7 @@ MINIMUM_CLASSES = {"cross_entropy": 2, "dlr": 3, "targeted_dlr": 4}
 
 
 class _State(NamedTuple):
-    """What one iteration hands to the next: points (batch, ...) and values (batch,)."""
+    """State of the loop, from one iteration to the next: points (batch, ...) and values (batch,)."""
 
     step: tf.Tensor
     x: tf.Tensor
@@ -37,8 +37,8 @@ class _State(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class APGD(Ball):
-    """Auto-PGD (Croce and Hein 2020), on any weighting of the heads.
+class APGD(Attack):
+    """Auto-PGD (Croce and Hein 2020), on any weighting of the heads; called as every `Attack`.
 
     Momentum, a step size of 2 epsilon that is halved for each example by itself where the loss has stopped rising, with
     a return to the best point. An example that is fooled on the way comes back as its last misclassified iterate; the
@@ -53,20 +53,6 @@ class APGD(Ball):
         bounds: (lowest, highest) pixel value. Default (0, 1).
         compat: count the first step as the reference implementation does, which compares its loss with 0 instead of
             with the loss at the start. Default False.
-
-    Call arguments:
-        heads_fn: images -> heads (batch, 1 + P, classes), in inference mode.
-        images: float (batch, height, width, channels) within the bounds.
-        labels: int (batch,).
-        head_weights: float (1 + P,), see `cifs_tf.losses.head_weights`; AutoAttack's own choice is beta 0.
-        seed: int64 (batch, 2), a stateless seed per example, see `example_seeds`.
-        target_rank: targeted loss only: aims at the class of this rank in the clean prediction, from 2 (default).
-
-    Returns:
-        x_adv, like the images.
-
-    Raises:
-        UserError: for a hyper-parameter out of range, or too few classes for the loss.
 
     Reference:
         Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
@@ -84,13 +70,19 @@ class APGD(Ball):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_steps < 0:
-            raise UserError("num_steps", self.num_steps, "give 0 or more")
         if self.loss not in MINIMUM_CLASSES:
             raise UserError("loss", self.loss, f"give one of {', '.join(MINIMUM_CLASSES)}")
 
+    @property
+    def needs_seed(self) -> bool:
+        return True
+
+    @property
+    def is_targeted(self) -> bool:
+        return self.loss == "targeted_dlr"
+
     def checkpoints(self) -> list[int]:
-        """Numbers of finished iterations at which the step size is reviewed: 22, 41, 57, 70, ... of 100."""
+        """Return the numbers of finished iterations at which the step size is reviewed: 22, 41, 57, 70, ... of 100."""
         length, shrink, shortest = (max(self.num_steps * percent // 100, 1) for percent in (22, 3, 6))
         finished, found = 0, []
         while finished + length <= self.num_steps:
@@ -99,30 +91,28 @@ class APGD(Ball):
             length = max(length - shrink, shortest)
         return found
 
-    def __call__(
+    def search(
         self,
         heads_fn: HeadsFn,
         images: tf.Tensor,
         labels: tf.Tensor,
-        *,
         head_weights: tf.Tensor | np.ndarray,
-        seed: tf.Tensor,
-        target_rank: int | tf.Tensor = 2,
+        seed: tf.Tensor | None,
+        target_rank: int | tf.Tensor,
     ) -> tf.Tensor:
-        """Attack a batch; see the class."""
-        clean = heads_fn(images)
-        if clean.shape[-1] < MINIMUM_CLASSES[self.loss]:
-            advice = f"the network has {clean.shape[-1]} classes, this loss needs {MINIMUM_CLASSES[self.loss]}"
+        natural = heads_fn(images)
+        if natural.shape[-1] < MINIMUM_CLASSES[self.loss]:
+            advice = f"the network has {natural.shape[-1]} classes, this loss needs {MINIMUM_CLASSES[self.loss]}"
             raise UserError("loss", self.loss, f"{advice}; give another")
         if self.num_steps == 0:
             return images
-        targets = select_target(clean, target_rank) if self.loss == "targeted_dlr" else labels
+        targets = select_target(natural, target_rank) if self.is_targeted else labels
 
         def objective(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             heads = heads_fn(x)
             return contract(self._per_head_loss(heads, labels, targets), head_weights), heads
 
-        already = fooled(clean, labels)
+        already = fooled(natural, labels)
         start = self.random_surface_point(images, seed)
         loss, heads, gradient = value_and_gradient(objective, start)
         start_fooled = fooled(heads, labels)
@@ -167,7 +157,7 @@ class APGD(Ball):
         ).x_adv
 
     def _move(self, state: _State, project: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
-        """A projected step, mixed with the one before it (momentum)."""
+        """Make a projected step, mixed with the one before it (momentum)."""
         share = tf.where(state.step == 0, tf.ones([], state.x.dtype), tf.constant(0.75, state.x.dtype))
         step_size = per_example(state.step_size, state.x)
         ahead = project(state.x + step_size * self.steepest(state.gradient))

@@ -1,4 +1,4 @@
-"""The threat model: an L-infinity or L2 ball of radius epsilon around each image, cut by the bounds of pixels."""
+"""The threat model: an L-infinity or L2 ball of radius epsilon around each image, clipped to the bounds of pixels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RADIUS_STREAM = 2**15
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ball:
-    """Where an attacker may go: at most epsilon away from the image, with pixels inside the bounds.
+    """The threat model: at most epsilon away from the image, with pixels inside the bounds.
 
     Args:
         epsilon: radius, in the units of the images, >= 0; in L-infinity at most the range of the bounds. A scalar
@@ -70,7 +70,7 @@ class Ball:
         return project
 
     def steepest(self, gradient: tf.Tensor) -> tf.Tensor:
-        """The direction of length 1 in this norm in which a linear function rises fastest."""
+        """Return the direction of length 1 in this norm in which a linear function rises fastest."""
         if self.norm == "linf":
             return tf.sign(gradient)
         # The largest entry first: squares of small gradients would vanish.
@@ -78,12 +78,12 @@ class Ball:
         return gradient / (_length(gradient) + TINY)
 
     def distance(self, x: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-        """Distance of points from the images, (batch,)."""
+        """Return the distance of points from the images, (batch,)."""
         shift = tf.reshape(x - images, [tf.shape(images)[0], -1])
         return tf.reduce_max(tf.abs(shift), axis=1) if self.norm == "linf" else tf.norm(shift, axis=1)
 
     def random_point(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """A point uniform in the ball around each image, clipped to the bounds; seed: int64 (batch, 2)."""
+        """Draw a point uniformly in the ball around each image, clipped to the bounds; seed: int64 (batch, 2)."""
         shape, dtype = images.shape[1:], images.dtype
         if self.norm == "linf":
             noise = uniform(seed, shape, -self.epsilon, self.epsilon, dtype)
@@ -93,7 +93,7 @@ class Ball:
         return self.around(images)(self.random_surface_point(images, seed, per_example(radius, images)))
 
     def random_surface_point(self, images: tf.Tensor, seed: tf.Tensor, share: tf.Tensor | float = 1.0) -> tf.Tensor:
-        """A random direction from each image, followed up to epsilon (times `share`), clipped to the bounds.
+        """Follow a random direction from each image up to epsilon (times `share`), clipped to the bounds.
 
         In L-infinity the direction is uniform noise, scaled until one pixel sits at epsilon.
         """
@@ -108,5 +108,5 @@ class Ball:
 
 
 def _length(values: tf.Tensor) -> tf.Tensor:
-    """Euclidean length of each example, with the rank kept."""
+    """Return the Euclidean length of each example, with the rank kept."""
     return tf.sqrt(tf.reduce_sum(tf.square(values), axis=list(range(1, len(values.shape))), keepdims=True))

@@ -7,9 +7,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.attacks.ball import Ball
+from cifs_tf.attacks.attack import Attack
 from cifs_tf.attacks.objective import HeadsFn, fooled, per_example, select_target, value_and_gradient
-from cifs_tf.errors import UserError
 from cifs_tf.losses import contract
 
 MINIMUM_STEP = 1e-8
@@ -17,12 +16,13 @@ FAR = 1e10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FABT(Ball):
-    """Fast adaptive boundary attack towards one class, in the L-infinity norm.
+class FABT(Attack):
+    """Fast adaptive boundary attack towards one class, in the L-infinity norm; called as every `Attack`.
 
     Each iteration linearises the boundary between the label and the target, projects both the current point and the
     image onto it inside the pixel bounds, and goes to a mixture of the two, a little beyond; from a misclassified point
-    it steps back towards the image. It minimises the distance, and counts where that is at most epsilon.
+    it steps back towards the image. It minimises the distance, and counts where that is at most epsilon. The boundary
+    is that of the weighted heads. Nothing is random.
 
     Args:
         epsilon: radius that counts as success, in the units of the images, see `Ball`.
@@ -32,20 +32,6 @@ class FABT(Ball):
         backward: share of the distance kept on the step back. Default 0.9.
         norm: `"linf"`, the only one here.
         bounds: (lowest, highest) pixel value. Default (0, 1).
-
-    Call arguments:
-        heads_fn: images -> heads (batch, 1 + P, classes), in inference mode.
-        images: float (batch, height, width, channels) within the bounds.
-        labels: int (batch,).
-        head_weights: float (1 + P,): the boundary that is linearised is that of the weighted heads.
-        seed: not used; there is nothing random.
-        target_rank: aims at the class of this rank in the clean prediction, from 2 (default).
-
-    Returns:
-        x_adv, like the images: misclassified within epsilon, or the image.
-
-    Raises:
-        UserError: for a hyper-parameter out of range.
 
     Reference:
         Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020.
@@ -59,30 +45,31 @@ class FABT(Ball):
     overshoot: float = 1.05
     backward: float = 0.9
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.norm != "linf":
-            raise UserError("norm", self.norm, "give linf, or another attack for l2")
-        if self.num_steps < 0:
-            raise UserError("num_steps", self.num_steps, "give 0 or more")
+    norms = ("linf",)
 
-    def __call__(
+    @property
+    def is_targeted(self) -> bool:
+        return True
+
+    @property
+    def cost(self) -> float:
+        return 1.5 * self.num_steps
+
+    def search(
         self,
         heads_fn: HeadsFn,
         images: tf.Tensor,
         labels: tf.Tensor,
-        *,
         head_weights: tf.Tensor | np.ndarray,
-        seed: tf.Tensor | None = None,
-        target_rank: int | tf.Tensor = 2,
+        seed: tf.Tensor | None,
+        target_rank: int | tf.Tensor,
     ) -> tf.Tensor:
-        """Attack a batch; see the class."""
-        clean = heads_fn(images)
-        targets = select_target(clean, target_rank)
-        classes = clean.shape[-1]
+        natural = heads_fn(images)
+        targets = select_target(natural, target_rank)
+        classes = natural.shape[-1]
         # z_t - z_y, as a weighting of the classes.
-        towards = tf.one_hot(targets, classes, dtype=clean.dtype) - tf.one_hot(labels, classes, dtype=clean.dtype)
-        already = fooled(clean, labels)
+        towards = tf.one_hot(targets, classes, dtype=natural.dtype) - tf.one_hot(labels, classes, dtype=natural.dtype)
+        already = fooled(natural, labels)
         origin = tf.reshape(images, [tf.shape(images)[0], -1])
 
         def objective(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -111,7 +98,7 @@ class FABT(Ball):
             x = tf.where(per_example(misclassified, images), images + self.backward * (x - images), x)
             return x, best, best_distance
 
-        start = tf.where(already, tf.zeros_like(contract(clean[..., 0], head_weights)), FAR)
+        start = tf.where(already, tf.zeros_like(contract(natural[..., 0], head_weights)), FAR)
         _, best, best_distance = tf.while_loop(
             lambda x, best, best_distance: tf.reduce_any(best_distance > self.epsilon),
             step,
@@ -125,7 +112,7 @@ class FABT(Ball):
 def project_onto_hyperplane(
     points: tf.Tensor, normals: tf.Tensor, offsets: tf.Tensor, bounds: tuple[float, float]
 ) -> tf.Tensor:
-    """Nearest point, in the L-infinity norm, of a hyperplane inside a box.
+    """Return the nearest point, in the L-infinity norm, of a hyperplane inside a box.
 
     Each coordinate moves by the same length r, or as far as its bound lets it: the sum over i of |w_i| min(r, room_i)
     must equal the distance c = |w . t - b|. The left side is concave and piecewise linear in r, so Newton's method from

@@ -17,8 +17,8 @@ from cifs_tf.errors import UserError
 class FriendlyPGD(PGD):
     """PGD that stops, example by example, tau steps after the final head is fooled (FAT, Zhang et al. 2020).
 
-    Before each step the prediction is looked at: an example that is fooled and has no steps left stays where it is; one
-    that is fooled uses up one of its tau steps, which it does not get back if a step makes it right again.
+    Before each step the prediction is read: an example that is fooled and has no steps left stays where it is; one that
+    is fooled uses up one of its tau steps, which it does not get back if a step makes it right again.
 
     Args:
         epsilon: radius, see `Ball`.
@@ -27,14 +27,8 @@ class FriendlyPGD(PGD):
         tau: steps that a fooled example still makes, >= 0; an int or a scalar int32 tensor. Default 0.
         omega: standard deviation of Gaussian noise that is added to every step, >= 0. Default 0.
 
-    The other fields are those of `PGD`; restarts and `keep` do not apply. It is called as `PGD` is; `seed` is read by
-    random starts and by omega.
-
-    Returns:
-        x_adv, like the images.
-
-    Raises:
-        UserError: for a hyper-parameter out of range, or noise without a seed.
+    The other fields are those of `PGD`; restarts and `keep` do not apply. It is called as `PGD` is; random starts and
+    omega need a seed.
 
     Example:
         >>> attack = FriendlyPGD(epsilon=8 / 255, step_size=2 / 255, num_steps=10, tau=1)
@@ -53,6 +47,10 @@ class FriendlyPGD(PGD):
         if self.num_restarts != 1 or self.keep != "last":
             raise UserError("num_restarts", self.num_restarts, "give 1, and keep last: the attack stops by itself")
 
+    @property
+    def needs_seed(self) -> bool:
+        return self.random_start or self.omega > 0
+
     def _run(
         self,
         weighted_loss: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
@@ -60,8 +58,6 @@ class FriendlyPGD(PGD):
         labels: tf.Tensor,
         seed: tf.Tensor | None,
     ) -> tf.Tensor:
-        if self.omega and seed is None:
-            raise UserError("seed", None, "give one per example (example_seeds) for a random start or omega")
         project = self.around(images)
 
         def step(

@@ -1,4 +1,4 @@
-"""What attacks share: the function they attack, its gradient, and what they ask of its answers."""
+"""The function that attacks maximise, its gradient, and tests of the predictions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def value_and_gradient(
 
 
 def fooled(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Whether the final prediction is not the label, or not a number.
+    """Return whether the final prediction is not the label, or not a number.
 
     Args:
         heads: float (batch, 1 + P, classes).
@@ -53,6 +53,6 @@ def per_example(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
 
 
 def select_target(heads: tf.Tensor, rank: int | tf.Tensor) -> tf.Tensor:
-    """The class of a rank in the final prediction, the second for rank 2: int32 (batch,)."""
+    """Return the class of a rank in the final prediction, the second for rank 2: int32 (batch,)."""
     order = tf.argsort(heads[:, 0], axis=-1, direction="DESCENDING", stable=True)
     return tf.gather(order, rank - 1, axis=1)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.attacks.ball import Ball
+from cifs_tf.attacks.attack import Attack
 from cifs_tf.attacks.objective import HeadsFn, fooled, per_example, value_and_gradient
 from cifs_tf.attacks.random import fold_in, normal
 from cifs_tf.errors import UserError
@@ -20,11 +20,12 @@ GAUSSIAN_START = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PGD(Ball):
+class PGD(Attack):
     """Projected gradient descent (Madry et al. 2018), on any weighting of the heads.
 
     x <- project(x + step_size * steepest(grad sum_h w_h loss_h(x))), where steepest is the sign in L-infinity and the
-    normalised gradient in L2. One compiled loop; no variable is touched, and the label enters the loss only.
+    normalised gradient in L2. One compiled loop; no variable is touched, and the label enters the loss only. It is
+    called as every `Attack`; random starts need a seed.
 
     Args:
         epsilon: radius, in the units of the images, see `Ball`.
@@ -42,19 +43,6 @@ class PGD(Ball):
         kappa: confidence of the C&W margin. Default 50.
         norm: `"linf"` (default) or `"l2"`.
         bounds: (lowest, highest) pixel value. Default (0, 1).
-
-    Call arguments:
-        heads_fn: images -> heads (batch, 1 + P, classes), in inference mode.
-        images: float (batch, height, width, channels) within the bounds.
-        labels: int (batch,).
-        head_weights: float (1 + P,), see `cifs_tf.losses.head_weights`.
-        seed: int64 (batch, 2), a stateless seed per example, see `example_seeds`; read only by random starts.
-
-    Returns:
-        x_adv, like the images.
-
-    Raises:
-        UserError: for a hyper-parameter out of range, or a random start without a seed.
 
     Example:
         >>> attack = PGD(epsilon=8 / 255, step_size=2 / 255, num_steps=10)
@@ -74,8 +62,6 @@ class PGD(Ball):
         super().__post_init__()
         if not tf.is_tensor(self.step_size) and not self.step_size > 0:
             raise UserError("step_size", self.step_size, "give a number above 0")
-        if self.num_steps < 0:
-            raise UserError("num_steps", self.num_steps, "give 0 or more")
         if self.num_restarts < 1:
             raise UserError("num_restarts", self.num_restarts, "give 1 or more")
         if self.keep not in ("last", "fooling"):
@@ -84,16 +70,19 @@ class PGD(Ball):
             if getattr(self, name) not in known:
                 raise UserError(name, getattr(self, name), f"give one of {', '.join(known)}")
 
-    def __call__(
+    @property
+    def needs_seed(self) -> bool:
+        return self.random_start
+
+    def search(
         self,
         heads_fn: HeadsFn,
         images: tf.Tensor,
         labels: tf.Tensor,
-        *,
         head_weights: tf.Tensor | np.ndarray,
-        seed: tf.Tensor | None = None,
+        seed: tf.Tensor | None,
+        target_rank: int | tf.Tensor,
     ) -> tf.Tensor:
-        """Attack a batch; see the class."""
         weighted_loss = self._weighted_loss(heads_fn, images, labels, head_weights)
         x_adv = self._run(weighted_loss, images, labels, seed)
         if self.num_restarts == 1:
@@ -136,11 +125,9 @@ class PGD(Ball):
         return weighted_loss
 
     def _first(self, images: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        """Where the attack starts."""
+        """Return the point at which the attack starts."""
         if not self.random_start:
             return images
-        if seed is None:
-            raise UserError("seed", None, "give one per example (example_seeds) for a random start")
         if self.start == "gaussian":
             return images + GAUSSIAN_START * normal(seed, images.shape[1:], images.dtype)
         return self.random_point(images, seed)
@@ -175,7 +162,7 @@ class PGD(Ball):
 
 
 def fgsm(epsilon: float, **kwargs: object) -> PGD:
-    """Fast gradient sign method (Goodfellow et al. 2015): one PGD step of the whole radius.
+    """Make the fast gradient sign method (Goodfellow et al. 2015): one PGD step of the whole radius.
 
     Args:
         epsilon: radius, in the units of the images.

@@ -20,7 +20,7 @@ Words = tuple[tf.Tensor, tf.Tensor]
 
 
 def example_seeds(seed: int | tf.Tensor, stream: int | tf.Tensor, example_ids: tf.Tensor) -> tf.Tensor:
-    """Seeds of a batch: one pair per example, distinct for every (run seed, stream, example id).
+    """Return the seeds of a batch: one pair per example, distinct for every (run seed, stream, example id).
 
     Args:
         seed: seed of the run, 0 to 2^31 - 1.
@@ -41,7 +41,7 @@ def example_seeds(seed: int | tf.Tensor, stream: int | tf.Tensor, example_ids: t
 
 
 def fold_in(seeds: tf.Tensor, index: int | tf.Tensor) -> tf.Tensor:
-    """Seeds of the index-th restart.
+    """Return the seeds of the index-th restart.
 
     Args:
         seeds: int64 (batch, 2), see `example_seeds`.
@@ -54,7 +54,7 @@ def fold_in(seeds: tf.Tensor, index: int | tf.Tensor) -> tf.Tensor:
 
 
 def uniform(seeds: tf.Tensor, shape: tf.TensorShape, low: float, high: float, dtype: tf.DType) -> tf.Tensor:
-    """Uniform noise, drawn for each example from its own seed; the same in every dtype, but for rounding.
+    """Draw uniform noise for each example from its own seed; the same in every dtype, but for rounding.
 
     Args:
         seeds: int64 (batch, 2).
@@ -73,7 +73,7 @@ def uniform(seeds: tf.Tensor, shape: tf.TensorShape, low: float, high: float, dt
 
 
 def normal(seeds: tf.Tensor, shape: tf.TensorShape, dtype: tf.DType) -> tf.Tensor:
-    """Standard normal noise by Box and Muller, drawn for each example from its own seed.
+    """Draw standard normal noise by Box and Muller, for each example from its own seed.
 
     Args:
         seeds: int64 (batch, 2).
@@ -116,14 +116,14 @@ def threefry(key: Words, counter: Words) -> Words:
 
 
 def _words(seeds: tf.Tensor, count: int) -> Words:
-    """Twice `count` random words for each seed, each (batch, count)."""
+    """Return twice `count` random words for each seed, each (batch, count)."""
     halves = [(tf.bitwise.right_shift(part, 32), part) for part in tf.unstack(seeds, axis=1)]
     run, example = [tuple(tf.cast(half, tf.uint32)[:, tf.newaxis] for half in pair) for pair in halves]
     return threefry(threefry(run, example), (tf.constant(0, tf.uint32), tf.cast(tf.range(count), tf.uint32)))
 
 
 def _unit(words: tf.Tensor) -> tf.Tensor:
-    """Words as float32 in [0, 1)."""
+    """Return words as float32 in [0, 1)."""
     shift = tf.constant(32 - UNIFORM_BITS, tf.uint32)
     return tf.cast(tf.bitwise.right_shift(words, shift), tf.float32) * 2**-UNIFORM_BITS
 

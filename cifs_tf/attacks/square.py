@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.attacks.ball import Ball
+from cifs_tf.attacks.attack import Attack
 from cifs_tf.attacks.objective import HeadsFn, fooled, per_example
 from cifs_tf.attacks.random import fold_in, uniform
 from cifs_tf.errors import UserError
@@ -20,10 +20,11 @@ ROWS_AT_ONCE = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Square(Ball):
+class Square(Attack):
     """Square Attack in the L-infinity ball: squares of +-2 epsilon, kept if the label's lead shrinks.
 
-    Each example draws squares of its own, from its own seed; an example is done when it is fooled.
+    Each example draws squares of its own, from its own seed; an example is done when it is fooled. No gradient is
+    taken; the lead is that of the weighted heads. It is called as every `Attack`.
 
     Args:
         epsilon: radius, in the units of the images, see `Ball`.
@@ -33,19 +34,6 @@ class Square(Ball):
         bounds: (lowest, highest) pixel value. Default (0, 1).
         compat: draw one window and one sign per channel for the whole batch, as the reference implementation does,
             instead of one for each example; the result then depends on the batch. Default False.
-
-    Call arguments:
-        heads_fn: images -> heads (batch, 1 + P, classes), in inference mode; no gradient is taken.
-        images: float (batch, height, width, channels) within the bounds.
-        labels: int (batch,).
-        head_weights: float (1 + P,): the lead that shrinks is that of the weighted heads.
-        seed: int64 (batch, 2), a stateless seed per example, see `example_seeds`.
-
-    Returns:
-        x_adv, like the images.
-
-    Raises:
-        UserError: for a hyper-parameter out of range.
 
     Reference:
         Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial attack via random search",
@@ -60,31 +48,36 @@ class Square(Ball):
     initial_share: float = 0.8
     compat: bool = False
 
+    norms = ("linf",)
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.norm != "linf":
-            raise UserError("norm", self.norm, "give linf, or another attack for l2")
-        if self.num_queries < 0:
-            raise UserError("num_queries", self.num_queries, "give 0 or more")
         if not 0 < self.initial_share <= 1:
             raise UserError("initial_share", self.initial_share, "give a number above 0, at most 1")
 
+    @property
+    def needs_seed(self) -> bool:
+        return True
+
+    @property
+    def cost(self) -> float:
+        return self.num_queries / 3
+
     def sides(self, height: int, width: int) -> np.ndarray:
-        """Side in pixels of the square of each query: int32 (num_queries,)."""
+        """Return the side in pixels of the square of each query: int32 (num_queries,)."""
         halvings = np.searchsorted(HALVINGS, np.arange(self.num_queries), side="left")
         pixels = self.initial_share / 2.0**halvings * height * width
         return np.clip(np.round(np.sqrt(pixels)), 1, min(height, width)).astype(np.int32)
 
-    def __call__(
+    def search(
         self,
         heads_fn: HeadsFn,
         images: tf.Tensor,
         labels: tf.Tensor,
-        *,
         head_weights: tf.Tensor | np.ndarray,
-        seed: tf.Tensor,
+        seed: tf.Tensor | None,
+        target_rank: int | tf.Tensor,
     ) -> tf.Tensor:
-        """Attack a batch; see the class."""
         if self.num_queries == 0:
             return images
         project = self.around(images)
@@ -125,7 +118,7 @@ class Square(Ball):
         x: tf.Tensor,
         lead: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Ask the queries from `first` to the next hundred; return x, the label's lead, and who is fooled."""
+        """Make the queries from `first` to the next hundred; return x, the label's lead, and which are fooled."""
         _, height, width, channels = images.shape
         rows, columns = tf.range(height)[None, :], tf.range(width)[None, :]
         sides = tf.constant(self.sides(height, width))
@@ -174,12 +167,12 @@ class Square(Ball):
         return contract(margin(heads, labels), head_weights), fooled(heads, labels)
 
     def _shared(self, seed: tf.Tensor) -> tf.Tensor:
-        """One seed for all examples, if `compat`."""
+        """Return one seed for all examples, if `compat`."""
         return tf.tile(seed[:1], [tf.shape(seed)[0], 1]) if self.compat else seed
 
 
 def _first_rows(chosen: tf.Tensor) -> tf.Tensor:
-    """Indices of the rows chosen (batch,), and of a few more, so that only few batch sizes occur."""
+    """Return the indices of the rows chosen (batch,), and of a few more, so that only few batch sizes occur."""
     order = tf.argsort(tf.cast(chosen, tf.int32), direction="DESCENDING", stable=True)
     needed = tf.reduce_sum(tf.cast(chosen, tf.int32))
     return order[: tf.maximum(-(-needed // ROWS_AT_ONCE), 1) * ROWS_AT_ONCE]

@@ -20,11 +20,11 @@ from cifs_tf.attacks import APGD, FABT, Square
 from cifs_tf.benchmarks.options import AttackOptions
 from cifs_tf.benchmarks.timing import Report
 from cifs_tf.data import Split, to_float
-from cifs_tf.evaluation.engine import header_of, run_tasks, standing
+from cifs_tf.evaluation.attacked import AttackedModel, as_attacked
+from cifs_tf.evaluation.engine import header_of, run_tasks
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.suites import MAX_TARGETS
 from cifs_tf.evaluation.tasks import Crafted, Natural, Task
-from cifs_tf.evaluation.victim import Victim, victim_of
 
 COLUMNS = ("apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square")
 STANDARD = ("apgd_ce", "apgd_t", "fab_t", "square")
@@ -69,7 +69,7 @@ class Recording:
     """
 
     name: str
-    victim: Victim
+    victim: AttackedModel
     split: Split
     epsilon: float
     robust: dict[str, np.ndarray]
@@ -95,7 +95,7 @@ class Recording:
         deviation = np.max(np.abs(logits - arrays["clean_logits"])) / np.max(np.abs(arrays["clean_logits"]))
         return cls(
             name=Path(path).name,
-            victim=victim_of(network, Path(path).stem),
+            victim=as_attacked(network, Path(path).stem),
             split=Split(images, arrays["labels"].astype(np.int32)),
             epsilon=float(arrays["epsilon"]),
             robust={name.removeprefix("robust_"): arrays[name] for name in arrays if name.startswith("robust_")},
@@ -144,7 +144,7 @@ class Recording:
             run_tasks(self.victim, self.split, self.tasks(column), ledger, batch_size=batch_size)
             seconds[column] = time.perf_counter() - started
             seconds[f"{column}, compiling"] = ledger.compile_seconds - compiled
-            robust[column] = np.isin(np.arange(len(self.split)), standing(ledger, column))
+            robust[column] = np.isin(np.arange(len(self.split)), ledger.survivors(column))
             report(f"{column}: {int(robust[column].sum())} survive, {seconds[column]:.1f} s")
         if set(STANDARD) <= set(columns):
             robust["standard"] = np.logical_and.reduce([robust[column] for column in STANDARD])

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from cifs_tf.config import RunConfig
 from cifs_tf.data import Split
-from cifs_tf.evaluation import make_attacks, victim_of
+from cifs_tf.evaluation import as_attacked, make_attacks
 from cifs_tf.evaluation.engine import compile_measurement
 from cifs_tf.evaluation.tasks import Crafted
 from cifs_tf.models import Classifier, build_classifier
@@ -86,7 +86,7 @@ def training_step(config: RunConfig, classifier: Classifier) -> Subject:
 def evaluation(config: RunConfig, classifier: Classifier) -> Subject:
     """Make an attack by PGD-20 on a random batch and the prediction on its images, as the engine compiles them."""
     split, size = random_images(config), config.train.batch_size
-    victim = victim_of(classifier)
+    victim = as_attacked(classifier)
     attack = make_attacks(["pgd20"], config.attack.epsilon)["pgd20"]
     task = Crafted(
         name="pgd20", attack=attack, beta=config.train.beta, mask_gradient=victim.mask_gradients[0], on="all"

@@ -1,7 +1,7 @@
-"""The engine: carries out the tasks of an evaluation in batches of fixed sizes, and keeps what it finds in a ledger.
+"""The engine: runs the tasks of an evaluation in batches of fixed sizes, and writes its measurements to a ledger.
 
-Survivors are packed together before every task, so no attack is spent on an image that is broken already. All that is
-random is drawn per image from (seed, task, image), so the verdicts depend neither on the batches nor on the order, nor
+Survivors are packed together before every task, so no attack is spent on an image that is broken already. Random
+numbers are drawn per image from (seed, task, image), so the results depend neither on the batches nor on the order, nor
 on devices or interruptions.
 """
 
@@ -22,26 +22,27 @@ import tensorflow as tf
 from cifs_tf.attacks import example_seeds
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
+from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.ledger import Ledger
-from cifs_tf.evaluation.tasks import MAIN, Crafted, Natural, Task
-from cifs_tf.evaluation.victim import Victim
+from cifs_tf.evaluation.records import MAIN, Header
+from cifs_tf.evaluation.tasks import Crafted, Natural, Task
 from cifs_tf.losses import head_weights
 
 ProgressFn = Callable[[str, float, int], None]
-"""Called as (task, share of the work done, in [0, 1], images that stood in the pool `main` when the task began)."""
+"""Called as (task, share of the work done, in [0, 1], survivors of the pool `main` when the task began)."""
 DECIDES = (
     *("attacks/*.py", "layers/*.py", "models/*.py", "losses.py", "data/split.py"),
-    *(f"evaluation/{name}.py" for name in ("engine", "tasks", "victim")),
+    *(f"evaluation/{name}.py" for name in ("engine", "tasks", "attacked", "records")),
 )
 
 
 def header_of(
-    victim: Victim, split: Split, tasks: Sequence[Task], *, seed: int, shard: str = "1/1", about: dict[str, Any]
-) -> dict[str, Any]:
-    """Say what an evaluation is: the key under which a ledger may be continued, and what its report tells.
+    model: AttackedModel, split: Split, tasks: Sequence[Task], *, seed: int, shard: str = "1/1", about: dict[str, Any]
+) -> Header:
+    """Describe an evaluation: the key under which its ledger may be resumed, and what its report says.
 
     Args:
-        victim: the network.
+        model: the attacked model.
         split: the images.
         tasks: what is measured.
         seed: of everything random.
@@ -56,7 +57,7 @@ def header_of(
     pixels = hashlib.sha256(np.ascontiguousarray(split.images).tobytes() + split.labels.tobytes())
     header = {
         "key": {
-            "weights": victim.fingerprint,
+            "weights": model.fingerprint,
             "data": pixels.hexdigest()[:16],
             "config": _hash(repr((described, surrogates, seed))),
             "code": code_version(),
@@ -64,14 +65,14 @@ def header_of(
         },
         "shard": shard,
         "about": {
-            "network": victim.name,
-            "num_probes": victim.num_probes,
-            "num_classes": victim.num_classes,
-            "mask_gradients": list(victim.mask_gradients),
-            "limits": list(victim.limits),
+            "network": model.name,
+            "num_probes": model.num_probes,
+            "num_classes": model.num_classes,
+            "mask_gradients": list(model.mask_gradients),
+            "limits": list(model.limits),
             "num_examples": len(split),
             "seed": seed,
-            "precision": victim.precision,
+            "precision": model.precision,
             "tensor_float_32": tf.config.experimental.tensor_float_32_execution_enabled(),
             **dict.fromkeys(("suite", "epsilon", "dataset", "subset_of", "class_names")),
             **about,
@@ -83,7 +84,7 @@ def header_of(
 
 
 def run_tasks(
-    victim: Victim,
+    model: AttackedModel,
     split: Split,
     tasks: Sequence[Task],
     ledger: Ledger,
@@ -91,12 +92,12 @@ def run_tasks(
     seed: int = 0,
     batch_size: int = 250,
     strategy: tf.distribute.Strategy | None = None,
-    on_progress: ProgressFn = lambda task, share, standing: None,
+    on_progress: ProgressFn = lambda task, share, survivors: None,
 ) -> Ledger:
-    """Carry out what the ledger does not hold yet.
+    """Run what the ledger does not hold yet.
 
     Args:
-        victim: the network.
+        model: the attacked model.
         split: images to measure on.
         tasks: what to measure, `Natural` first.
         ledger: takes what is found; its header's shard says which images are ours.
@@ -109,15 +110,15 @@ def run_tasks(
         the ledger.
 
     Raises:
-        UserError: if there are no images, or they do not fit the network.
-        RuntimeError: if an attack left its ball: a fault of the attack, nothing it found is kept.
+        UserError: if there are no images, or they do not fit the model.
+        RuntimeError: if an attack left its ball: a bug of the attack, none of its results are kept.
 
     Example:
-        >>> ledger = run_tasks(victim, test, make_suite("standard", victim, 0.1), Ledger(header))
-        >>> len(standing(ledger, "main")) / len(test)
+        >>> ledger = run_tasks(model, test, make_suite("standard", model, 0.1), Ledger(header))
+        >>> len(ledger.survivors("main")) / len(test)
         0.554
     """
-    check_input(victim, split, tasks, ledger.header["shard"])
+    check_input(model, split, tasks, ledger.header["shard"])
     part, parts = _shard(ledger.header["shard"])
     ours = np.arange(part - 1, len(split), parts)
     replicas = strategy.num_replicas_in_sync if strategy else 1
@@ -127,29 +128,29 @@ def run_tasks(
     done = 0.0
     for task in tasks:
         ids = np.setdiff1d(_select(task, ledger, ours), ledger.ids(task.name))
-        left = len(standing(ledger, MAIN))  # a walk through the whole ledger: for each task, not for each batch
+        survivors = len(ledger.survivors(MAIN))  # reads the whole ledger: once for each task, not for each batch
         for start in range(0, len(ids), sizes[0]):
             chunk, started = ids[start : start + sizes[0]], time.perf_counter()
             size = min(size for size in sizes if size >= len(chunk))
             key = task.compile_key()
             if key not in compiled:
-                compiled[key] = compile_measurement(task.measure_fn(victim), split, seed, strategy)
+                compiled[key] = compile_measurement(task.measure_fn(model), split, seed, strategy)
                 ledger.compile_seconds += time.perf_counter() - started
-            # The last batch is filled up, and the filling ignored.
-            values = compiled[key](np.resize(chunk, size), task, victim.num_probes)
+            # The last batch is padded, and the padding ignored.
+            values = compiled[key](np.resize(chunk, size), task, model.num_probes)
             values = {name: value[: len(chunk)] for name, value in values.items()}
             _verify(task, values.pop("outside", None))
             ledger.append(task.name, chunk, values, time.perf_counter() - started)
             share = (done + task.cost * (start + len(chunk)) / len(ids)) / total
-            on_progress(task.name, share, left)
+            on_progress(task.name, share, survivors)
         done += task.cost
-    on_progress("finished", 1.0, len(standing(ledger, MAIN)))
+    on_progress("finished", 1.0, len(ledger.survivors(MAIN)))
     ledger.finish()
     return ledger
 
 
-def check_input(victim: Victim, split: Split, tasks: Sequence[Task], shard: str = "1/1") -> None:
-    """Refuse images, networks, tasks and shards that do not fit each other.
+def check_input(model: AttackedModel, split: Split, tasks: Sequence[Task], shard: str = "1/1") -> None:
+    """Refuse images, models, tasks and shards that do not fit each other.
 
     Raises:
         UserError: naming what does not fit.
@@ -157,13 +158,13 @@ def check_input(victim: Victim, split: Split, tasks: Sequence[Task], shard: str 
     if len(split) == 0:
         raise UserError("split", "no images", "give at least one")
     surrogates = [task.surrogate for task in tasks if isinstance(task, Crafted) and task.surrogate]
-    for argument, network in [("model", victim), *(("surrogate", surrogate) for surrogate in surrogates)]:
-        if tuple(split.images.shape[1:]) != tuple(network.image_shape):
-            advice = f"the images have the shape {split.images.shape[1:]}, give a network made for them"
-            raise UserError(argument, f"image shape {network.image_shape}", advice)
-        if split.labels.max() >= network.num_classes:
-            advice = f"the labels go up to {split.labels.max()}, give a network with as many classes"
-            raise UserError(argument, f"{network.num_classes} classes", advice)
+    for argument, attacked in [("model", model), *(("surrogate", surrogate) for surrogate in surrogates)]:
+        if tuple(split.images.shape[1:]) != tuple(attacked.image_shape):
+            advice = f"the images have the shape {split.images.shape[1:]}, give a model made for them"
+            raise UserError(argument, f"image shape {attacked.image_shape}", advice)
+        if split.labels.max() >= attacked.num_classes:
+            advice = f"the labels go up to {split.labels.max()}, give a model with as many classes"
+            raise UserError(argument, f"{attacked.num_classes} classes", advice)
     if _shard(shard)[1] > len(split):
         raise UserError("shard", shard, f"there are {len(split)} images, give at most as many parts")
     names = [task.name for task in tasks]
@@ -177,33 +178,13 @@ def _shard(shard: str) -> tuple[int, int]:
 
 
 def _batch_sizes(batch_size: int, replicas: int) -> list[int]:
-    """The few sizes that batches have: the whole one and its halves, so that little of the last batch is filling."""
+    """Return the few sizes that batches have: the whole one and its halves, so that the last one has little padding."""
     largest = math.ceil(batch_size / replicas)
     return [replicas * math.ceil(largest / 2**halvings) for halvings in range((largest - 1).bit_length() + 1)]
 
 
-def standing(ledger: Ledger, pool: str) -> np.ndarray:
-    """Ids of the images that are right without an attack and that no attack of a pool has broken so far.
-
-    Args:
-        ledger: what was found.
-        pool: see `cifs_tf.evaluation.tasks`.
-
-    Returns:
-        int (n,), in order.
-    """
-    natural = np.setdiff1d(ledger.ids("natural"), ledger.fooled("natural"))
-    broken = [ledger.fooled(task["name"]) for task in ledger.header["about"]["tasks"] if in_pool(task, pool)]
-    return np.setdiff1d(natural, np.concatenate([np.array([], int), *broken]))
-
-
-def in_pool(task: dict[str, Any], pool: str) -> bool:
-    """Whether what a task (as described in the header) breaks counts in a pool."""
-    return task["pool"] == pool != MAIN or (pool == MAIN and task["counts"])
-
-
 def code_version() -> str:
-    """Hash of the source that decides a verdict: what different code has found is not mixed."""
+    """Return a hash of the source that decides the results: those of different code are not mixed."""
     root = Path(__file__).parents[1]
     files = sorted(file for part in DECIDES for file in root.glob(part))
     return _hash("".join(f"{file.relative_to(root)}{file.read_text()}" for file in files))
@@ -213,15 +194,14 @@ def _select(task: Task, ledger: Ledger, ours: np.ndarray) -> np.ndarray:
     if isinstance(task, Natural) or task.on == "all":
         return ours
     if task.on == "correct":
-        return np.setdiff1d(ledger.ids("natural"), ledger.fooled("natural"))
-    already = ledger.ids(task.name)
-    # What this very task broke before an interruption is not among the standing any more, but it was.
-    return np.union1d(standing(ledger, task.pool), already)
+        return ledger.correct()
+    # What this very task broke before an interruption is not among the survivors any more, but it was.
+    return np.union1d(ledger.survivors(task.pool), ledger.ids(task.name))
 
 
 def _verify(task: Task, outside: np.ndarray | None) -> None:
     if outside is not None and outside.any():
-        raise RuntimeError(f"{task.name}: {int(outside.sum())} images left the ball or the bounds; this is a fault")
+        raise RuntimeError(f"{task.name}: {int(outside.sum())} images left the ball or the bounds; this is a bug")
 
 
 def compile_measurement(

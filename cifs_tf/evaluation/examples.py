@@ -1,36 +1,35 @@
-"""A few broken images, made again, to look at."""
+"""A few adversarial images, made again, for the report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from cifs_tf.attacks import example_seeds
 from cifs_tf.data import Split, to_float
-from cifs_tf.evaluation.pages import Examples
+from cifs_tf.evaluation.attacked import AttackedModel
+from cifs_tf.evaluation.records import Example, Report
 from cifs_tf.evaluation.tasks import Crafted, Task
-from cifs_tf.evaluation.victim import Victim
 from cifs_tf.losses import head_weights
 
 
 def pick_examples(
-    victim: Victim,
+    model: AttackedModel,
     split: Split,
     tasks: Sequence[Task],
-    report: dict[str, Any],
+    report: Report,
     class_names: Sequence[str],
     limit: int = 6,
-) -> Examples:
-    """Make again what broke a few images: the first of each attack, since everything random is seeded by image.
+) -> list[Example]:
+    """Make the first adversarial image of each attack again: random numbers are seeded by image.
 
     Args:
-        victim: the network.
+        model: the attacked model.
         split: the images of the evaluation.
         tasks: its tasks.
-        report: what it found.
+        report: of the evaluation.
         class_names: by label.
         limit: how many at most. Default 6.
 
@@ -43,21 +42,21 @@ def pick_examples(
         if name in crafted:
             first.setdefault(crafted[name].family, (i, crafted[name]))
     made = [
-        _make(victim, split, i, task, class_names, report["about"]["seed"]) for i, task in list(first.values())[:limit]
+        _make(model, split, i, task, class_names, report["about"]["seed"]) for i, task in list(first.values())[:limit]
     ]
     return [example for example in made if example is not None]
 
 
 def _make(
-    victim: Victim, split: Split, i: int, task: Crafted, class_names: Sequence[str], seed: int
-) -> dict[str, Any] | None:
+    model: AttackedModel, split: Split, i: int, task: Crafted, class_names: Sequence[str], seed: int
+) -> Example | None:
     ids = np.array([i])
     image, label = to_float(split.images[ids]), tf.constant(split.labels[ids], tf.int32)
-    weights = tf.constant(head_weights(task.beta, victim.num_probes), tf.float32)
-    craft = tf.function(task.craft_fn(victim), autograph=False)
+    weights = tf.constant(head_weights(task.beta, model.num_probes), tf.float32)
+    craft = tf.function(task.craft_fn(model), autograph=False)
     seeds = example_seeds(seed, task.stream, tf.constant(ids))
     x_adv = craft(image, label, weights, tf.constant(task.target_rank), seeds)
-    heads_fn = victim.heads_fns[task.victim_gradient(victim)]
+    heads_fn = model.heads_fns[task.own_mask_gradient(model)]
     predicted = int(tf.argmax(heads_fn(x_adv)[0, 0]))
     if predicted == int(label[0]):  # alone in its batch an image may round to the other side
         return None

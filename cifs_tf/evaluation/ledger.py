@@ -1,8 +1,8 @@
 """The ledger of an evaluation: one line of JSON for every batch that an attack has finished.
 
-The first line says what is measured: a key of hashes, which must be the same for the work to go on, and what a report
-needs to know. Every further line holds the ids of some images and what one task found for each of them. Lines are only
-ever appended; a line that a killed process left torn is cut off.
+The first line says what is measured: a key of hashes, which must be the same for the evaluation to resume, and what a
+report needs to know. Every further line holds the ids of some images and what one task found for each of them. Lines
+are only ever appended; an incomplete line that a killed process left is cut off.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from typing import IO, Any
 import numpy as np
 
 from cifs_tf.errors import UserError
+from cifs_tf.evaluation.records import Header, LedgerLine, TaskRecord
 from cifs_tf.files import write_atomically
 
 SCHEMA = 1
-# Of a header, what tells a person how two evaluations differ.
-TOLD = ("suite", "epsilon", "seed", "num_examples", "mask_gradients")
+# Of a header, what an error names where two evaluations differ.
+NAMED = ("suite", "epsilon", "seed", "num_examples", "mask_gradients")
 
 
 class Ledger:
-    """What has been measured: in memory, and in a file if there is one.
+    """The measurements of an evaluation, in memory, and in a file if there is one.
 
     Args:
         header: `key` (what must agree), `shard` (i/n) and `about` (what the report says).
@@ -37,7 +38,7 @@ class Ledger:
         ...     ledger.append("natural", ids, {"ranks": ranks}, seconds=0.1)
     """
 
-    def __init__(self, header: dict[str, Any], file: IO[str] | None = None):
+    def __init__(self, header: Header, file: IO[str] | None = None):
         self.header = header
         self.seconds = 0.0
         self.compile_seconds = 0.0
@@ -47,8 +48,8 @@ class Ledger:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, path: str | os.PathLike[str], header: dict[str, Any]) -> Iterator[Ledger]:
-        """Begin a ledger, or go on with the one that lies there; other processes are kept out.
+    def open(cls, path: str | os.PathLike[str], header: Header) -> Iterator[Ledger]:
+        """Create a ledger, or resume the one in the file; other processes are kept out.
 
         Args:
             path: the file; its folder is made.
@@ -105,8 +106,18 @@ class Ledger:
 
     @property
     def finished(self) -> bool:
-        """Whether every task of its shard is done."""
+        """True once every task of its shard is done."""
         return "finished" in self._ids
+
+    @property
+    def tasks(self) -> list[TaskRecord]:
+        """The tasks of the evaluation, in order."""
+        return [TaskRecord(**task) for task in self.header["about"]["tasks"]]
+
+    @property
+    def num_examples(self) -> int:
+        """Number of images that the natural predictions have been measured on."""
+        return len(self.ids("natural"))
 
     def append(self, task: str, ids: np.ndarray, values: Mapping[str, np.ndarray], seconds: float = 0.0) -> None:
         """Add what a task found for some images.
@@ -118,38 +129,78 @@ class Ledger:
             seconds: how long it took.
         """
         lists = {name: np.asarray(value).astype(int).tolist() for name, value in values.items()}
-        record = {"task": task, "ids": np.asarray(ids).tolist(), "values": lists, "seconds": round(seconds, 3)}
+        record: LedgerLine = {
+            "task": task,
+            "ids": np.asarray(ids).tolist(),
+            "values": lists,
+            "seconds": round(seconds, 3),
+        }
         self._write(record)
         self._take(record)
 
     def finish(self) -> None:
-        """Note that every task is done."""
+        """Record that every task is done."""
         if not self.finished:
             self.append("finished", np.array([], int), {})
 
     def ids(self, task: str) -> np.ndarray:
-        """Images that a task has measured, in the order of their ids."""
+        """Return the images that a task has measured, in the order of their ids."""
         return np.sort(np.concatenate([np.array([], int), *self._ids.get(task, [])]).astype(int))
 
     def values(self, task: str, name: str) -> np.ndarray:
-        """What a task found, in the order of the ids; empty if it found nothing."""
+        """Return what a task found, in the order of the ids; empty if it found nothing."""
         parts = [values[name] for values in self._values.get(task, []) if len(values.get(name, []))]
         if not parts:
             return np.array([], int)
         return np.concatenate(parts)[np.argsort(np.concatenate([i for i in self._ids[task] if len(i)]), kind="stable")]
 
     def fooled(self, task: str) -> np.ndarray:
-        """Ids of the images whose label the final head does not put first, in order."""
+        """Return the ids of the images whose label the final head does not put first, in order."""
         ranks = self.values(task, "ranks")
         return self.ids(task)[ranks[:, 0] > 0] if len(ranks) else np.array([], int)
 
-    def _take(self, record: dict[str, Any]) -> None:
+    def correct(self) -> np.ndarray:
+        """Return the ids of the images that are classified correctly without an attack, in order."""
+        return np.setdiff1d(self.ids("natural"), self.fooled("natural"))
+
+    def survivors(self, pool: str) -> np.ndarray:
+        """Return the ids of the images that are correct without an attack and that no task of a pool has broken.
+
+        Args:
+            pool: see `cifs_tf.evaluation.tasks`.
+
+        Returns:
+            int (n,), in order.
+        """
+        broken = [self.fooled(task.name) for task in self.tasks if task.in_pool(pool)]
+        return np.setdiff1d(self.correct(), np.concatenate([np.array([], int), *broken]))
+
+    def curve(self, pool: str) -> list[tuple[float, float]]:
+        """Return the points (x, robust accuracy) of a cumulative curve, one for each x.
+
+        Args:
+            pool: `"steps"`, `"restarts"` or `"epsilon"`.
+
+        Returns:
+            the points, by increasing x; at x = 0, the natural accuracy; empty if the curve was not measured.
+        """
+        tasks = [task for task in self.tasks if task.pool == pool and task.x is not None]
+        if not tasks:
+            return []
+        count, survivors = max(1, self.num_examples), self.correct()
+        points = {0.0: len(survivors) / count}
+        for task in tasks:
+            survivors = np.setdiff1d(survivors, self.fooled(task.name))
+            points[float(task.x or 0)] = len(survivors) / count
+        return sorted(points.items())
+
+    def _take(self, record: LedgerLine) -> None:
         self._ids.setdefault(record["task"], []).append(np.array(record["ids"], int))
         values = {name: np.array(value, int) for name, value in record["values"].items()}
         self._values.setdefault(record["task"], []).append(values)
         self.seconds += record["seconds"]
 
-    def _write(self, record: dict[str, Any]) -> None:
+    def _write(self, record: Mapping[str, Any]) -> None:
         if self._file is not None:
             self._file.write(json.dumps(record, separators=(",", ":"), ensure_ascii=False) + "\n")
             self._file.flush()
@@ -157,7 +208,7 @@ class Ledger:
 
     @staticmethod
     def _repair(path: Path, file: IO[str]) -> int:
-        """Cut off a torn last line; returns the bytes that are whole."""
+        """Cut off an incomplete last line; return the number of bytes that are left."""
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
         last = content[content.rfind(b"\n", 0, max(whole - 1, 0)) + 1 : whole]
@@ -231,7 +282,7 @@ def merge(paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str
     return merged
 
 
-def _check_same(path: Path, found: dict[str, Any], wanted: dict[str, Any], other: str = "this evaluation") -> None:
+def _check_same(path: Path, found: Header, wanted: Header, other: str = "this evaluation") -> None:
     keys = {**found["key"], "shard": found["shard"]}, {**wanted["key"], "shard": wanted["shard"]}
     different = [f"{name} {keys[0].get(name)} there, {keys[1].get(name)} in {other}" for name in keys[1]]
     different = [text for text, name in zip(different, keys[1], strict=True) if keys[0].get(name) != keys[1][name]]
@@ -239,7 +290,7 @@ def _check_same(path: Path, found: dict[str, Any], wanted: dict[str, Any], other
         about = found["about"], wanted["about"]
         different += [
             f"{name} {about[0].get(name)} there, {about[1].get(name)} in {other}"
-            for name in TOLD
+            for name in NAMED
             if about[0].get(name) != about[1].get(name)
         ]
     if different:

@@ -1,17 +1,27 @@
-"""From a ledger to what a person reads: numbers in plain types, every one computed here and nowhere else."""
+"""From a ledger to a report: numbers in plain types, each computed here and nowhere else."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from cifs_tf.evaluation.audit import FAIL, audit, curve_of
-from cifs_tf.evaluation.engine import in_pool
+from cifs_tf.evaluation.audit import audit, audit_passed
 from cifs_tf.evaluation.ledger import Ledger
-from cifs_tf.evaluation.tasks import MAIN
+from cifs_tf.evaluation.records import (
+    MAIN,
+    About,
+    Accuracy,
+    AttackAccuracy,
+    AttackRow,
+    CheckRecord,
+    ClassRow,
+    Paper,
+    Report,
+    TaskRecord,
+)
 from cifs_tf.statistics import wilson_interval
 
 SCHEMA = 1
@@ -19,7 +29,7 @@ TOP_K = (1, 2, 3)
 CURVES = ("epsilon", "steps", "restarts")
 
 
-def build_report(ledger: Ledger) -> dict[str, Any]:
+def build_report(ledger: Ledger) -> Report:
     """Compute a report from the ledger of a finished evaluation.
 
     Two conventions stand side by side. `paper`: the share of all images whose final prediction is right under an
@@ -38,13 +48,12 @@ def build_report(ledger: Ledger) -> dict[str, Any]:
         >>> build_report(ledger)["worst_case"]["accuracy"]
         0.554
     """
-    about = dict(ledger.header["about"])
-    tasks = about.pop("tasks")
-    ids = ledger.ids("natural")
+    about = ledger.header["about"].copy()
+    del about["tasks"]
+    tasks, count = ledger.tasks, ledger.num_examples
     is_subset = about.get("subset_of") is not None
     broken_by = _broken_by(ledger, tasks)
-    num_standing = sum(by is None for by in broken_by.values())
-    worst_case = _accuracy(num_standing, len(ids), is_subset)
+    worst_case = _accuracy(sum(by is None for by in broken_by.values()), count, is_subset)
     paper = _paper(ledger, tasks, is_subset)
     checks = audit(ledger)
     lowest = min((attack["accuracy"] for attack in paper["attacks"].values()), default=None) if paper else None
@@ -52,8 +61,8 @@ def build_report(ledger: Ledger) -> dict[str, Any]:
         "schema": SCHEMA,
         "about": about,
         "key": ledger.header["key"],
-        "num_examples": len(ids),
-        "natural": _accuracy(len(ids) - len(ledger.fooled("natural")), len(ids), is_subset),
+        "num_examples": count,
+        "natural": _accuracy(len(ledger.correct()), count, is_subset),
         "paper": paper,
         "worst_case": worst_case,
         "gap": None if lowest is None else lowest - worst_case["accuracy"],
@@ -61,10 +70,10 @@ def build_report(ledger: Ledger) -> dict[str, Any]:
         "top_k": _top_k(ledger, tasks, paper),
         "matrix": _matrix(ledger, tasks),
         "per_class": _per_class(ledger, broken_by, about),
-        "curves": {pool: curve_of(ledger, pool) for pool in CURVES if curve_of(ledger, pool)},
-        "audit": [dataclasses.asdict(check) for check in checks],
-        "believable": None if not checks else all(check.verdict != FAIL for check in checks),
-        "broken_by": [broken_by[i] for i in ids.tolist()],
+        "curves": {pool: curve for pool in CURVES if (curve := ledger.curve(pool))},
+        "audit": [cast(CheckRecord, dataclasses.asdict(check)) for check in checks],
+        "believable": audit_passed(checks),
+        "broken_by": list(broken_by.values()),
         "tasks": [_task(ledger, task) for task in tasks],
         "wall_clock": {
             "reported": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -74,102 +83,102 @@ def build_report(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _accuracy(count: int, number: int, is_subset: bool) -> dict[str, Any]:
+def _accuracy(count: int, number: int, is_subset: bool) -> Accuracy:
     interval = list(wilson_interval(count, number)) if is_subset else None
     return {"accuracy": count / number, "count": count, "interval": interval}
 
 
-def _broken_by(ledger: Ledger, tasks: list[dict[str, Any]]) -> dict[int, str | None]:
+def _broken_by(ledger: Ledger, tasks: list[TaskRecord]) -> dict[int, str | None]:
+    """Return for every image, in order, the first task that broke it, or None."""
     found: dict[int, str | None] = dict.fromkeys(ledger.ids("natural").tolist())
-    for task in [{"name": "natural"}, *(task for task in tasks if in_pool(task, MAIN))]:
-        for i in ledger.fooled(task["name"]).tolist():
-            found[i] = found[i] or task["name"]
+    for name in ["natural", *(task.name for task in tasks if task.in_pool(MAIN))]:
+        for i in ledger.fooled(name).tolist():
+            found[i] = found[i] or name
     return found
 
 
-def _paper(ledger: Ledger, tasks: list[dict[str, Any]], is_subset: bool) -> dict[str, Any] | None:
-    """Accuracy on all images under each attack at each beta_atk: Table B.3, with the worst values."""
-    attacks: dict[str, dict[str, Any]] = {}
+def _paper(ledger: Ledger, tasks: list[TaskRecord], is_subset: bool) -> Paper | None:
+    """Compute the accuracy on all images under each attack at each beta_atk: Table B.3, with the worst values."""
+    attacks: dict[str, AttackAccuracy] = {}
     for task in tasks:
-        if task["section"] == "paper":
-            measured = len(ledger.ids(task["name"]))
-            accuracy = 1 - len(ledger.fooled(task["name"])) / measured
-            attacks.setdefault(task["family"], {"by_beta": {}})["by_beta"][str(task["beta"])] = accuracy
+        if task.section == "paper":
+            accuracy = 1 - len(ledger.fooled(task.name)) / len(ledger.ids(task.name))
+            attacks.setdefault(task.family, {"by_beta": {}})["by_beta"][str(task.beta)] = accuracy
     for found in attacks.values():
         found["accuracy"], found["beta"] = min((accuracy, beta) for beta, accuracy in found["by_beta"].items())
     if not attacks:
         return None
-    count = len(ledger.ids("natural"))
+    count = ledger.num_examples
     for found in attacks.values():
         found["interval"] = list(wilson_interval(round(found["accuracy"] * count), count)) if is_subset else None
     accuracy, strongest = min((found["accuracy"], name) for name, found in attacks.items())
     return {"robust_accuracy": accuracy, "attack": strongest, "beta": attacks[strongest]["beta"], "attacks": attacks}
 
 
-def _attacks(ledger: Ledger, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By section and family, in order: how many images were attacked and broken, and how many stood after it."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    left = np.setdiff1d(ledger.ids("natural"), ledger.fooled("natural"))
+def _attacks(ledger: Ledger, tasks: list[TaskRecord]) -> list[AttackRow]:
+    """Count by section and family, in order, how many images were broken, and how many survived."""
+    rows: dict[tuple[str, str], AttackRow] = {}
+    survivors = ledger.correct()
     for task in tasks:
-        if not in_pool(task, MAIN):
+        if not task.in_pool(MAIN):
             continue
-        fooled = ledger.fooled(task["name"])
-        key = task["section"], task["family"]
-        row = rows.setdefault(key, {"section": key[0], "attack": key[1], "runs": 0, "broke_first": 0})
+        section, attack, fooled = task.section, task.family, ledger.fooled(task.name)
+        new: AttackRow = {"section": section, "attack": attack, "runs": 0, "broke_first": 0, "standing": 0}
+        row = rows.setdefault((section, attack), new)
         row["runs"] += 1
-        row["broke_first"] += len(np.intersect1d(left, fooled))
-        left = np.setdiff1d(left, fooled)
-        row["standing"] = len(left)
+        row["broke_first"] += len(np.intersect1d(survivors, fooled))
+        survivors = np.setdiff1d(survivors, fooled)
+        row["standing"] = len(survivors)
     return list(rows.values())
 
 
-def _top_k(ledger: Ledger, tasks: list[dict[str, Any]], paper: dict[str, Any] | None) -> dict[str, dict[str, float]]:
-    """Top-k accuracies of the final head (Table 4): natural, and under each paper attack at its worst beta_atk."""
+def _top_k(ledger: Ledger, tasks: list[TaskRecord], paper: Paper | None) -> dict[str, dict[str, float]]:
+    """Compute top-k accuracies of the final head (Table 4): natural, and under each attack at its worst beta_atk."""
     names = {"natural": "natural"}
     for task in tasks:
-        if paper and task["section"] == "paper" and str(task["beta"]) == paper["attacks"][task["family"]]["beta"]:
-            names[task["family"]] = task["name"]
+        if paper and task.section == "paper" and str(task.beta) == paper["attacks"][task.family]["beta"]:
+            names[task.family] = task.name
     return {
         family: {f"top-{k}": float(np.mean(ledger.values(name, "ranks")[:, 0] < k)) for k in TOP_K}
         for family, name in names.items()
     }
 
 
-def _matrix(ledger: Ledger, tasks: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Attack point (a beta_atk) by output point (a head) under the paper's PGD-20, and Table 5's cells of it.
+def _matrix(ledger: Ledger, tasks: list[TaskRecord]) -> dict[str, Any] | None:
+    """Compute accuracies by attack point (beta_atk) and output point (head) under the paper's PGD-20: Table 5.
 
     CIFS/CIFS: attacks on the raw predictions alone (beta_atk infinity), judged by the last raw prediction; CIFS/Final:
     the same attacks, judged by the final one; Adap/Final: the worst over beta_atk, judged by the final one.
     """
-    families = [task["family"] for task in tasks if task["section"] == "paper"]
+    families = [task.family for task in tasks if task.section == "paper"]
     if not families:
         return None
     family = "pgd20" if "pgd20" in families else families[-1]
-    chosen = [task for task in tasks if task["section"] == "paper" and task["family"] == family]
-    rows = {str(task["beta"]): (ledger.values(task["name"], "ranks") == 0).mean(axis=0).tolist() for task in chosen}
+    chosen = [task for task in tasks if task.section == "paper" and task.family == family]
+    rows = {str(task.beta): (ledger.values(task.name, "ranks") == 0).mean(axis=0).tolist() for task in chosen}
     found = {"attack": family, "rows": rows, "Adap/Final": min(row[0] for row in rows.values())}
     if "infinity" in rows and len(rows["infinity"]) > 1:
         found |= {"CIFS/CIFS": rows["infinity"][-1], "CIFS/Final": rows["infinity"][0]}
     return found
 
 
-def _per_class(ledger: Ledger, broken_by: dict[int, str | None], about: dict[str, Any]) -> list[dict[str, Any]]:
+def _per_class(ledger: Ledger, broken_by: dict[int, str | None], about: About) -> list[ClassRow]:
     labels, ids = ledger.values("natural", "labels"), ledger.ids("natural")
     right = ~np.isin(ids, ledger.fooled("natural"))
-    stands = np.array([broken_by[i] is None for i in ids.tolist()])
+    survived = np.array([by is None for by in broken_by.values()])
     names = about.get("class_names") or [str(label) for label in range(about["num_classes"])]
     return [
         {
             "class": names[label],
             "num_examples": int(np.sum(labels == label)),
             "natural": float(right[labels == label].mean()),
-            "worst_case": float(stands[labels == label].mean()),
-            "interval": list(wilson_interval(int(stands[labels == label].sum()), int(np.sum(labels == label)))),
+            "worst_case": float(survived[labels == label].mean()),
+            "interval": list(wilson_interval(int(survived[labels == label].sum()), int(np.sum(labels == label)))),
         }
         for label in np.unique(labels).tolist()
     ]
 
 
-def _task(ledger: Ledger, task: dict[str, Any]) -> dict[str, Any]:
-    measured = {"measured": len(ledger.ids(task["name"])), "fooled": len(ledger.fooled(task["name"]))}
-    return {**{key: value for key, value in task.items() if value is not None}, **measured}
+def _task(ledger: Ledger, task: TaskRecord) -> dict[str, Any]:
+    measured = {"measured": len(ledger.ids(task.name)), "fooled": len(ledger.fooled(task.name))}
+    return {**{key: value for key, value in dataclasses.asdict(task).items() if value is not None}, **measured}

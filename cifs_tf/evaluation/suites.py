@@ -1,4 +1,4 @@
-"""Named attacks, and the suites made of them: what to measure, from a first look to the strictest protocol."""
+"""Named attacks, and the suites made of them, from a first look to the strictest protocol."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from cifs_tf.attacks import APGD, FABT, PGD, Square, fgsm
 from cifs_tf.errors import UserError
+from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.tasks import Crafted, Flips, Gradients, Natural, Stability, Task
-from cifs_tf.evaluation.victim import Victim
 from cifs_tf.losses import PAPER_ATTACK_BETAS, attack_betas_for
 
 ATTACK_NAME = re.compile(r"(?P<kind>pgd|cw)(?P<num_steps>[1-9]\d*)")
@@ -70,95 +70,95 @@ def make_attacks(
 
 def make_suite(
     name: str,
-    victim: Victim,
+    model: AttackedModel,
     epsilon: float,
     *,
     attacks: Mapping[str, PGD] | None = None,
     betas: Sequence[float | str] = PAPER_ATTACK_BETAS,
     mask_gradients: Sequence[str] | None = None,
     audit: bool | None = None,
-    surrogate: Victim | None = None,
+    surrogate: AttackedModel | None = None,
 ) -> list[Task]:
-    """List the tasks of a suite, in the order in which they are carried out.
+    """List the tasks of a suite, in the order in which they are run.
 
     `quick`: a first look, with a small audit. `paper`: every attack of Section 4.1 at every beta_atk, on all images.
     `paper_aa`: APGD and Square (Appendix B.1). `apgd`: APGD-CE, and APGD-T towards the three nearest classes.
-    `standard`: AutoAttack's APGD-CE, APGD-T, FAB-T and Square. `strict`: `paper`, then on what still stands PGD, C&W
+    `standard`: AutoAttack's APGD-CE, APGD-T, FAB-T and Square. `strict`: `paper`, then on the survivors PGD, C&W
     and APGD at every beta_atk through every mask gradient, restarts, AutoAttack through every mask gradient, and the
     audit with its curves.
 
     Args:
         name: of the suite.
-        victim: the network: its heads, classes and mask gradients decide what applies.
+        model: the attacked model: its heads, classes and mask gradients decide what applies.
         epsilon: radius of the L-infinity ball, in (0, 1].
         attacks: of `paper` and `strict`, see `make_attacks`; None (default) is FGSM, PGD-20, C&W-30 and PGD-100.
         betas: the attacker's settings of beta_atk. Default the paper's nine.
-        mask_gradients: which to attack through; None (default) is all that the victim has.
+        mask_gradients: which to attack through; None (default) is all that the model has.
         audit: whether to look for gradient masking; None (default) in `quick` and `strict`.
-        surrogate: another network, for a transfer attack in the audit.
+        surrogate: another model, for a transfer attack in the audit.
 
     Returns:
         the tasks.
 
     Raises:
-        UserError: for an unknown suite, or a beta or mask gradient that the victim does not have.
+        UserError: for an unknown suite, or a beta or mask gradient that the model does not have.
 
     Example:
-        >>> [task.name for task in make_suite("paper_aa", victim, 0.1)]
+        >>> [task.name for task in make_suite("paper_aa", model, 0.1)]
         ['natural', 'apgd_ce, beta 0, detached', 'square, beta 0, detached']
     """
     if name not in SUITES:
         raise UserError("suite", name, f"give one of {', '.join(SUITES)}")
-    fitting = attack_betas_for(tuple(betas), victim.num_probes)
-    masks = _mask_gradients(victim, mask_gradients)
+    fitting = attack_betas_for(tuple(betas), model.num_probes)
+    masks = _mask_gradients(model, mask_gradients)
     tasks: list[Task] = [Natural()]
     if name in ("paper", "strict"):
         tasks += paper_tasks(attacks or make_attacks(PAPER_ATTACKS, epsilon), fitting, masks[0])
     if name == "strict":
         # Every raw prediction by itself, beyond the paper's two.
-        single = [f"infinity-{i}" for i in range(1, victim.num_probes + 1)]
+        single = [f"infinity-{i}" for i in range(1, model.num_probes + 1)]
         every = [*fitting, *(beta for beta in single if beta not in fitting)]
-        tasks += adaptive_tasks(victim, epsilon, every, masks)
+        tasks += adaptive_tasks(model, epsilon, every, masks)
     if name == "quick":
-        tasks += quick_tasks(victim, epsilon, fitting, masks)
+        tasks += quick_tasks(model, epsilon, fitting, masks)
     if name == "paper_aa":
         tasks += [_autoattack("apgd_ce", APGD(epsilon=epsilon), masks[0])]
         tasks += [_autoattack("square", Square(epsilon=epsilon), masks[0])]
     if name == "apgd":
         tasks += [
             _autoattack("apgd_ce", APGD(epsilon=epsilon), masks[0]),
-            *few_targets_tasks(victim, epsilon, masks[0]),
+            *few_targets_tasks(model, epsilon, masks[0]),
         ]
-    standard = [task for mask in masks for task in standard_tasks(victim, epsilon, mask)]
+    standard = [task for mask in masks for task in standard_tasks(model, epsilon, mask)]
     if name == "standard":
         tasks += [task for task in standard if task.mask_gradient == masks[0]]
     if name == "strict":
         tasks += [task for task in standard if task.family != "square"]
     if audit or (audit is None and name in ("quick", "strict")):
-        tasks += audit_tasks(victim, epsilon, masks, surrogate=surrogate, thorough=name == "strict")
+        tasks += audit_tasks(model, epsilon, masks, surrogate=surrogate, thorough=name == "strict")
     if name == "strict":
-        # Last, on what every attack with gradients left standing; it asks for logits only, so for no mask gradient.
+        # Last, on the survivors of every attack with gradients; it reads logits only, so it needs no mask gradient.
         tasks += [task for task in standard if task.family == "square" and task.mask_gradient == masks[0]]
     return _first_of_each_name(tasks)
 
 
 def paper_tasks(attacks: Mapping[str, PGD], betas: Sequence[float | str], mask_gradient: str) -> list[Task]:
-    """The protocol of Section 4.1: every attack at every beta_atk on all images, last iterate (Table B.3)."""
+    """List the protocol of Section 4.1: every attack at every beta_atk on all images, last iterate (Table B.3)."""
     return _grid(attacks, [mask_gradient], betas, section="paper", on="all")
 
 
-def standard_tasks(victim: Victim, epsilon: float, mask_gradient: str) -> list[Task]:
-    """AutoAttack's standard version: APGD-CE, APGD-T, FAB-T and Square, with its budgets.
+def standard_tasks(model: AttackedModel, epsilon: float, mask_gradient: str) -> list[Task]:
+    """List AutoAttack's standard version: APGD-CE, APGD-T, FAB-T and Square, with its budgets.
 
     Each target is a task of its own, so that what one target broke is not attacked towards the next. With fewer than
     four classes there is no targeted DLR loss: the untargeted one takes its place, with two neither.
     """
     tasks: list[Task] = [_autoattack("apgd_ce", APGD(epsilon=epsilon), mask_gradient)]
-    ranks = range(2, min(MAX_TARGETS, victim.num_classes - 1) + 2)
-    if victim.num_classes >= TARGETED_DLR_CLASSES:
+    ranks = range(2, min(MAX_TARGETS, model.num_classes - 1) + 2)
+    if model.num_classes >= TARGETED_DLR_CLASSES:
         attack = APGD(epsilon=epsilon, loss="targeted_dlr")
         tasks += [_autoattack("apgd_t", attack, mask_gradient, target_rank=rank) for rank in ranks]
-    elif victim.num_classes >= DLR_CLASSES:
+    elif model.num_classes >= DLR_CLASSES:
         tasks += [_autoattack("apgd_dlr", APGD(epsilon=epsilon, loss="dlr"), mask_gradient)]
     fab = FABT(epsilon=epsilon)
     tasks += [_autoattack("fab_t", fab, mask_gradient, target_rank=rank) for rank in ranks]
@@ -166,51 +166,51 @@ def standard_tasks(victim: Victim, epsilon: float, mask_gradient: str) -> list[T
 
 
 def adaptive_tasks(
-    victim: Victim, epsilon: float, betas: Sequence[float | str], mask_gradients: Sequence[str]
+    model: AttackedModel, epsilon: float, betas: Sequence[float | str], mask_gradients: Sequence[str]
 ) -> list[Task]:
-    """Every head weighting through every mask gradient, on what still stands: PGD with restarts, C&W and APGD."""
+    """List every head weighting through every mask gradient, on the survivors: PGD with restarts, C&W and APGD."""
     steps = {"epsilon": epsilon, "step_size": epsilon / 10, "num_steps": 50, "random_start": True, "keep": "fooling"}
     attacks: dict[str, PGD | APGD] = {
         "pgd50": PGD(**steps, num_restarts=RESTARTS),  # type: ignore[arg-type]
         "cw50": PGD(**steps, loss="cw_margin"),  # type: ignore[arg-type]
         "apgd_ce": APGD(epsilon=epsilon),
     }
-    if victim.num_classes >= DLR_CLASSES:
+    if model.num_classes >= DLR_CLASSES:
         attacks["apgd_dlr"] = APGD(epsilon=epsilon, loss="dlr")
     return _grid(attacks, mask_gradients, betas, section="adaptive", on="standing", suffix=", random start")
 
 
 def quick_tasks(
-    victim: Victim, epsilon: float, betas: Sequence[float | str], mask_gradients: Sequence[str]
+    model: AttackedModel, epsilon: float, betas: Sequence[float | str], mask_gradients: Sequence[str]
 ) -> list[Task]:
-    """FGSM and PGD-20 at a few beta_atk, and APGD, towards the three nearest classes too."""
+    """List FGSM and PGD-20 at a few beta_atk, and APGD, towards the three nearest classes too."""
     few = [beta for beta in (0, 2, "infinity") if beta in betas] or list(betas)[:1]
     tasks = paper_tasks(make_attacks(["fgsm", "pgd20"], epsilon), few, mask_gradients[0])
     tasks += [_autoattack("apgd_ce", APGD(epsilon=epsilon), mask) for mask in mask_gradients[:2]]
-    if victim.num_classes >= DLR_CLASSES:
+    if model.num_classes >= DLR_CLASSES:
         tasks += [_autoattack("apgd_dlr", APGD(epsilon=epsilon, loss="dlr"), mask) for mask in mask_gradients[:2]]
-    return [*tasks, *few_targets_tasks(victim, epsilon, mask_gradients[0])]
+    return [*tasks, *few_targets_tasks(model, epsilon, mask_gradients[0])]
 
 
-def few_targets_tasks(victim: Victim, epsilon: float, mask_gradient: str) -> list[Task]:
-    """APGD-T towards the three nearest classes, a third of AutoAttack's targets."""
-    if victim.num_classes < TARGETED_DLR_CLASSES:
+def few_targets_tasks(model: AttackedModel, epsilon: float, mask_gradient: str) -> list[Task]:
+    """List APGD-T towards the three nearest classes, a third of AutoAttack's targets."""
+    if model.num_classes < TARGETED_DLR_CLASSES:
         return []
     attack = APGD(epsilon=epsilon, loss="targeted_dlr")
     return [_autoattack("apgd_t", attack, mask_gradient, target_rank=rank) for rank in FEW_TARGETS]
 
 
 def audit_tasks(
-    victim: Victim,
+    model: AttackedModel,
     epsilon: float,
     mask_gradients: Sequence[str],
     *,
-    surrogate: Victim | None = None,
+    surrogate: AttackedModel | None = None,
     thorough: bool = False,
 ) -> list[Task]:
-    """What `cifs_tf.evaluation.audit` needs to tell robustness from hidden gradients.
+    """List what `cifs_tf.evaluation.audit` needs to tell robustness from hidden gradients.
 
-    The curves are cumulative: a larger budget is spent on what the smaller ones left standing.
+    The curves are cumulative: a larger budget is spent on the survivors of the smaller ones.
     """
     first = mask_gradients[0]
 
@@ -236,19 +236,19 @@ def audit_tasks(
     shares = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0) if thorough else (0.5, 1.0, 2.0)
     radii = [epsilon * share for share in shares if epsilon * share < 1]
     for radius in [*radii, 1.0]:
-        for loss in ("cross_entropy", "dlr") if victim.num_classes >= DLR_CLASSES else ("cross_entropy",):
+        for loss in ("cross_entropy", "dlr") if model.num_classes >= DLR_CLASSES else ("cross_entropy",):
             apgd = APGD(epsilon=radius, loss=loss, num_steps=50)
             counts = radius <= epsilon
             name = f"epsilon, {radius:.4g}, {loss}"
             tasks.append(crafted(name, apgd, pool="epsilon", x=radius, counts=counts, section="curves"))
     for mask in mask_gradients if len(mask_gradients) > 1 else ():
-        for beta in attack_betas_for((0, 2, "infinity"), victim.num_probes):
+        for beta in attack_betas_for((0, 2, "infinity"), model.num_probes):
             name = f"mask {mask}, beta {beta}"
             apgd = APGD(epsilon=epsilon, num_steps=100 if thorough else 20)
             tasks.append(
                 crafted(name, apgd, pool=f"mask {mask}", beta=beta, mask_gradient=mask, counts=True, family="mask")
             )
-    if victim.num_probes:
+    if model.num_probes:
         attack = make_attacks(["pgd20"], epsilon)["pgd20"]
         tasks.append(Flips(name="flips", family="flips", attack=attack, mask_gradient=first))
     if surrogate is not None:
@@ -267,18 +267,18 @@ def audit_tasks(
                 )
             )
     square = Square(epsilon=epsilon, num_queries=5000 if thorough else 1000)
-    # Last, on what all white-box attacks left standing; in a suite with AutoAttack it is there already.
+    # Last, on the survivors of all white-box attacks; in a suite with AutoAttack it is there already.
     return [*tasks, _autoattack("square", square, first)]
 
 
-def describe_missing(victim: Victim) -> list[str]:
-    """Sentences on attacks that the network's number of classes rules out."""
-    if victim.num_classes >= TARGETED_DLR_CLASSES:
+def describe_missing(model: AttackedModel) -> list[str]:
+    """Return sentences on attacks that the number of classes rules out."""
+    if model.num_classes >= TARGETED_DLR_CLASSES:
         return []
     what = "The targeted DLR loss needs four classes" + (
-        "; the untargeted one took its place." if victim.num_classes >= DLR_CLASSES else " and the DLR loss three."
+        "; the untargeted one took its place." if model.num_classes >= DLR_CLASSES else " and the DLR loss three."
     )
-    return [f"{what} The network has {victim.num_classes}."]
+    return [f"{what} The network has {model.num_classes}."]
 
 
 def _grid(
@@ -290,7 +290,7 @@ def _grid(
     on: str,
     suffix: str = "",
 ) -> list[Task]:
-    """Every attack through every mask gradient at every beta_atk."""
+    """List every attack through every mask gradient at every beta_atk."""
     return [
         Crafted(
             name=f"{name}, beta {beta}, {mask}{suffix}",
@@ -321,14 +321,14 @@ def _autoattack(family: str, attack: APGD | FABT | Square, mask: str, target_ran
     )
 
 
-def _mask_gradients(victim: Victim, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    if wanted is None or victim.num_probes == 0:
-        return victim.mask_gradients
+def _mask_gradients(model: AttackedModel, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    if wanted is None or model.num_probes == 0:
+        return model.mask_gradients
     for mask in wanted:
-        if mask not in victim.mask_gradients:
-            raise UserError("mask_gradients", mask, f"this network has {', '.join(victim.mask_gradients)}")
+        if mask not in model.mask_gradients:
+            raise UserError("mask_gradients", mask, f"this model has {', '.join(model.mask_gradients)}")
     if not wanted:
-        raise UserError("mask_gradients", list(wanted), f"give some of {', '.join(victim.mask_gradients)}")
+        raise UserError("mask_gradients", list(wanted), f"give some of {', '.join(model.mask_gradients)}")
     return tuple(wanted)
 
 

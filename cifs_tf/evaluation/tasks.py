@@ -1,7 +1,7 @@
-"""Tasks: what an evaluation asks of a batch of images. Each is a pure function of images, labels and seeds.
+"""Tasks: what an evaluation measures on a batch of images. Each is a pure function of images, labels and seeds.
 
-A task belongs to a pool. What a pool is worth are the images that its tasks, one after the other, leave standing; the
-pool `main` takes in every attack inside the threat model, so its survivors are the worst case over all of them.
+A task belongs to a pool. The survivors of a pool are the images that are correct without an attack and that none of its
+tasks breaks; the pool `main` holds every attack inside the threat model, so its survivors are the worst case over all.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from cifs_tf.attacks import APGD, FABT, Ball, Square
-from cifs_tf.evaluation.victim import Victim
+from cifs_tf.attacks import Ball
+from cifs_tf.evaluation.attacked import AttackedModel
+from cifs_tf.evaluation.records import MAIN
 from cifs_tf.losses import cross_entropy, head_weights
 
-MAIN = "main"
 # float32 rounding of a point on the surface of the ball.
 SLACK = 1e-6
 # Of two calls of the same network.
@@ -31,14 +31,13 @@ class Task(abc.ABC):
 
     Args:
         name: unique in an evaluation; the ledger's and the report's name for it, and what its random draws depend on.
-        on: which images: `"all"`, `"correct"` (those that are right without an attack), or `"standing"` (those of them
-            that no earlier task of the same pool broke).
+        on: which images: `"all"`, `"correct"` (without an attack), or `"standing"` (the pool's survivors so far).
         pool: see the module. Default `"main"`.
-        counts: whether what it breaks counts in the pool `main` too. Default False.
+        counts: whether the images that it breaks count in the pool `main` too. Default False.
         section: the part of the report that it belongs to.
         family: what tasks that differ in beta, mask gradient or target have in common, such as `"pgd20"`.
         beta: of the head weights, see `cifs_tf.losses.head_weights`. Default 0.
-        mask_gradient: see `Victim.heads_fns`.
+        mask_gradient: see `AttackedModel.heads_fns`.
         target_rank: of attacks with a target: the rank of the class aimed at, from 2.
         x: place on the axis of a curve, or None.
     """
@@ -56,7 +55,7 @@ class Task(abc.ABC):
 
     @property
     def stream(self) -> int:
-        """Random stream, see `cifs_tf.attacks.example_seeds`."""
+        """Number of the random stream, see `cifs_tf.attacks.example_seeds`."""
         return zlib.crc32(self.name.encode()) & 0x7FFFFFFF
 
     @property
@@ -66,10 +65,10 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def compile_key(self) -> Any:
-        """Tasks of the same key share one trace."""
+        """Return a key; tasks of the same key share one trace."""
 
     @abc.abstractmethod
-    def measure_fn(self, victim: Victim) -> Callable[..., dict[str, tf.Tensor]]:
+    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
         """Make the function that the engine compiles.
 
         Call arguments of the function: images float32 (batch, height, width, channels), labels int32 (batch,), weights
@@ -87,7 +86,7 @@ class Task(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Natural(Task):
-    """The network's answers to the images themselves."""
+    """The predictions on natural images."""
 
     name: str = "natural"
     on: str = "all"
@@ -95,8 +94,8 @@ class Natural(Task):
     def compile_key(self) -> Any:
         return ("natural",)
 
-    def measure_fn(self, victim: Victim) -> Callable[..., dict[str, tf.Tensor]]:
-        heads_fn = next(iter(victim.heads_fns.values()))
+    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
+        heads_fn = next(iter(model.heads_fns.values()))
         return lambda images, labels, weights, rank, seed: {
             "ranks": label_ranks(heads_fn(images), labels),
             "labels": labels,
@@ -105,23 +104,19 @@ class Natural(Task):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Crafted(Task):
-    """The network's answers to images made by an attack.
+    """The predictions on adversarial images.
 
     Args:
         attack: see `cifs_tf.attacks`.
-        surrogate: another network, on which the attack makes the images (a transfer attack); None for the victim.
+        surrogate: another model, on which the attack makes the images (a transfer attack); None for the attacked one.
     """
 
     attack: Any
-    surrogate: Victim | None = None
+    surrogate: AttackedModel | None = None
 
     @property
     def cost(self) -> float:
-        if isinstance(self.attack, Square):
-            return self.attack.num_queries / 3
-        if isinstance(self.attack, FABT):
-            return 1.5 * self.attack.num_steps
-        return float(getattr(self.attack, "num_steps", 1))
+        return float(getattr(self.attack, "cost", 1))
 
     def describe(self) -> dict[str, Any]:
         attack = {"kind": type(self.attack).__name__, **dataclasses.asdict(self.attack)}
@@ -131,11 +126,11 @@ class Crafted(Task):
         transfer = self.surrogate and (self.surrogate.fingerprint, self.beta)
         return ("crafted", self.attack, self.mask_gradient, transfer)
 
-    def craft_fn(self, victim: Victim) -> Callable[..., tf.Tensor]:
+    def craft_fn(self, model: AttackedModel) -> Callable[..., tf.Tensor]:
         """Make (images, labels, weights, rank, seed) -> x_adv."""
-        source = self.surrogate or victim
+        source = self.surrogate or model
         heads_fn, attack = source.heads_fns[self.mask_gradient], self.attack
-        is_targeted = isinstance(attack, FABT) or (isinstance(attack, APGD) and attack.loss == "targeted_dlr")
+        is_targeted = getattr(attack, "is_targeted", False)
 
         def craft(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
             target = {"target_rank": rank} if is_targeted else {}
@@ -145,24 +140,24 @@ class Crafted(Task):
 
         return craft
 
-    def measure_fn(self, victim: Victim) -> Callable[..., dict[str, tf.Tensor]]:
-        craft, heads_fn = self.craft_fn(victim), victim.heads_fns[self.victim_gradient(victim)]
+    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
+        craft, heads_fn = self.craft_fn(model), model.heads_fns[self.own_mask_gradient(model)]
 
         def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
             x_adv = craft(images, labels, weights, rank, seed)
-            # The verdict is the network's on what really lies in the ball, whatever the attack says.
+            # Images are judged by the attacked model, and only inside the ball, whatever the attack says.
             return {"ranks": label_ranks(heads_fn(x_adv), labels), "outside": ~inside(self.attack, x_adv, images)}
 
         return measure
 
-    def victim_gradient(self, victim: Victim) -> str:
-        """The victim's own mask gradient where the attack's belongs to a surrogate; values do not depend on it."""
-        return self.mask_gradient if self.mask_gradient in victim.heads_fns else victim.mask_gradients[0]
+    def own_mask_gradient(self, model: AttackedModel) -> str:
+        """Return a mask gradient that the model has, where the attack's is a surrogate's; heads do not depend on it."""
+        return self.mask_gradient if self.mask_gradient in model.heads_fns else model.mask_gradients[0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gradients(Task):
-    """For each head, whether the gradient of its own cross-entropy to the image is zero everywhere, or not finite."""
+    """Heads whose gradient of their own cross-entropy to the image is zero everywhere, or not finite."""
 
     section: str = "audit"
     on: str = "correct"
@@ -170,12 +165,12 @@ class Gradients(Task):
     def compile_key(self) -> Any:
         return ("gradients", self.mask_gradient)
 
-    def measure_fn(self, victim: Victim) -> Callable[..., dict[str, tf.Tensor]]:
-        heads_fn = victim.heads_fns[self.mask_gradient]
+    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
+        heads_fn = model.heads_fns[self.mask_gradient]
 
         def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
             zero, broken = [], []
-            for head in range(1 + victim.num_probes):
+            for head in range(1 + model.num_probes):
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch(images)
                     loss = cross_entropy(heads_fn(images), labels)[:, head]
@@ -193,7 +188,7 @@ class Gradients(Task):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stability(Task):
-    """Whether the answers differ between two calls, and, where the network takes labels, with the label."""
+    """Predictions that differ between two calls, or, where the model takes labels, with the label."""
 
     name: str = "stability"
     section: str = "audit"
@@ -202,14 +197,14 @@ class Stability(Task):
     def compile_key(self) -> Any:
         return ("stability",)
 
-    def measure_fn(self, victim: Victim) -> Callable[..., dict[str, tf.Tensor]]:
-        heads_fn = next(iter(victim.heads_fns.values()))
+    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
+        heads_fn = next(iter(model.heads_fns.values()))
 
         def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
             heads = heads_fn(images)
             found = {"varies": differs(heads, heads_fn(images))}
-            if victim.labelled_heads_fn is not None:
-                answers = [victim.labelled_heads_fn(images, (labels + shift) % victim.num_classes) for shift in (0, 1)]
+            if model.labelled_heads_fn is not None:
+                answers = [model.labelled_heads_fn(images, (labels + shift) % model.num_classes) for shift in (0, 1)]
                 found["leaks"] = differs(heads, answers[0]) | differs(answers[0], answers[1])
             return found
 
@@ -218,7 +213,7 @@ class Stability(Task):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flips(Crafted):
-    """Whether an attack changes the set of top-k classes from which a selection layer makes its mask."""
+    """Changes, by an attack, of the set of top-k classes from which a selection layer makes its mask."""
 
     section: str = "audit"
     on: str = "correct"
@@ -226,11 +221,11 @@ class Flips(Crafted):
     def compile_key(self) -> Any:
         return ("flips", self.attack, self.mask_gradient)
 
-    def measure_fn(self, victim: Victim) -> Callable[..., dict[str, tf.Tensor]]:
-        craft, heads_fn = self.craft_fn(victim), victim.heads_fns[self.mask_gradient]
+    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
+        craft, heads_fn = self.craft_fn(model), model.heads_fns[self.mask_gradient]
 
         def choices(heads: tf.Tensor) -> list[tf.Tensor]:
-            chosen = [tf.math.top_k(heads[:, 1 + i], k=k).indices for i, k in enumerate(victim.top_k)]
+            chosen = [tf.math.top_k(heads[:, 1 + i], k=k).indices for i, k in enumerate(model.top_k)]
             return [tf.sort(classes, axis=1) for classes in chosen]
 
         def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
@@ -244,7 +239,7 @@ class Flips(Crafted):
 
 
 def label_ranks(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """How many classes each head puts before the label: 0 if it is predicted. Ties go to the lower class, as in argmax.
+    """Count the classes that each head ranks above the label: 0 if it is predicted. Ties go to the lower class.
 
     Args:
         heads: float (batch, 1 + P, classes).
@@ -262,7 +257,7 @@ def label_ranks(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def inside(ball: Ball, x_adv: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-    """Whether points lie in the ball around the images and in its bounds, but for rounding; NaN never does."""
+    """Return whether points lie in the ball around the images and in its bounds, but for rounding; NaN never does."""
     lowest, highest = ball.bounds
     in_bounds = tf.reduce_all((x_adv >= lowest - SLACK) & (x_adv <= highest + SLACK), axis=[1, 2, 3])
     slack = SLACK if ball.norm == "linf" else SLACK * max(1.0, float(ball.epsilon)) * 10
@@ -270,6 +265,6 @@ def inside(ball: Ball, x_adv: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
 
 
 def differs(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    """Whether two answers of a network to the same images differ by more than rounding: bool (batch,)."""
+    """Return whether heads of the same images differ by more than rounding: bool (batch,)."""
     scale = tf.maximum(1.0, tf.reduce_max(tf.abs(first), axis=[1, 2]))
     return ~tf.reduce_all(tf.abs(first - second) <= SAME * scale[:, None, None], axis=[1, 2])

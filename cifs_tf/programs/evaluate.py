@@ -30,7 +30,8 @@ from cifs_tf.runs.workdir import Workdir, check_folder
 
 if TYPE_CHECKING:
     from cifs_tf.data import ImageDataset, Split
-    from cifs_tf.evaluation import Victim
+    from cifs_tf.evaluation import AttackedModel
+    from cifs_tf.evaluation.records import Example, Report
 
 # Images of a suite that is not meant for all of them.
 EXAMPLES = {"quick": 200, "paper_aa": 2000}
@@ -47,7 +48,7 @@ def evaluate(options: EvaluateOptions) -> int:
     """Carry out an evaluation, or what is left of it, and write the report.
 
     Returns:
-        0, or 1 if the audit found that the numbers are not to be believed.
+        0, or 1 if the audit failed.
 
     Raises:
         UserError: for input that does not fit; nothing has been written then.
@@ -136,7 +137,7 @@ def merge(argv: Sequence[str]) -> int:
     return code
 
 
-def _publish(report: dict[str, Any], folder: Path, console: Console, examples: Any = None) -> int:
+def _publish(report: Report, folder: Path, console: Console, examples: Sequence[Example] = ()) -> int:
     from cifs_tf.evaluation import write_report
 
     written = write_report(report, folder, examples)
@@ -150,7 +151,7 @@ def _publish(report: dict[str, Any], folder: Path, console: Console, examples: A
     return 1 if report["believable"] is False else 0
 
 
-def summary(report: dict[str, Any]) -> Table:
+def summary(report: Report) -> Table:
     """Lay out a report's main numbers."""
     about = report["about"]
     table = Table(
@@ -158,9 +159,9 @@ def summary(report: dict[str, Any]) -> Table:
         f"{report['num_examples']:,} images, epsilon {about['epsilon']:.4g}",
         caption="audit: " + {None: "not done", True: "no check failed", False: "FAILED"}[report["believable"]],
     )
-    for column, justify in (("after", "left"), ("runs", "right"), ("broke", "right"), ("standing", "right")):
+    for column, justify in (("after", "left"), ("runs", "right"), ("broke", "right"), ("survivors", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    table.add_column("%", justify="right")
+    table.add_column("accuracy %", justify="right")
     natural = report["natural"]
     table.add_row("natural", "", "", f"{natural['count']:,}", f"{100 * natural['accuracy']:.2f}")
     for row in report["attacks"]:
@@ -175,7 +176,7 @@ def summary(report: dict[str, Any]) -> Table:
         paper = report["paper"]
         label = f"the paper's convention ({paper['attack']}, beta {paper['beta']})"
         table.add_row(label, "", "", "", f"{100 * paper['robust_accuracy']:.2f}")
-        table.add_row("gap between the two", "", "", "", f"{100 * report['gap']:.2f}")
+        table.add_row("gap between the two", "", "", "", f"{100 * (report['gap'] or 0):.2f}")
     return table
 
 
@@ -217,22 +218,22 @@ def _default_folder(options: EvaluateOptions, config: RunConfig, run: Workdir | 
     return Path("runs") / "evaluation" / name / options.suite
 
 
-def _load(path: str, defense: str | None, checkpoint: str, run: Workdir | None) -> Victim:
-    from cifs_tf.evaluation import load_victim
+def _load(path: str, defense: str | None, checkpoint: str, run: Workdir | None) -> AttackedModel:
+    from cifs_tf.evaluation import load_attacked
 
     folder = run or (Workdir(path) if (Path(path) / "config.yaml").is_file() else None)
     if folder is None:
-        return load_victim(path)
+        return load_attacked(path)
     file = folder.model_file(defense or folder.read_config().model.defense, checkpoint)
     if not file.exists():
         advice = (
             f"it has no {file.relative_to(folder.path)}, finish its training, or give another --defense, --checkpoint"
         )
         raise UserError("--model", path, advice)
-    return load_victim(file, name=f"{path}, {file.parent.name}, {checkpoint} epoch")
+    return load_attacked(file, name=f"{path}, {file.parent.name}, {checkpoint} epoch")
 
 
-def _load_surrogate(path: str) -> Victim:
+def _load_surrogate(path: str) -> AttackedModel:
     try:
         return _load(path, None, "last", None)
     except UserError as error:
@@ -246,7 +247,7 @@ def _images(options: EvaluateOptions, dataset: ImageDataset) -> Split:
     return dataset.test if number is None else dataset.test.class_balanced(number, "--examples")
 
 
-def _mask_gradients(config: RunConfig, victim: Victim) -> tuple[str, ...] | None:
+def _mask_gradients(config: RunConfig, victim: AttackedModel) -> tuple[str, ...] | None:
     """That of the config first, for the paper's protocol; then the others the network has."""
     first = config.evaluation.eval_mask_gradient
     if first not in victim.mask_gradients:

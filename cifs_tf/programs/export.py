@@ -29,7 +29,7 @@ from cifs_tf.serving.publishing.trained_run import TrainedRun, read_run
 
 if TYPE_CHECKING:
     from cifs_tf.data import ImageDataset, Split
-    from cifs_tf.evaluation import Victim
+    from cifs_tf.evaluation import AttackedModel
     from cifs_tf.models import Classifier
 
 INT8_EXAMPLES = 200
@@ -145,20 +145,20 @@ def _quantize(
 ) -> dict[str, Any]:
     """Write the 8-bit variant; return what was measured of it, and of the float network on the same images."""
     from cifs_tf.data import to_float
-    from cifs_tf.evaluation import victim_of
+    from cifs_tf.evaluation import as_attacked
     from cifs_tf.serving.publishing import quantization
 
     calibration = dataset.train.class_balanced(min(CALIBRATION_EXAMPLES, len(dataset.train)), "--int8")
     file = path / "model.int8.onnx"
     quantization.quantize(path / "model.onnx", file, to_float(calibration.images).numpy())
 
-    config, float_victim = run.config, victim_of(classifier)
+    config, float_victim = run.config, as_attacked(classifier)
     wanted = config.evaluation.eval_mask_gradient
     mask_gradient = wanted if wanted in float_victim.mask_gradients else float_victim.mask_gradients[0]
     epsilon = float(config.attack.epsilon)
     tasks = quantization.make_tasks(float_victim, epsilon, mask_gradient=mask_gradient, num_queries=num_queries)
 
-    def attack(name: str, victim: Victim) -> dict[str, Any]:
+    def attack(name: str, victim: AttackedModel) -> dict[str, Any]:
         bar = progress.add_task(f"attacking {name}, {len(test)} images", total=1.0)
         return quantization.measure(
             victim,
@@ -166,7 +166,7 @@ def _quantize(
             tasks,
             seed=config.train.seed,
             batch_size=config.evaluation.eval_batch_size,
-            on_progress=lambda task, share, standing: progress.update(bar, completed=share),
+            on_progress=lambda task, share, survivors: progress.update(bar, completed=share),
         )
 
     return {

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from cifs_tf.command_line import import_plugins
 from cifs_tf.config import ModelConfig, RunConfig
 from cifs_tf.data import ImageDataset, Split
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation import build_report, evaluate, make_attacks, make_suite, merge, victim_of, write_report
+from cifs_tf.evaluation import as_attacked, build_report, evaluate, make_attacks, make_suite, merge, write_report
 from cifs_tf.files import write_atomically
 from cifs_tf.losses import attack_betas_for, head_weights
 from cifs_tf.models import Classifier, build_classifier, with_precision
@@ -279,7 +279,7 @@ def measure(
     dataset: ImageDataset,
     workdir: Workdir,
     cluster: Cluster = ALONE,
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Attack one trained network on the test split with the suite `paper`, or read what was found before.
 
     Args:
@@ -302,7 +302,7 @@ def measure(
     strategy = cluster.strategy if cluster.num_workers == 1 < cluster.num_replicas else None
     with strategy.scope() if strategy else contextlib.nullcontext():
         classifier = load(config, workdir, defense, checkpoint)
-    victim = victim_of(classifier, name=f"{workdir.path}, {defense}, {checkpoint} epoch")
+    victim = as_attacked(classifier, name=f"{workdir.path}, {defense}, {checkpoint} epoch")
     mask_gradient = config.evaluation.eval_mask_gradient
     shard = cluster.shards[cluster.index]
     tasks = make_suite(
@@ -370,20 +370,20 @@ def attacks_of(config: RunConfig) -> dict[str, PGD]:
 
 @contextlib.contextmanager
 def attack_progress(title: str = "attacking") -> Iterator[Any]:
-    """A progress bar with the images still standing and the time left; yields the function that moves it."""
+    """Show a progress bar with the survivors and the time left; yields the function that moves it."""
     columns = [
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         TaskProgressColumn(),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[standing]} standing"),
+        TextColumn("{task.fields[survivors]} survivors"),
         TextColumn("{task.fields[attack]}"),
     ]
     with Progress(*columns) as progress:
-        bar = progress.add_task(title, total=1.0, attack="", standing="")
+        bar = progress.add_task(title, total=1.0, attack="", survivors="")
 
-        def on_progress(task: str, share: float, standing: int) -> None:
-            progress.update(bar, completed=share, attack=task, standing=f"{standing:,}")
+        def on_progress(task: str, share: float, survivors: int) -> None:
+            progress.update(bar, completed=share, attack=task, survivors=f"{survivors:,}")
 
         yield on_progress
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from cifs_tf.attacks import APGD, HeadsFn, Square
 from cifs_tf.data import Split
-from cifs_tf.evaluation import Victim, evaluate
+from cifs_tf.evaluation import AttackedModel, evaluate
 from cifs_tf.evaluation.engine import ProgressFn
 from cifs_tf.evaluation.tasks import Crafted, Natural, Task
 from cifs_tf.export import ExportError
@@ -83,7 +83,7 @@ def quantize(source: Path, target: Path, images: np.ndarray) -> None:
         raise ExportError("the network cannot be quantised: it has no convolution")
 
 
-def onnx_victim(file: Path, float_victim: Victim) -> Victim:
+def onnx_victim(file: Path, float_victim: AttackedModel) -> AttackedModel:
     """Make an ONNX file a victim: its answers, and in place of the gradients that it lacks those of the float network.
 
     Args:
@@ -131,7 +131,7 @@ def onnx_victim(file: Path, float_victim: Victim) -> Victim:
     )
 
 
-def make_tasks(float_victim: Victim, epsilon: float, *, mask_gradient: str, num_queries: int) -> list[Task]:
+def make_tasks(float_victim: AttackedModel, epsilon: float, *, mask_gradient: str, num_queries: int) -> list[Task]:
     """List what measures a network beside the float one: APGD on the float network, APGD on itself, Square on itself.
 
     Args:
@@ -154,13 +154,13 @@ def make_tasks(float_victim: Victim, epsilon: float, *, mask_gradient: str, num_
 
 
 def measure(
-    victim: Victim,
+    victim: AttackedModel,
     split: Split,
     tasks: list[Task],
     *,
     seed: int = 0,
     batch_size: int = 250,
-    on_progress: ProgressFn = lambda task, share, standing: None,
+    on_progress: ProgressFn = lambda task, share, survivors: None,
 ) -> dict[str, Any]:
     """Measure the clean and the robust accuracy of a network, the worst case of each image over all tasks.
 
@@ -170,7 +170,7 @@ def measure(
         tasks: see `make_tasks`.
         seed: of everything random, 0 to 2^31 - 1. Default 0.
         batch_size: images per batch. Default 250.
-        on_progress: called as (task, share of the work done, images standing).
+        on_progress: called as (task, share of the work done, survivors).
 
     Returns:
         `clean` and `robust`, see `accuracy_of`, and `broken_by`: how many images each task was the first to break.

@@ -7,10 +7,10 @@ import tensorflow as tf
 
 from cifs_tf.attacks import APGD, FABT, PGD, Square
 from cifs_tf.data import Split
+from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.suites import make_attacks, paper_tasks
 from cifs_tf.evaluation.tasks import Crafted, Flips, Natural
-from cifs_tf.evaluation.victim import Victim
 
 
 def brightness_heads(images):
@@ -27,7 +27,7 @@ def make_victim():
     def make(heads_fn=brightness_heads, num_classes=2, image_shape=(8, 8, 1), num_probes=1, **fields):
         masks = dict.fromkeys(("detached", "full") if num_probes else ("exact",), heads_fn)
         fields = {"fingerprint": "f", "top_k": (1,) * num_probes, **fields}
-        return Victim("by hand", masks, num_probes, num_classes, image_shape, **fields)
+        return AttackedModel("by hand", masks, num_probes, num_classes, image_shape, **fields)
 
     return make
 

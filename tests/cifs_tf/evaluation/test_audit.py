@@ -8,11 +8,11 @@ from cifs_tf.adversarial import AdversarialTrainer, PGDTraining
 from cifs_tf.attacks import PGD
 from cifs_tf.config import DataConfig
 from cifs_tf.data import Split, load_dataset
-from cifs_tf.evaluation import evaluate, make_suite, victim_of
-from cifs_tf.evaluation.audit import audit, curve_of
+from cifs_tf.evaluation import as_attacked, evaluate, make_suite
+from cifs_tf.evaluation.attacked import AttackedModel
+from cifs_tf.evaluation.audit import audit
 from cifs_tf.evaluation.suites import audit_tasks
 from cifs_tf.evaluation.tasks import Natural
-from cifs_tf.evaluation.victim import Victim
 from cifs_tf.losses import head_weights
 from cifs_tf.models import Classifier
 
@@ -28,7 +28,7 @@ def plain(trained, change=lambda images: images, scale=1.0, **fields):
     def heads_fn(images):
         return scale * trained.classifier(change(images), training=False)[:, :1]
 
-    return Victim("planted", {"exact": heads_fn}, 0, 10, (8, 8, 1), "f", **fields)
+    return AttackedModel("planted", {"exact": heads_fn}, 0, 10, (8, 8, 1), "f", **fields)
 
 
 def audited(victim, split):
@@ -62,7 +62,7 @@ def test_an_adversarially_trained_network_passes(robust, digits):
 
 
 def test_every_head_and_mask_gradient_is_checked(trained, digits):
-    found = checks_of(victim_of(trained.classifier), digits, "Gradients", "Stability", "Flips")
+    found = checks_of(as_attacked(trained.classifier), digits, "Gradients", "Stability", "Flips")
     heads = ("the final head", "raw prediction 1", "raw prediction 2")
     assert {f"gradient of {head}, {mask}" for head in heads for mask in ("detached", "full", "smoothed")} <= set(found)
     assert found["top-k set under attack"] == "info"
@@ -147,7 +147,7 @@ def test_epsilon_one(left, verdict, make_ledger):
     }
     ledger = ledger_of(make_ledger, pools)
     assert verdict_of(ledger, "epsilon 1 breaks everything").verdict == verdict
-    assert curve_of(ledger, "epsilon") == [(0.0, 1.0), (0.1, 191 / 200), (1.0, left / 200)]
+    assert ledger.curve("epsilon") == [(0.0, 1.0), (0.1, 191 / 200), (1.0, left / 200)]
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(4, "pass"), (5, "warn")])
@@ -177,7 +177,7 @@ def test_without_an_audit_there_are_no_checks(make_ledger):
 
 def test_a_surrogate_is_tried(trained, digits):
     """A surrogate with fewer heads attacks what stands, and what it breaks beyond the rest is counted."""
-    victim, surrogate = victim_of(trained.classifier), plain(trained)
+    victim, surrogate = as_attacked(trained.classifier), plain(trained)
     tasks = [t for t in make_suite("quick", victim, 0.1, surrogate=surrogate) if t.family in ("", "pgd20", "transfer")]
     few = Split(digits.images[:16], digits.labels[:16])
     report = evaluate(victim, few, tasks)

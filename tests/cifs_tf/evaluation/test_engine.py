@@ -10,8 +10,8 @@ from cifs_tf.attacks import APGD, PGD, fgsm
 from cifs_tf.data import Split
 from cifs_tf.distribute import mirrored_strategy
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation import Ledger, evaluate, make_attacks, make_suite, victim_of
-from cifs_tf.evaluation.engine import _batch_sizes, header_of, run_tasks, standing
+from cifs_tf.evaluation import Ledger, as_attacked, evaluate, make_attacks, make_suite
+from cifs_tf.evaluation.engine import _batch_sizes, header_of, run_tasks
 from cifs_tf.evaluation.suites import paper_tasks
 from cifs_tf.evaluation.tasks import Crafted, Natural, inside, label_ranks
 
@@ -39,7 +39,7 @@ def test_accuracy_of_a_network_that_can_be_attacked_by_hand(split, make_victim):
 
 def spend(ledger):
     """Images attacked by each task."""
-    return {task["name"]: len(ledger.ids(task["name"])) for task in ledger.header["about"]["tasks"]}
+    return {task.name: len(ledger.ids(task.name)) for task in ledger.tasks}
 
 
 def test_survivors_alone_are_attacked(split, make_victim):
@@ -57,7 +57,7 @@ def test_survivors_alone_are_attacked(split, make_victim):
     ledger = Ledger(header_of(victim, split, tasks, seed=0, about={}))
     run_tasks(victim, split, tasks, ledger)
     right = len(split) - len(ledger.fooled("natural"))
-    left = len(standing(ledger, "main"))
+    left = len(ledger.survivors("main"))
     assert 0 < left < right < len(split)
     assert spend(ledger) == {"natural": 23, "all": 23, "correct": right, "main": left, "other": left, "fresh": right}
 
@@ -85,7 +85,7 @@ def test_batches_have_few_sizes(split, make_victim):
 @pytest.fixture(scope="module")
 def full_report(small_suite, trained, digits):
     """A suite with every kind of attack, in batches of 64."""
-    return evaluate(trained.classifier, digits, small_suite(victim_of(trained.classifier)), batch_size=64)
+    return evaluate(trained.classifier, digits, small_suite(as_attacked(trained.classifier)), batch_size=64)
 
 
 @pytest.mark.slow
@@ -96,9 +96,9 @@ def test_verdicts_do_not_depend_on_batches_or_devices(small_suite, setting, trai
         with strategy.scope():
             copy = type(trained.classifier).from_config(trained.classifier.get_config())
         copy.set_weights(trained.classifier.get_weights())
-        other = evaluate(copy, digits, small_suite(victim_of(copy)), batch_size=64, strategy=strategy)
+        other = evaluate(copy, digits, small_suite(as_attacked(copy)), batch_size=64, strategy=strategy)
     else:
-        other = evaluate(trained.classifier, digits, small_suite(victim_of(trained.classifier)), batch_size=7)
+        other = evaluate(trained.classifier, digits, small_suite(as_attacked(trained.classifier)), batch_size=7)
     pairs = zip(other["broken_by"], full_report["broken_by"], strict=True)
     different = sum((ours is None) != (theirs is None) for ours, theirs in pairs)
     with capsys.disabled():
@@ -108,7 +108,7 @@ def test_verdicts_do_not_depend_on_batches_or_devices(small_suite, setting, trai
 
 def test_an_interrupted_evaluation_goes_on(small_suite, trained, digits, full_report, tmp_path):
     """Stopped after any batch and started again, it attacks nothing twice and ends in the same report."""
-    victim = victim_of(trained.classifier)
+    victim = as_attacked(trained.classifier)
     tasks = small_suite(victim)[:5]
     whole = evaluate(victim, digits, tasks, batch_size=32)
 
@@ -141,7 +141,7 @@ def test_an_interrupted_evaluation_goes_on(small_suite, trained, digits, full_re
 def test_shards_add_up(small_suite, trained, digits, tmp_path):
     from cifs_tf.evaluation import build_report, merge
 
-    victim = victim_of(trained.classifier)
+    victim = as_attacked(trained.classifier)
     tasks = small_suite(victim)[:4]
     whole = evaluate(victim, digits, tasks)
     paths = [tmp_path / f"{part}.jsonl" for part in (1, 2, 3)]
@@ -155,7 +155,7 @@ def test_shards_add_up(small_suite, trained, digits, tmp_path):
 
 def test_random_starts_differ_between_tasks_and_seeds(trained, digits):
     """The stream of a task is its name: two restarts are not the same attack twice."""
-    victim = victim_of(trained.classifier)
+    victim = as_attacked(trained.classifier)
     attack = PGD(epsilon=0.1, step_size=0.01, num_steps=1, random_start=True)
     tasks = [
         Natural(),

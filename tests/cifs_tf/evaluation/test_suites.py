@@ -85,7 +85,7 @@ def test_a_surrogate_makes_transfer_attacks(cifs, make_victim):
 def test_mask_gradients_by_option(cifs):
     tasks = make_suite("strict", cifs, 0.1, mask_gradients=["full"])
     assert {task.mask_gradient for task in tasks if task.family} == {"full"}
-    with pytest.raises(UserError, match="mask_gradients: received smoothed; this network has detached, full"):
+    with pytest.raises(UserError, match="mask_gradients: received smoothed; this model has detached, full"):
         make_suite("strict", cifs, 0.1, mask_gradients=["smoothed"])
 
 

@@ -24,7 +24,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from cifs_tf.config import AttackConfig, DataConfig, EvaluationConfig, ModelConfig, Ratio, RunConfig
 from cifs_tf.data import load_dataset, to_float
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation import evaluate, make_attacks, make_suite, victim_of
+from cifs_tf.evaluation import as_attacked, evaluate, make_attacks, make_suite
 from cifs_tf.export import ExportError, write_onnx
 from cifs_tf.programs.export import publish, tell
 from cifs_tf.programs.export_options import ExportOptions
@@ -62,7 +62,7 @@ def workdir(tmp_path_factory, trained):
     (path / "cifs").mkdir(parents=True)
     (path / "config.yaml").write_text(yaml.safe_dump(config.flat()))
     trained.classifier.save(path / "cifs" / "last.keras")
-    victim = victim_of(trained.classifier)
+    victim = as_attacked(trained.classifier)
     tasks = make_suite("paper", victim, 16 / 255, attacks=make_attacks(["fgsm"], 16 / 255), betas=(0,))
     report = evaluate(victim, load_dataset(config.data).test, tasks)
     networks = {"cifs": {"evaluation": {"last": {"epoch": 4, **summarise(report)}}}}
@@ -236,7 +236,7 @@ def measure(victim, float_victim, split, epsilon=16 / 255, num_queries=20):
 
 def test_the_same_network_is_worth_the_same(published, card, trained, balanced):
     """model.onnx is the float network: asked through onnxruntime it must be found as robust as it is."""
-    float_victim = victim_of(trained.classifier)
+    float_victim = as_attacked(trained.classifier)
     asked = measure(quantization.onnx_victim(published / "model.onnx", float_victim), float_victim, balanced)
     live = card["int8"]["float32"]
     assert asked["clean"] == live["clean"]
@@ -256,13 +256,13 @@ def test_a_variant_that_is_wrong_without_an_attack_is_not_robust(published, trai
     model.graph.initializer.append(bias)
     model.graph.node.append(onnx.helper.make_node("Add", ["right", "bias"], ["logits"]))
     onnx.save(model, tmp_path / "zeros.onnx")
-    float_victim = victim_of(trained.classifier)
+    float_victim = as_attacked(trained.classifier)
     found = measure(quantization.onnx_victim(tmp_path / "zeros.onnx", float_victim), float_victim, balanced)
     assert found["clean"]["count"] == found["robust"]["count"] == np.sum(balanced.labels == 0) == 2
 
 
 def test_attacks_see_answers_of_the_variant_and_gradients_of_the_float_network(published, trained):
-    float_victim = victim_of(trained.classifier)
+    float_victim = as_attacked(trained.classifier)
     variant = quantization.onnx_victim(published / "model.int8.onnx", float_victim)
     x, upstream = trained.images[:4], tf.random.stateless_normal((4, 3, 10), (0, 1))
 
@@ -281,7 +281,7 @@ def test_attacks_see_answers_of_the_variant_and_gradients_of_the_float_network(p
 
 def test_square_asks_the_variant(published, trained, balanced):
     """Where all gradients are hidden, only Square can find anything: it does."""
-    open_victim = victim_of(trained.classifier)
+    open_victim = as_attacked(trained.classifier)
     blind = dataclasses.replace(
         open_victim,
         heads_fns={m: lambda x, f=f: f(tf.stop_gradient(x)) for m, f in open_victim.heads_fns.items()},

@@ -1,5 +1,5 @@
-"""Two numbers for the paper's hypothesis: how much activation negatively-relevant channels carry, and how well
-activations follow relevance (Section 3.1).
+"""Metrics of the paper's hypothesis: the share of activation on negatively-relevant channels, and the rank correlation
+of activations and relevances (Section 3.1).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from cifs_tf.errors import UserError
 
 
 def negative_share(activations: np.ndarray, relevance: np.ndarray) -> np.ndarray:
-    """Share of each image's activation that lies on negatively-relevant (NR) channels, those with g <= 0.
+    """Return the share of each image's activation that lies on negatively-relevant (NR) channels, those with g <= 0.
 
     sum_{i: g_i <= 0} |a_i| / sum_i |a_i|
 
@@ -37,7 +37,7 @@ def negative_share(activations: np.ndarray, relevance: np.ndarray) -> np.ndarray
 
 
 def alignment(activations: np.ndarray, relevance: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation of each image's activation magnitudes and the channels' relevances.
+    """Return Spearman's rank correlation of each image's activation magnitudes and the channels' relevances.
 
     The correlation of the ranks, where channels that are equal share their mean rank: 1 if a more relevant channel is
     always the more active one, -1 if it is always the less active one.
@@ -64,7 +64,7 @@ def alignment(activations: np.ndarray, relevance: np.ndarray) -> np.ndarray:
 
 
 def _magnitudes(activations: np.ndarray, relevance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Activation magnitudes, and a relevance for each, in float64."""
+    """Return activation magnitudes, and a relevance for each, in float64."""
     magnitudes, relevance = np.abs(np.asarray(activations, float)), np.asarray(relevance, float)
     if magnitudes.ndim != 2:
         raise UserError("activations", f"shape {magnitudes.shape}", "give (examples, channels)")

@@ -1,4 +1,4 @@
-"""The whole of it in one call: tasks, engine, ledger, report."""
+"""Evaluate a model in one call: tasks, engine, ledger, report."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import tensorflow as tf
 
 from cifs_tf.data import Split
 from cifs_tf.errors import UserError
+from cifs_tf.evaluation.attacked import AttackedModel, as_attacked
 from cifs_tf.evaluation.engine import ProgressFn, check_input, header_of, run_tasks
 from cifs_tf.evaluation.ledger import Ledger
+from cifs_tf.evaluation.records import Report
 from cifs_tf.evaluation.report import build_report
 from cifs_tf.evaluation.suites import describe_missing, make_suite
 from cifs_tf.evaluation.tasks import Natural, Task
-from cifs_tf.evaluation.victim import Victim, victim_of
 
 
 def evaluate(
-    model: keras.Model | Victim,
+    model: keras.Model | AttackedModel,
     split: Split,
     suite: str | Sequence[Task] = "quick",
     *,
@@ -32,22 +33,22 @@ def evaluate(
     batch_size: int = 250,
     strategy: tf.distribute.Strategy | None = None,
     about: dict[str, Any] | None = None,
-    on_progress: ProgressFn = lambda task, share, standing: None,
-) -> dict[str, Any]:
+    on_progress: ProgressFn = lambda task, share, survivors: None,
+) -> Report:
     """Measure the robustness of a classifier.
 
     Args:
-        model: any Keras classifier, or a victim (`victim_of`, `load_victim`).
+        model: any Keras classifier, or an attacked model (`as_attacked`, `load_attacked`).
         split: the images to measure on.
         suite: name of a suite, see `make_suite` (default `"quick"`), or tasks.
         epsilon: radius of the L-infinity ball, in (0, 1]; needed with the name of a suite.
-        ledger_file: where to keep what was found, to go on after an interruption; None (default) keeps it in memory.
-        shard: `i/n`, to share the images out to n machines; the report is then of this part.
+        ledger_file: file to resume from after an interruption; None (default) keeps the ledger in memory.
+        shard: `i/n`, to divide the images among n machines; the report is then of this part.
         seed: of everything random, 0 to 2^31 - 1. Default 0.
         batch_size: images per batch, over all devices. Default 250.
         strategy: spreads batches over its replicas; the model must have been made in its scope.
         about: what else the report says, in plain types.
-        on_progress: called as (task, share of the work done, images standing).
+        on_progress: called as (task, share of the work done, survivors).
 
     Returns:
         the report, see `build_report`.
@@ -60,23 +61,23 @@ def evaluate(
         >>> report["worst_case"]["accuracy"]
         0.4871
     """
-    victim = model if isinstance(model, Victim) else victim_of(model)
+    attacked = model if isinstance(model, AttackedModel) else as_attacked(model)
     about = {"epsilon": None if epsilon is None else float(epsilon), **(about or {})}
     if isinstance(suite, str):
         about = {"suite": suite, **about}
         if epsilon is None:
             raise UserError("epsilon", None, "give the radius with the name of a suite, such as 8 / 255")
-        tasks = make_suite(suite, victim, epsilon)
+        tasks = make_suite(suite, attacked, epsilon)
     else:
         tasks = list(suite)
         if not any(isinstance(task, Natural) for task in tasks):
             raise UserError("suite", [task.name for task in tasks], "put Natural() first: a report needs it")
-    check_input(victim, split, tasks, shard)
-    header = header_of(victim, split, tasks, seed=seed, shard=shard, about=about)
-    header["about"]["limits"] += describe_missing(victim)
+    check_input(attacked, split, tasks, shard)
+    header = header_of(attacked, split, tasks, seed=seed, shard=shard, about=about)
+    header["about"]["limits"] += describe_missing(attacked)
     opened = contextlib.nullcontext(Ledger(header)) if ledger_file is None else Ledger.open(ledger_file, header)
     with opened as ledger:
         run_tasks(
-            victim, split, tasks, ledger, seed=seed, batch_size=batch_size, strategy=strategy, on_progress=on_progress
+            attacked, split, tasks, ledger, seed=seed, batch_size=batch_size, strategy=strategy, on_progress=on_progress
         )
         return build_report(ledger)

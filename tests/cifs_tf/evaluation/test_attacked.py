@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from cifs_tf.attacks import APGD, FABT, PGD, example_seeds
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation import evaluate, load_victim, victim_of
+from cifs_tf.evaluation import as_attacked, evaluate, load_attacked
 from cifs_tf.export import export
 
 
@@ -22,7 +22,7 @@ def heads_agree(first, second, images):
 
 
 def test_a_classifier(trained):
-    victim = victim_of(trained.classifier)
+    victim = as_attacked(trained.classifier)
     assert victim.mask_gradients == ("detached", "full", "smoothed")
     assert (victim.num_probes, victim.num_classes, victim.image_shape) == (2, 10, (8, 8, 1))
     assert victim.top_k == (2, 2)
@@ -32,14 +32,14 @@ def test_a_classifier(trained):
 
 def test_a_keras_file_has_the_fingerprint_of_the_live_model(trained, tmp_path):
     trained.classifier.save(tmp_path / "model.keras")
-    loaded = load_victim(tmp_path / "model.keras")
-    assert loaded.fingerprint == victim_of(trained.classifier).fingerprint
-    heads_agree(victim_of(trained.classifier), loaded, trained.images)
+    loaded = load_attacked(tmp_path / "model.keras")
+    assert loaded.fingerprint == as_attacked(trained.classifier).fingerprint
+    heads_agree(as_attacked(trained.classifier), loaded, trained.images)
 
 
 def test_other_weights_have_another_fingerprint(make_classifier):
     first, second = make_classifier(seed=0), make_classifier(seed=1)
-    assert victim_of(first).fingerprint != victim_of(second).fingerprint
+    assert as_attacked(first).fingerprint != as_attacked(second).fingerprint
 
 
 def test_what_weights_do_not_tell_has_another_fingerprint(trained, plain_model):
@@ -47,12 +47,12 @@ def test_what_weights_do_not_tell_has_another_fingerprint(trained, plain_model):
     copies = [type(trained.classifier).from_config(trained.classifier.get_config()) for _ in range(2)]
     for copy in copies:
         copy.set_weights(trained.classifier.get_weights())
-    assert victim_of(copies[0]).fingerprint == victim_of(trained.classifier).fingerprint
+    assert as_attacked(copies[0]).fingerprint == as_attacked(trained.classifier).fingerprint
     for cut in copies[1].cuts.values():
         cut.top_k = 1
-    assert victim_of(copies[1]).fingerprint != victim_of(trained.classifier).fingerprint
+    assert as_attacked(copies[1]).fingerprint != as_attacked(trained.classifier).fingerprint
     scaled = keras.Model(plain_model.input, keras.layers.Rescaling(1e4)(plain_model.output))
-    assert victim_of(scaled).fingerprint != victim_of(plain_model).fingerprint
+    assert as_attacked(scaled).fingerprint != as_attacked(plain_model).fingerprint
 
 
 def test_networks_that_cannot_be_fed_are_refused():
@@ -62,18 +62,18 @@ def test_networks_that_cannot_be_fed_are_refused():
         return keras.Model(image, keras.layers.Dense(3)(pooled))
 
     with pytest.raises(UserError, match="takes exactly 4 images"):
-        victim_of(model((8, 8, 1), batch_size=4))
+        as_attacked(model((8, 8, 1), batch_size=4))
     with pytest.raises(UserError, match="give it a fixed one"):
-        victim_of(model((None, None, 1)))
+        as_attacked(model((None, None, 1)))
     with pytest.raises(UserError, match="takes uint8"):
-        victim_of(model((8, 8, 1), dtype="uint8"))
+        as_attacked(model((8, 8, 1), dtype="uint8"))
 
 
 def test_an_exported_model_gives_the_same_verdicts(trained, digits, exported, small_suite):
     """Through every mask gradient, by gradients taken through the loaded SavedModel."""
-    live, loaded = victim_of(trained.classifier), load_victim(exported)
+    live, loaded = as_attacked(trained.classifier), load_attacked(exported)
     assert loaded.mask_gradients == live.mask_gradients
-    assert load_victim(exported.parent).fingerprint == loaded.fingerprint, "the folder of versions means the newest"
+    assert load_attacked(exported.parent).fingerprint == loaded.fingerprint, "the folder of versions means the newest"
     heads_agree(live, loaded, trained.images)
     broken = [evaluate(victim, digits, small_suite(victim))["broken_by"] for victim in (live, loaded)]
     different = sum((a is None) != (b is None) for a, b in zip(*broken, strict=True))
@@ -85,7 +85,7 @@ def test_an_exported_model_gives_the_same_verdicts(trained, digits, exported, sm
     [APGD(epsilon=0.1, num_steps=2), FABT(epsilon=0.1, num_steps=2), PGD(epsilon=0.1, step_size=0.1, num_steps=2)],
 )
 def test_an_exported_model_can_be_attacked_in_a_batch_of_known_size(attack, exported, trained):
-    heads_fn, images, labels = load_victim(exported).heads_fns["full"], trained.images[:2], trained.labels[:2]
+    heads_fn, images, labels = load_attacked(exported).heads_fns["full"], trained.images[:2], trained.labels[:2]
     seed = example_seeds(0, 0, tf.range(2))
     compiled = tf.function(lambda x: attack(heads_fn, x, labels, head_weights=[1.0, 1.0, 1.0], seed=seed))
     assert compiled(images).shape == images.shape
@@ -93,20 +93,20 @@ def test_an_exported_model_can_be_attacked_in_a_batch_of_known_size(attack, expo
 
 def test_a_vanilla_network_is_exported_with_one_gradient(make_classifier, tmp_path):
     classifier = make_classifier(defense="vanilla")
-    victim = load_victim(export(classifier, tmp_path, formats=["savedmodel"]))
-    assert victim.mask_gradients == victim_of(classifier).mask_gradients == ("exact",)
+    victim = load_attacked(export(classifier, tmp_path, formats=["savedmodel"]))
+    assert victim.mask_gradients == as_attacked(classifier).mask_gradients == ("exact",)
     assert victim.num_probes == 0
 
 
 def test_any_keras_model(plain_model, make_images):
-    victim, images = victim_of(plain_model), make_images((3, 8, 8, 1))
+    victim, images = as_attacked(plain_model), make_images((3, 8, 8, 1))
     assert (victim.num_probes, victim.num_classes, victim.image_shape) == (0, 10, (8, 8, 1))
     np.testing.assert_array_equal(victim.heads_fns["exact"](images)[:, 0], plain_model(images))
 
 
 def test_probabilities_are_taken_for_logits_by_their_logarithm(plain_model, make_images):
     softmax = keras.Model(plain_model.input, keras.layers.Softmax()(plain_model.output))
-    victim, images = victim_of(softmax), make_images((3, 8, 8, 1))
+    victim, images = as_attacked(softmax), make_images((3, 8, 8, 1))
     expected = tf.nn.log_softmax(plain_model(images))
     np.testing.assert_allclose(victim.heads_fns["exact"](images)[:, 0], expected, atol=1e-4)
     assert "probabilities" in victim.limits[0]
@@ -115,7 +115,7 @@ def test_probabilities_are_taken_for_logits_by_their_logarithm(plain_model, make
 def test_a_foreign_saved_model(plain_model, tmp_path, digits):
     """No signature of ours: what it has is attacked, and the report says what was not available."""
     plain_model.export(str(tmp_path / "foreign"), verbose=False)
-    victim = load_victim(tmp_path / "foreign")
+    victim = load_attacked(tmp_path / "foreign")
     assert victim.mask_gradients == ("exact",)
     report = evaluate(victim, digits, "paper_aa", epsilon=0.1)
     assert "foreign SavedModel" in report["about"]["limits"][0]
@@ -133,16 +133,16 @@ def test_a_foreign_saved_model(plain_model, tmp_path, digits):
 )
 def test_what_is_no_model_is_refused(make, words, tmp_path):
     with pytest.raises(UserError, match=rf"model: received .*{words}"):
-        load_victim(make(tmp_path))
+        load_attacked(make(tmp_path))
 
 
 def test_a_broken_saved_model_is_refused(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"rubbish")
     with pytest.raises(UserError, match="TensorFlow cannot load it"):
-        load_victim(tmp_path)
+        load_attacked(tmp_path)
 
 
 def test_a_model_of_something_else_is_refused():
     words = keras.Input((5,))
     with pytest.raises(UserError, match=r"its input has shape \(None, 5\)"):
-        victim_of(keras.Model(words, keras.layers.Dense(2)(words)))
+        as_attacked(keras.Model(words, keras.layers.Dense(2)(words)))

@@ -1,4 +1,4 @@
-"""What is attacked: any network that answers images with logits, with or without selection layers."""
+"""The model under attack: any that maps images to logits, with or without selection layers."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from cifs_tf.models import Classifier, with_precision
 
 PAPER_TOP_K = 2
 SMALLEST_PROBABILITY = 1e-30
-# Of a configuration, what says nothing about what a model computes.
+# Parts of a configuration that do not affect what a model computes.
 NAMES = ("name", "build_config", "registered_name", "compile_config", "shared_object_id", "keras_history")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Victim:
-    """A network under attack, reduced to what an attacker and a report need of it.
+class AttackedModel:
+    """A model under attack, reduced to what an attacker and a report need of it.
 
     Args:
         name: what the report calls it.
-        heads_fns: by mask gradient (`"detached"`, `"full"`, `"smoothed"`; `"exact"` for a network without masks), the
+        heads_fns: by mask gradient (`"detached"`, `"full"`, `"smoothed"`; `"exact"` for a model without masks), the
             functions images -> heads (batch, 1 + P, classes). They agree in value.
         num_probes: P.
         num_classes: K.
         image_shape: (height, width, channels).
         fingerprint: hash of the weights.
         top_k: k of each selection layer, for counting how often an attack changes its choice.
-        labelled_heads_fn: (images, labels) -> heads, to see whether labels leak; None where it takes no labels.
-        limits: sentences on what could not be had of this network, for the report.
-        precision: type that the network computes in; of a SavedModel, the type of its images. Default float32.
+        labelled_heads_fn: (images, labels) -> heads, to test whether labels leak; None where it takes no labels.
+        limits: sentences on what could not be attacked or measured, for the report.
+        precision: type that the model computes in; of a SavedModel, the type of its images. Default float32.
     """
 
     name: str
@@ -56,12 +56,12 @@ class Victim:
 
     @property
     def mask_gradients(self) -> tuple[str, ...]:
-        """The mask gradients that can be had, the official one first."""
+        """The mask gradients that can be attacked through, the official one first."""
         return tuple(self.heads_fns)
 
 
-def victim_of(model: keras.Model, name: str | None = None) -> Victim:
-    """Make a live Keras model a victim.
+def as_attacked(model: keras.Model, name: str | None = None) -> AttackedModel:
+    """Wrap a Keras model as an attacked one.
 
     Args:
         model: a `Classifier`, or any Keras model of one image input and one output (batch, classes), logits or
@@ -69,18 +69,18 @@ def victim_of(model: keras.Model, name: str | None = None) -> Victim:
         name: what the report calls it; None (default) is the model's own name.
 
     Returns:
-        the victim; a `Classifier` of another precision is attacked in float32.
+        the attacked model; a `Classifier` of another precision is attacked in float32.
 
     Raises:
         UserError: if the model is no image classifier.
 
     Example:
-        >>> victim_of(classifier).mask_gradients
+        >>> as_attacked(classifier).mask_gradients
         ('detached', 'full', 'smoothed')
     """
     name = name or model.name
     if isinstance(model, Classifier):
-        return _victim_of_classifier(model, name)
+        return _from_classifier(model, name)
     shape, outputs = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
     if not (isinstance(shape, tuple) and len(shape) == 4 and isinstance(outputs, tuple) and len(outputs) == 2):
         advice = (
@@ -93,7 +93,7 @@ def victim_of(model: keras.Model, name: str | None = None) -> Victim:
         return tf.cast(model(images, training=False), tf.float32)
 
     heads_fn, limits = _single_head(logits_fn, shape[1:])
-    return Victim(
+    return AttackedModel(
         name,
         {"exact": heads_fn},
         num_probes=0,
@@ -105,8 +105,8 @@ def victim_of(model: keras.Model, name: str | None = None) -> Victim:
     )
 
 
-def load_victim(path: str | os.PathLike[str], name: str | None = None) -> Victim:
-    """Load a victim from a file: a `.keras` model, or a SavedModel folder (or the folder of its versions).
+def load_attacked(path: str | os.PathLike[str], name: str | None = None) -> AttackedModel:
+    """Load a model to attack from a file: a `.keras` model, or a SavedModel folder (or the folder of its versions).
 
     A SavedModel of this project brings the signatures `heads_*`, which differ in the gradient through the masks. Of any
     other its `serving_default` is attacked, through whatever gradient it was saved with.
@@ -116,7 +116,7 @@ def load_victim(path: str | os.PathLike[str], name: str | None = None) -> Victim
         name: what the report calls it; None (default) is the path.
 
     Returns:
-        the victim.
+        the attacked model.
 
     Raises:
         UserError: if there is no such model, it cannot be loaded, or it is no image classifier.
@@ -130,7 +130,7 @@ def load_victim(path: str | os.PathLike[str], name: str | None = None) -> Victim
         except Exception as error:  # whatever a foreign file makes Keras raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError("model", path, f"Keras cannot load it ({reason}), give a .keras file") from error
-        return victim_of(model, name)
+        return as_attacked(model, name)
     versions = sorted((int(child.name) for child in path.iterdir() if child.name.isdigit()), reverse=True)
     folder = path if (path / "saved_model.pb").exists() or not versions else path / str(versions[0])
     if not (folder / "saved_model.pb").exists():
@@ -142,7 +142,7 @@ def load_victim(path: str | os.PathLike[str], name: str | None = None) -> Victim
         raise UserError("model", path, f"TensorFlow cannot load it ({reason}), give a SavedModel") from error
     fingerprint = _hash_files(folder)
     ours = {m: loaded.signatures[f"heads_{m}"] for m in MASK_GRADIENTS if f"heads_{m}" in loaded.signatures}
-    return _victim_of_heads(loaded, ours, name, fingerprint) if ours else _foreign(loaded, name, fingerprint)
+    return _from_heads(loaded, ours, name, fingerprint) if ours else _from_foreign(loaded, name, fingerprint)
 
 
 def fingerprint_of(model: keras.Model) -> str:
@@ -156,7 +156,7 @@ def fingerprint_of(model: keras.Model) -> str:
 
 
 def _structure(model: keras.Model) -> Any:
-    """The configuration of a model without names, which Keras numbers anew in every process."""
+    """Return the configuration of a model without names, which Keras numbers anew in every process."""
 
     def without_names(node: Any) -> Any:
         if isinstance(node, dict):
@@ -169,11 +169,11 @@ def _structure(model: keras.Model) -> Any:
     return without_names(keras.saving.serialize_keras_object(model))
 
 
-def _victim_of_classifier(model: Classifier, name: str) -> Victim:
+def _from_classifier(model: Classifier, name: str) -> AttackedModel:
     if model.compute_dtype != "float32":
         model = with_precision(model, "float32")
     masks = MASK_GRADIENTS if model.num_probes else ()
-    return Victim(
+    return AttackedModel(
         name,
         {mask: model.heads_fn(mask) for mask in masks} or {"exact": model.heads_fn()},
         num_probes=model.num_probes,
@@ -185,8 +185,8 @@ def _victim_of_classifier(model: Classifier, name: str) -> Victim:
     )
 
 
-def _victim_of_heads(loaded: Any, signatures: Mapping[str, Any], name: str, fingerprint: str) -> Victim:
-    """A SavedModel of this project."""
+def _from_heads(loaded: Any, signatures: Mapping[str, Any], name: str, fingerprint: str) -> AttackedModel:
+    """Wrap a SavedModel of this project."""
     first = next(iter(signatures.values()))
     _, num_heads, num_classes = first.structured_outputs["heads"].shape
     limits = [
@@ -204,7 +204,7 @@ def _victim_of_heads(loaded: Any, signatures: Mapping[str, Any], name: str, fing
         # A signature alone does not keep its variables alive.
         return lambda images, loaded=loaded: _as_many(signature(image=images)["heads"], images)  # type: ignore[misc]
 
-    return Victim(
+    return AttackedModel(
         name,
         {mask: heads_fn(signature) for mask, signature in signatures.items()},
         num_probes=num_heads - 1,
@@ -216,8 +216,8 @@ def _victim_of_heads(loaded: Any, signatures: Mapping[str, Any], name: str, fing
     )
 
 
-def _foreign(loaded: Any, name: str, fingerprint: str) -> Victim:
-    """A SavedModel from elsewhere: the logits of `serving_default`."""
+def _from_foreign(loaded: Any, name: str, fingerprint: str) -> AttackedModel:
+    """Wrap a SavedModel from elsewhere: the logits of `serving_default`."""
     if "serving_default" not in loaded.signatures:
         known = ", ".join(loaded.signatures) or "none"
         raise UserError("model", name, f"it has no signature serving_default (it has: {known}), export it with one")
@@ -244,7 +244,7 @@ def _foreign(loaded: Any, name: str, fingerprint: str) -> Victim:
         "saved with; raw predictions, other mask gradients and labels were not available.",
         *limits,
     )
-    return Victim(
+    return AttackedModel(
         name,
         {"exact": heads_fn},
         num_probes=0,
@@ -257,7 +257,7 @@ def _foreign(loaded: Any, name: str, fingerprint: str) -> Victim:
 
 
 def _check_input(name: str, shape: tuple[int | None, ...], dtype: str) -> None:
-    """Refuse a foreign network that cannot be fed with batches of floating-point images."""
+    """Refuse a foreign model that does not take batches of floating-point images."""
     if shape[0] is not None:
         raise UserError("model", name, f"it takes exactly {shape[0]} images, export it with a free batch size")
     if None in shape[1:]:
@@ -274,7 +274,7 @@ def _as_many(outputs: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
 
 
 def _single_head(logits_fn: HeadsFn, image_shape: tuple[int, ...]) -> tuple[HeadsFn, tuple[str, ...]]:
-    """Heads of a network with one output; of probabilities, the logarithms; without a gradient, one of zeros."""
+    """Make the heads of a model with one output; of probabilities, the logarithms; without a gradient, one of zeros."""
     images = tf.random.stateless_uniform((8, *image_shape), seed=(0, 0))
     try:
         with tf.GradientTape() as tape:

@@ -1,0 +1,96 @@
+"""What attacks share: hyper-parameters in the constructor, data in the call."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from cifs_tf.attacks.ball import NORMS, Ball
+from cifs_tf.attacks.objective import HeadsFn
+from cifs_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attack(Ball, abc.ABC):
+    """Base class of attacks: a threat model, and a search for adversarial images in it.
+
+    A subclass is a frozen dataclass that adds its hyper-parameters and implements `search`. Where it draws random
+    numbers, aims at a class, or knows some norms only, it says so by `needs_seed`, `is_targeted` and `norms`.
+
+    Args:
+        epsilon: radius, in the units of the images, see `Ball`.
+        norm: `"linf"` (default) or `"l2"`.
+        bounds: (lowest, highest) pixel value. Default (0, 1).
+
+    Call arguments:
+        heads_fn: images -> heads (batch, 1 + P, classes), in inference mode.
+        images: float (batch, height, width, channels) within the bounds.
+        labels: int (batch,).
+        head_weights: float (1 + P,), see `cifs_tf.losses.head_weights`: the attacker's weighting of the heads.
+        seed: int64 (batch, 2), a stateless seed per example, see `example_seeds`; read by attacks that draw random
+            numbers. Default None.
+        target_rank: read by targeted attacks, which aim at the class of this rank in the natural prediction, from 2
+            (default).
+
+    Returns:
+        x_adv, like the images.
+
+    Raises:
+        UserError: for a hyper-parameter out of range, or a missing seed.
+    """
+
+    norms: ClassVar[tuple[str, ...]] = NORMS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm not in self.norms:
+            raise UserError("norm", self.norm, f"give {self.norms[0]}, or another attack for {self.norm}")
+        for name in ("num_steps", "num_queries"):
+            if getattr(self, name, 0) < 0:
+                raise UserError(name, getattr(self, name), "give 0 or more")
+
+    @property
+    def needs_seed(self) -> bool:
+        """True if a call draws random numbers. Default False."""
+        return False
+
+    @property
+    def is_targeted(self) -> bool:
+        """True if `target_rank` is read. Default False."""
+        return False
+
+    @property
+    def cost(self) -> float:
+        """Forward and backward passes for each image, at most. Default `num_steps`, or 1."""
+        return float(getattr(self, "num_steps", 1))
+
+    def __call__(
+        self,
+        heads_fn: HeadsFn,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        *,
+        head_weights: tf.Tensor | np.ndarray,
+        seed: tf.Tensor | None = None,
+        target_rank: int | tf.Tensor = 2,
+    ) -> tf.Tensor:
+        """Attack a batch; see the class."""
+        if self.needs_seed and seed is None:
+            raise UserError("seed", None, "give one per example (example_seeds), the attack draws random numbers")
+        return self.search(heads_fn, images, labels, head_weights, seed, target_rank)
+
+    @abc.abstractmethod
+    def search(
+        self,
+        heads_fn: HeadsFn,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        head_weights: tf.Tensor | np.ndarray,
+        seed: tf.Tensor | None,
+        target_rank: int | tf.Tensor,
+    ) -> tf.Tensor:
+        """Search for adversarial images; see the class for arguments and result."""
