@@ -1,41 +1,86 @@
-"""Publish a trained network: SavedModel for TF Serving, ONNX, and a card that says what it is worth.
+"""Publish a trained network: SavedModel for TF Serving, ONNX, and a card with its accuracy.
 
     python serving/export.py --run runs/digits
-    python serving/export.py --run runs/digits --format onnx --int8          smaller, its robustness measured anew
+    python serving/export.py --run runs/digits --format onnx --int8          smaller, its robustness measured again
     python serving/export.py --run runs/digits --model_base_path models/digits --warmup_batch_sizes '[1, 8]'
 
-A version is a folder BASE/N; it appears whole, or not at all.
+A version is a folder BASE/N; it appears complete, or not at all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cifs_tf.command_line import names_of, parse_options, run_program
 from cifs_tf.errors import UserError
 from cifs_tf.files import check_version
-from cifs_tf.programs.export_options import ExportOptions
-from cifs_tf.serving.publishing.trained_run import TrainedRun, read_run
+from cifs_tf.serving.publishing.trained_run import read_run
 
-if TYPE_CHECKING:
-    from cifs_tf.data import ImageDataset, Split
-    from cifs_tf.evaluation import AttackedModel
-    from cifs_tf.models import Classifier
-
-INT8_EXAMPLES = 200
-CALIBRATION_EXAMPLES = 200
+FORMATS = ("savedmodel", "onnx")
 # A fall of clean accuracy, in points, that is worth a warning.
 WORTH_A_WARNING = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """What to publish, and where.
+
+    Args:
+        run: workdir of a run.
+        format: savedmodel, onnx, or both.
+        version: number of the version, 1 or more; null takes the one after the highest there.
+        defense: which network of the run; null is its own, not the twin.
+        checkpoint: the network after its last epoch, or after its best on the validation images.
+        model_base_path: folder of the versions, such as a server's models/NAME; null is export/DEFENSE in the run's
+            workdir.
+        resize: let the signature encoded resize images of another size, which are an error otherwise.
+        int8: write model.int8.onnx too, the network in 8 bits, and measure its robust accuracy beside the float one's.
+        int8_examples: class-balanced test images to measure it on; null is 200, or all if there are fewer.
+        int8_queries: queries of the Square attack on each of them.
+        warmup_batch_sizes: sizes of the requests that a server runs before it answers.
+        dataset: where the run's images are now; null is where they were.
+        data_dir: where TFDS data lies; null is the run's, or TFDS' own default.
+    """
+
+    run: str
+    format: str = "savedmodel,onnx"
+    version: int | None = None
+    defense: Literal["cifs", "cas", "vanilla"] | None = None
+    checkpoint: Literal["last", "best"] = "last"
+    model_base_path: str | None = None
+    resize: bool = False
+    int8: bool = False
+    int8_examples: int | None = None
+    int8_queries: int = 1000
+    warmup_batch_sizes: tuple[int, ...] = (1,)
+    dataset: str | None = None
+    data_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.formats:
+            if name not in FORMATS:
+                raise UserError("--format", self.format, "give savedmodel, onnx, or savedmodel,onnx")
+        if self.int8 and "onnx" not in self.formats:
+            raise UserError("--int8", True, "it is made of the ONNX file, give --format onnx or savedmodel,onnx")
+        if self.int8_examples is not None and self.int8_examples < 1:
+            raise UserError("--int8_examples", self.int8_examples, "give a number of 1 or more")
+        if self.int8_queries < 0:
+            raise UserError("--int8_queries", self.int8_queries, "give a number of 0 or more")
+        if not self.warmup_batch_sizes or min(self.warmup_batch_sizes) < 1:
+            raise UserError("--warmup_batch_sizes", list(self.warmup_batch_sizes), "give numbers of 1 or more")
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Files to write, as `--format` names them."""
+        return tuple(name.strip(" '\"") for name in self.format.strip().removeprefix("[").removesuffix("]").split(","))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -44,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def publish(options: ExportOptions) -> Path:
-    """Publish a version of a run's network.
+    """Publish a version of a run's network, and print its accuracy.
 
     Args:
         options: what, and where.
@@ -58,145 +103,35 @@ def publish(options: ExportOptions) -> Path:
     run = read_run(options.run, options.defense, options.checkpoint)
     base = Path(options.model_base_path).expanduser() if options.model_base_path else run.export_base
     check_version(base, options.version)
-    # After the checks: importing TensorFlow takes seconds, an error should not.
+    moved = {name: getattr(options, name) for name in ("dataset", "data_dir") if getattr(options, name)}
+    data = dataclasses.replace(run.config.data, **moved)
     with _uninterrupted():
-        for name in ("onnx", "onnxruntime", "tf2onnx"):
-            importlib.import_module(name)
-        from cifs_tf.export import ExportError, export
-        from cifs_tf.serving.publishing.model_card import make_card, write_card
-        from cifs_tf.serving.publishing.warmup import write_warmup
-
-    classifier = run.load()
-    dataset = _load_images(options, run, classifier)
-    # All that there are: the run may have taken a part of them only.
-    full = _load_images(options, run, classifier, full=True) if options.int8 else dataset
-    test = _test_images(options, full) if options.int8 else dataset.test
-    card: dict[str, Any] = {}
-
-    def add_warmup(path: Path) -> None:
-        if "savedmodel" in options.formats:
-            sizes = options.warmup_batch_sizes
-            write_warmup(path, classifier.image_shape, batch_sizes=sizes, model_name=base.absolute().name)
-
-    def add_int8(path: Path) -> None:
-        if options.int8:
-            progress.update(writing, description="written and compared with the trained network", total=1, completed=1)
-            card["int8"] = _quantize(path, run, classifier, full, test, options.int8_queries, progress)
-
-    def add_card(path: Path) -> None:
-        card.update(make_card(path, run, classifier, dataset, card.pop("int8", None)))
-        write_card(path, card)
+        from cifs_tf.serving.publishing.publish import publish_run
 
     console = Console()
     console.rule(f"{run.path}: {run.defense}, {run.checkpoint} epoch, to {base}")
-    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TaskProgressColumn()]
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        writing = progress.add_task("writing, and comparing with the trained network", total=None)
-        try:
-            published = export(
-                classifier,
-                base,
-                class_names=dataset.class_names,
-                formats=options.formats,
-                version=options.version,
-                resize=options.resize,
-                add_files=[add_warmup, add_int8, add_card],
-            )
-        except ExportError as error:
-            raise UserError("--run", options.run, f"{error}; nothing was published") from error
-        except UserError as error:
-            # The library's name for it.
-            argument = "--model_base_path" if error.argument == "base" else error.argument
-            raise UserError(argument, error.received, error.advice) from error
-        progress.update(writing, total=1, completed=1)
-    tell(console, published, card)
+    published, card = publish_run(
+        run,
+        base,
+        data,
+        formats=options.formats,
+        version=options.version,
+        resize=options.resize,
+        warmup_batch_sizes=options.warmup_batch_sizes,
+        int8=options.int8,
+        int8_examples=options.int8_examples,
+        int8_queries=options.int8_queries,
+        console=console,
+    )
+    show(console, published, card)
     return published
 
 
-def _load_images(options: ExportOptions, run: TrainedRun, classifier: Classifier, full: bool = False) -> ImageDataset:
-    """The images of the run, or all that there are."""
-    from cifs_tf.data import load_dataset
-
-    data = dataclasses.replace(
-        run.config.data,
-        dataset=options.dataset or run.config.data.dataset,
-        data_dir=options.data_dir or run.config.data.data_dir,
-    )
-    if full:
-        data = dataclasses.replace(data, train_examples=None, test_examples=None)
-    dataset = load_dataset(data)
-    if (dataset.image_shape, dataset.num_classes) != (classifier.image_shape, classifier.num_classes):
-        advice = (
-            f"its images have the shape {dataset.image_shape} and {dataset.num_classes} classes, the network takes "
-            f"{classifier.image_shape} and tells {classifier.num_classes} apart; give the dataset of the run"
-        )
-        raise UserError("--dataset", data.dataset, advice)
-    return dataset
-
-
-def _quantize(
-    path: Path,
-    run: TrainedRun,
-    classifier: Classifier,
-    dataset: ImageDataset,
-    test: Split,
-    num_queries: int,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Write the 8-bit variant; return what was measured of it, and of the float network on the same images."""
-    from cifs_tf.data import to_float
-    from cifs_tf.evaluation import as_attacked
-    from cifs_tf.serving.publishing import quantization
-
-    calibration = dataset.train.class_balanced(min(CALIBRATION_EXAMPLES, len(dataset.train)), "--int8")
-    file = path / "model.int8.onnx"
-    quantization.quantize(path / "model.onnx", file, to_float(calibration.images).numpy())
-
-    config, float_victim = run.config, as_attacked(classifier)
-    wanted = config.evaluation.eval_mask_gradient
-    mask_gradient = wanted if wanted in float_victim.mask_gradients else float_victim.mask_gradients[0]
-    epsilon = float(config.attack.epsilon)
-    tasks = quantization.make_tasks(float_victim, epsilon, mask_gradient=mask_gradient, num_queries=num_queries)
-
-    def attack(name: str, victim: AttackedModel) -> dict[str, Any]:
-        bar = progress.add_task(f"attacking {name}, {len(test)} images", total=1.0)
-        return quantization.measure(
-            victim,
-            test,
-            tasks,
-            seed=config.train.seed,
-            batch_size=config.evaluation.eval_batch_size,
-            on_progress=lambda task, share, survivors: progress.update(bar, completed=share),
-        )
-
-    return {
-        "file": file.name,
-        "method": quantization.METHOD,
-        "calibration": {"split": "train", "num_examples": len(calibration)},
-        "threat_model": {
-            "norm": "linf",
-            "epsilon": epsilon,
-            "attacks": [task.name for task in tasks[1:]],
-            "beta_atk": [0],
-            "mask_gradient": mask_gradient,
-        },
-        "num_examples": len(test),
-        "test_images_there_are": dataset.num_test_images,
-        "float32": attack("float32", float_victim),
-        "int8": attack("int8", quantization.onnx_victim(file, float_victim)),
-    }
-
-
-def _test_images(options: ExportOptions, dataset: ImageDataset) -> Split:
-    number = options.int8_examples or min(INT8_EXAMPLES, len(dataset.test))
-    return dataset.test.class_balanced(number, "--int8_examples")
-
-
-def tell(console: Console, published: Path, card: dict[str, Any]) -> None:
-    """Say what was written and what it is worth; warn of an 8-bit variant that lost much.
+def show(console: Console, published: Path, card: dict[str, Any]) -> None:
+    """Print what was written and its accuracy; warn of an 8-bit variant that lost much.
 
     Args:
-        console: where to say it.
+        console: where to print.
         published: the version's folder.
         card: its model card.
     """
@@ -228,7 +163,7 @@ def tell(console: Console, published: Path, card: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait: it would crash a process that is loading native libraries, instead of ending it in order."""
+    """Delay Ctrl-C: it would crash a process that is loading native libraries, instead of ending it in order."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield

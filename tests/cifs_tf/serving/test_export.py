@@ -26,8 +26,7 @@ from cifs_tf.data import load_dataset, to_float
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import as_attacked, evaluate, make_attacks, make_suite
 from cifs_tf.export import ExportError, write_onnx
-from cifs_tf.programs.export import publish, tell
-from cifs_tf.programs.export_options import ExportOptions
+from cifs_tf.programs.export import ExportOptions, publish, show
 from cifs_tf.programs.run import summarise
 from cifs_tf.serving.publishing import quantization
 from cifs_tf.serving.publishing.trained_run import read_run
@@ -205,7 +204,7 @@ def test_a_fall_of_more_than_ten_points_is_said(published, card, lost, warns):
     worse = copy.deepcopy(card)
     worse["int8"]["int8"]["clean"]["count"] = card["int8"]["float32"]["clean"]["count"] - lost
     console = Console(record=True, width=120)
-    tell(console, published, worse)
+    show(console, published, worse)
     assert ("warning: in 8 bits clean accuracy falls by 15.0 points" in console.export_text()) == warns
 
 
