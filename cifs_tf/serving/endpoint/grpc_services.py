@@ -17,12 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
-import tensorflow as tf
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tensorflow.core.framework import types_pb2
-from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.get_model_metadata_pb2 import (
     GetModelMetadataRequest,
@@ -38,8 +34,9 @@ from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 from cifs_tf.errors import UserError
 from cifs_tf.serving.endpoint.classification import check_method
 from cifs_tf.serving.endpoint.config_files import check_model_config
-from cifs_tf.serving.endpoint.model_configs import to_configs
-from cifs_tf.serving.endpoint.predictor import BYTES_OF_A_TEXT, Predictor
+from cifs_tf.serving.endpoint.grpc_tensors import read_tensor, write_tensor
+from cifs_tf.serving.endpoint.predictor import Predictor
+from cifs_tf.serving.endpoint.served_models import served_models
 from cifs_tf.serving.endpoint.signatures import DEFAULT_SIGNATURE
 from cifs_tf.serving.endpoint.status import Code, StatusError, invalid_argument
 from cifs_tf.serving.endpoint.versions import Version, Versions
@@ -54,17 +51,6 @@ CONNECTION_LIMITS = (
     ("grpc.max_connection_age_ms", 600_000),
     ("grpc.max_connection_age_grace_ms", 60_000),
 )
-# Where a TensorProto keeps values of a type; clients read these fields by name.
-FIELDS = {
-    types_pb2.DT_FLOAT: "float_val",
-    types_pb2.DT_DOUBLE: "double_val",
-    types_pb2.DT_INT64: "int64_val",
-    types_pb2.DT_BOOL: "bool_val",
-    types_pb2.DT_UINT32: "uint32_val",
-    types_pb2.DT_UINT64: "uint64_val",
-    types_pb2.DT_STRING: "string_val",
-    **dict.fromkeys((types_pb2.DT_INT32, types_pb2.DT_INT16, types_pb2.DT_INT8, types_pb2.DT_UINT8), "int_val"),
-}
 
 
 class PredictionService:
@@ -80,7 +66,7 @@ class PredictionService:
     def predict(self, request: PredictRequest, started: float) -> PredictResponse:
         """Run a model."""
         with self._count(request.model_spec, "Predict"), self._use(request) as version:
-            limit = self._predictor.limits.max_request_bytes
+            limit = self._predictor.options.max_request_bytes
             inputs = {name: read_tensor(name, proto, limit) for name, proto in request.inputs.items()}
             spec = request.model_spec
             outputs = self._predictor.predict(
@@ -169,7 +155,7 @@ class ModelService:
                     f"This server takes the folders of its models from its own command line and files only; "
                     f"{model.name} at {model.base_path} is none of them",
                 )
-        self._versions.configure(to_configs(request.config))
+        self._versions.configure(served_models(request.config))
         self._versions.poll()
         response = ReloadConfigResponse()
         response.status.SetInParent()
@@ -180,9 +166,7 @@ async def make_grpc_server(
     predictor: Predictor,
     addresses: Sequence[str],
     *,
-    num_threads: int,
     ending: threading.Event,
-    health_service: bool = False,
     credentials: grpc.ServerCredentials | None = None,
 ) -> grpc.aio.Server:
     """Bind, but do not start, a server.
@@ -190,10 +174,8 @@ async def make_grpc_server(
     Args:
         predictor: answers what was asked.
         addresses: HOST:PORT, or `unix:PATH`.
-        num_threads: that decode and answer, >= 1.
         ending: once it is set calls are refused, those that came before are answered. gRPC itself cancels what it has
             received and not begun when it shuts down: a client that was told before calls somebody else.
-        health_service: whether to answer gRPC's health checks. Default false.
         credentials: of TLS, but for UNIX sockets. Default none.
 
     Returns:
@@ -202,15 +184,16 @@ async def make_grpc_server(
     Raises:
         RuntimeError: if an address cannot be bound.
     """
-    limits, threads = predictor.limits, ThreadPoolExecutor(num_threads, thread_name_prefix="grpc")
+    options = predictor.options
+    threads = ThreadPoolExecutor(options.grpc_max_threads, thread_name_prefix="grpc")
     server = grpc.aio.server(
         options=[
-            ("grpc.max_receive_message_length", limits.max_request_bytes),
+            ("grpc.max_receive_message_length", options.max_request_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
             *CONNECTION_LIMITS,
         ],
-        maximum_concurrent_rpcs=limits.max_concurrent_requests,
+        maximum_concurrent_rpcs=options.max_concurrent_requests,
     )
 
     def handler(function: Callable[[Any, float], Message], request_class: Any) -> grpc.RpcMethodHandler:
@@ -248,7 +231,7 @@ async def make_grpc_server(
     for name, methods in services.items():
         generic = grpc.method_handlers_generic_handler(f"tensorflow.serving.{name}", methods)
         server.add_generic_rpc_handlers((generic,))
-    if health_service:
+    if options.enable_grpc_healthcheck_service:
         servicer = health.aio.HealthServicer()
         for name in HEALTH_NAMES:
             await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -259,58 +242,6 @@ async def make_grpc_server(
         else:
             server.add_insecure_port(address)
     return server
-
-
-def read_tensor(name: str, proto: TensorProto, limit: int) -> np.ndarray:
-    """Read a tensor, as long as it is not much larger than its message: one value may stand for a whole shape.
-
-    Args:
-        name: of the input, for the message.
-        proto: the tensor.
-        limit: bytes of the tensor, > 0.
-
-    Returns:
-        the values.
-
-    Raises:
-        StatusError: INVALID_ARGUMENT if it is malformed, RESOURCE_EXHAUSTED if it is too large.
-    """
-    sizes = [dim.size for dim in proto.tensor_shape.dim]
-    if proto.tensor_shape.unknown_rank or any(size < 0 for size in sizes) or proto.dtype == types_pb2.DT_INVALID:
-        raise invalid_argument(f"tensor parsing error: {name}")
-    num_bytes = 1
-    for size in sizes:
-        num_bytes *= size
-    try:
-        dtype = tf.as_dtype(proto.dtype)
-        num_bytes *= dtype.size or BYTES_OF_A_TEXT
-        if num_bytes > limit:
-            raise StatusError(Code.RESOURCE_EXHAUSTED, f"Tensor {name} would take {num_bytes} bytes, more than {limit}")
-        if dtype != tf.string and len(proto.tensor_content) == num_bytes:
-            return np.frombuffer(proto.tensor_content, dtype.as_numpy_dtype).reshape(sizes)
-        # What TensorFlow makes of too many values, of too few and of none is for TensorFlow to say.
-        tensor = tf.io.parse_tensor(proto.SerializeToString(), dtype).numpy()
-        return tensor if isinstance(tensor, np.ndarray) else np.array(tensor, dtype.as_numpy_dtype)
-    except (tf.errors.OpError, ValueError, TypeError, KeyError, NotImplementedError) as error:
-        raise invalid_argument(f"tensor parsing error: {name}") from error
-
-
-def write_tensor(tensor: np.ndarray, proto: TensorProto) -> None:
-    """Write a tensor into the fields that TF Serving fills, which clients read by name.
-
-    Args:
-        tensor: values.
-        proto: an empty message.
-    """
-    dtype = tf.as_dtype(tensor.dtype).as_datatype_enum
-    if dtype not in FIELDS:
-        proto.CopyFrom(tf.make_tensor_proto(tensor))
-        return
-    proto.dtype = dtype
-    proto.tensor_shape.SetInParent()
-    for size in tensor.shape:
-        proto.tensor_shape.dim.add(size=size)
-    getattr(proto, FIELDS[dtype]).extend(tensor.reshape(-1).tolist())
 
 
 def _number(spec: ModelSpec) -> int | None:

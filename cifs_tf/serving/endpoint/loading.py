@@ -8,57 +8,63 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from cifs_tf.serving.endpoint.grpc_services import read_tensor
+from cifs_tf.serving.endpoint.grpc_tensors import read_tensor
 from cifs_tf.serving.endpoint.metrics import Metrics
-from cifs_tf.serving.endpoint.servables import ONNX_FILE, Servable, load_servable
+from cifs_tf.serving.endpoint.options import ServerOptions
+from cifs_tf.serving.endpoint.servables import OnnxModel, SavedModel, Servable
 from cifs_tf.serving.endpoint.signatures import check_names, check_tensors, find_signature, select_outputs
-from cifs_tf.serving.endpoint.status import Code, StatusError
+from cifs_tf.serving.endpoint.status import BY_NUMBER, Code, StatusError
 
+SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
+ONNX_FILE = "model.onnx"
 WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 MAX_WARMUP_RECORDS = 1000
 MAX_WARMUP_BYTES = 2**30
 
 
-class Loader:
-    """Makes servables, ready for the first request.
+def load_version(path: Path, options: ServerOptions, metrics: Metrics) -> Servable:
+    """Load a version, and run the requests that lie in it, unless `enable_model_warmup` is off.
 
     Args:
-        backend: `"tensorflow"` or `"onnx"`.
-        timeout: seconds after which a run ends, > 0.
-        metrics: where the time is noted.
-        warmup: run the requests that lie in the version. Default true.
-        session_config: threads of a run. Default the backend's own.
-        onnx_file: name of the ONNX file in a version. Default `model.onnx`.
+        path: the version's folder.
+        options: of the server.
+        metrics: note the time of the warm-up.
+
+    Returns:
+        the loaded version, ready for the first request.
+
+    Raises:
+        StatusError: NOT_FOUND if there is no model in the folder, else the reason why it cannot be loaded.
     """
+    servable = _load(path, options)
+    if options.enable_model_warmup and (path / WARMUP_FILE).is_file():
+        try:
+            with metrics.warmup(str(path)):
+                warm_up(servable, path / WARMUP_FILE)
+        except BaseException:
+            servable.close()
+            raise
+    return servable
 
-    def __init__(
-        self,
-        backend: str,
-        timeout: float,
-        metrics: Metrics,
-        *,
-        warmup: bool = True,
-        session_config: config_pb2.ConfigProto | None = None,
-        onnx_file: str = ONNX_FILE,
-    ) -> None:
-        self._backend, self._timeout, self._metrics = backend, timeout, metrics
-        self._warmup, self._session_config, self._onnx_file = warmup, session_config, onnx_file
 
-    def __call__(self, path: Path) -> Servable:
-        """Load a version's folder.
-
-        Raises:
-            StatusError: with what is wrong with it.
-        """
-        servable = load_servable(path, self._backend, self._timeout, self._session_config, self._onnx_file)
-        if self._warmup and (path / WARMUP_FILE).is_file():
-            try:
-                with self._metrics.warmup(str(path)):
-                    warm_up(servable, path / WARMUP_FILE)
-            except BaseException:
-                servable.close()
-                raise
-        return servable
+def _load(path: Path, options: ServerOptions) -> Servable:
+    wanted = SAVED_MODEL_FILES if options.backend == "tensorflow" else (options.onnx_file,)
+    if not any((path / name).is_file() for name in wanted):
+        found = "model.onnx, use --backend onnx" if (path / ONNX_FILE).is_file() else "no model"
+        raise StatusError(Code.NOT_FOUND, f"Could not find {wanted[0]} at {path}: there is {found}")
+    threads = options.tensorflow_intra_op_parallelism
+    try:
+        if options.backend == "onnx":
+            return OnnxModel(path / options.onnx_file, options.timeout, threads)
+        session_config = config_pb2.ConfigProto(
+            intra_op_parallelism_threads=threads,
+            inter_op_parallelism_threads=options.tensorflow_inter_op_parallelism,
+        )
+        return SavedModel(path, options.timeout, session_config)
+    except tf.errors.OpError as error:
+        raise StatusError(BY_NUMBER[error.error_code], error.message) from error
+    except Exception as error:  # whatever a damaged file makes a library raise
+        raise StatusError(Code.INVALID_ARGUMENT, f"{type(error).__name__}: {error}") from error
 
 
 def warm_up(servable: Servable, file: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -12,33 +11,13 @@ import numpy as np
 
 from cifs_tf.serving.endpoint.images import check_images
 from cifs_tf.serving.endpoint.metrics import Metrics
+from cifs_tf.serving.endpoint.options import ServerOptions
 from cifs_tf.serving.endpoint.signatures import check_names, check_tensors, find_signature, is_batchable, select_outputs
 from cifs_tf.serving.endpoint.status import Code, StatusError, invalid_argument
 from cifs_tf.serving.endpoint.versions import Version, Versions
 
 # What an empty text costs at least.
 BYTES_OF_A_TEXT = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What one request may cost.
-
-    Args:
-        timeout: seconds for the whole of it, > 0. Default 30.
-        max_request_bytes: of its body, or of its gRPC message, also once unpacked, > 0. Default 64 MiB.
-        max_image_pixels: of all image files in it together, > 0. Default 2^24, one image of 4096 x 4096.
-        max_run_rows: rows that the model sees at once, > 0; more are run one part after the other, in bounded memory.
-            Default 64.
-        max_concurrent_requests: that are read, run or wait; more are refused, > 0. Default 512.
-    """
-
-    timeout: float = 30.0
-    max_request_bytes: int = 64 * 2**20
-    max_image_pixels: int = 2**24
-    max_run_rows: int = 64
-    max_concurrent_requests: int = 512
-    max_buffered_bytes: int = 512 * 2**20
 
 
 class Runner(Protocol):
@@ -61,12 +40,14 @@ class Predictor:
     Args:
         versions: the loaded models.
         metrics: where runs are timed.
-        limits: what a request may cost.
+        options: of the server; its limits say what a request may cost.
         batcher: brings requests together; None (default) runs each by itself.
     """
 
-    def __init__(self, versions: Versions, metrics: Metrics, limits: Limits, batcher: Runner | None = None) -> None:
-        self.versions, self.metrics, self.limits = versions, metrics, limits
+    def __init__(
+        self, versions: Versions, metrics: Metrics, options: ServerOptions, batcher: Runner | None = None
+    ) -> None:
+        self.versions, self.metrics, self.options = versions, metrics, options
         self._run: Runner = batcher or run_alone
 
     def predict(
@@ -92,7 +73,7 @@ class Predictor:
         Raises:
             StatusError: in TF Serving's words, wherever it has any for the case.
         """
-        deadline = (time.monotonic() if started is None else started) + self.limits.timeout
+        deadline = (time.monotonic() if started is None else started) + self.options.timeout
         assert version.servable is not None, "a version in use is loaded"
         name, signature = find_signature(version.servable.signatures, signature_name)
         check_names(signature, list(inputs))
@@ -100,16 +81,16 @@ class Predictor:
         check_tensors(signature, inputs)
         for tensor in inputs.values():
             if tensor.dtype == object:
-                if tensor.size * BYTES_OF_A_TEXT > self.limits.max_request_bytes:
+                if tensor.size * BYTES_OF_A_TEXT > self.options.max_request_bytes:
                     raise invalid_argument(f"{tensor.size} texts in a request are too many (--max_request_bytes)")
-                check_images(tensor.reshape(-1).tolist(), self.limits.max_image_pixels)
+                check_images(tensor.reshape(-1).tolist(), self.options.max_image_pixels)
         lengths = {len(tensor) if tensor.ndim else -1 for tensor in inputs.values()}
         with self.metrics.run(version.model):
             if len(lengths) > 1 or -1 in lengths or not is_batchable(signature):
                 return run_alone(version, name, inputs, outputs, deadline)
             parts, (rows,) = [], lengths
             # A batcher has a limit of its own, which it tells.
-            step = self.limits.max_run_rows if self._run is run_alone else max(1, rows)
+            step = self.options.max_run_rows if self._run is run_alone else max(1, rows)
             for start in range(0, max(1, rows), step):
                 part = {key: tensor[start : start + step] for key, tensor in inputs.items()}
                 parts.append(self._run(version, name, part, outputs, deadline))

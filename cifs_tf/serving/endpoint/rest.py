@@ -27,9 +27,10 @@ from cifs_tf.serving.endpoint.json_requests import read_predict_body
 from cifs_tf.serving.endpoint.json_responses import write_predict_body
 from cifs_tf.serving.endpoint.json_writer import Writer, string_text
 from cifs_tf.serving.endpoint.predictor import Predictor
+from cifs_tf.serving.endpoint.served_models import MAX_VERSION
 from cifs_tf.serving.endpoint.signatures import DEFAULT_SIGNATURE
 from cifs_tf.serving.endpoint.status import HTTP_STATUS, Code, StatusError, invalid_argument
-from cifs_tf.serving.endpoint.versions import MAX_VERSION, Version
+from cifs_tf.serving.endpoint.versions import Version
 
 LOGGER = logging.getLogger("serving")
 API_PATH = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
@@ -116,7 +117,7 @@ class RestApi:
     async def _respond(
         self, method: str, path: str, headers: dict[bytes, bytes], receive: Receive, started: float
     ) -> Response:
-        if self._active >= self._predictor.limits.max_concurrent_requests:
+        if self._active >= self._predictor.options.max_concurrent_requests:
             message = "Too many requests at a time, try again later (--max_concurrent_requests)"
             return _error(Code.UNAVAILABLE, message, CLOSE)
         self._active += 1
@@ -150,7 +151,7 @@ class RestApi:
     @contextlib.asynccontextmanager
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> AsyncIterator[bytes]:
         """Read a body, within the limits of one and of all."""
-        limits, size = self._predictor.limits, 0
+        limits, size = self._predictor.options, 0
         too_large = TooLargeError(f"The body is larger than {limits.max_request_bytes} bytes (--max_request_bytes)")
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limits.max_request_bytes:
@@ -182,7 +183,7 @@ class RestApi:
         try:
             if method == "POST" and (found := PREDICTION_PATH.fullmatch(path)):
                 target = _target(found)
-                text = _unzip(body, self._predictor.limits.max_request_bytes) if gzipped else body
+                text = _unzip(body, self._predictor.options.max_request_bytes) if gzipped else body
                 answers: dict[str, Callable[[Target, bytes, float], str]] = {
                     "predict": self._predict,
                     "classify": self._classify,

@@ -17,8 +17,6 @@ from cifs_tf.serving.endpoint.signatures import DEFAULT_SIGNATURE
 from cifs_tf.serving.endpoint.status import BY_NUMBER, Code, StatusError
 
 PREDICT_METHOD = "tensorflow/serving/predict"
-SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
-ONNX_FILE = "model.onnx"
 # Types of ONNX by the names that onnxruntime gives them.
 ONNX_TYPES = {
     "tensor(float)": types_pb2.DT_FLOAT,
@@ -181,40 +179,3 @@ class OnnxModel:
     def close(self) -> None:
         """Give its memory back; nothing runs any more."""
         self._session = None
-
-
-def load_servable(
-    path: Path,
-    backend: str,
-    timeout: float,
-    session_config: config_pb2.ConfigProto | None = None,
-    onnx_file: str = ONNX_FILE,
-) -> Servable:
-    """Load a version.
-
-    Args:
-        path: the version's folder.
-        backend: `"tensorflow"` or `"onnx"`.
-        timeout: seconds after which a run ends with DEADLINE_EXCEEDED, > 0.
-        session_config: threads of a run. Default the backend's own.
-        onnx_file: name of the ONNX file in the folder. Default `model.onnx`.
-
-    Returns:
-        the loaded version.
-
-    Raises:
-        StatusError: NOT_FOUND if there is no such file in the folder, else whatever is wrong with it.
-    """
-    wanted = SAVED_MODEL_FILES if backend == "tensorflow" else (onnx_file,)
-    if not any((path / name).is_file() for name in wanted):
-        found = "model.onnx, use --backend onnx" if (path / ONNX_FILE).is_file() else "no model"
-        raise StatusError(Code.NOT_FOUND, f"Could not find {wanted[0]} at {path}: there is {found}")
-    try:
-        if backend == "tensorflow":
-            return SavedModel(path, timeout, session_config)
-        threads = session_config.intra_op_parallelism_threads if session_config else 0
-        return OnnxModel(path / onnx_file, timeout, threads)
-    except tf.errors.OpError as error:
-        raise StatusError(BY_NUMBER[error.error_code], error.message) from error
-    except Exception as error:  # whatever a damaged file makes a library raise
-        raise StatusError(Code.INVALID_ARGUMENT, f"{type(error).__name__}: {error}") from error

@@ -19,33 +19,32 @@ from typing import Any
 
 import grpc
 import uvicorn
-from tensorflow.core.protobuf import config_pb2
 
 from cifs_tf.errors import UserError
 from cifs_tf.serving.endpoint import config_files
 from cifs_tf.serving.endpoint.batching import Batcher, BatchingOptions
 from cifs_tf.serving.endpoint.connections import guarded_protocol
 from cifs_tf.serving.endpoint.grpc_services import make_grpc_server
-from cifs_tf.serving.endpoint.loading import Loader
+from cifs_tf.serving.endpoint.loading import load_version
 from cifs_tf.serving.endpoint.metrics import Metrics
-from cifs_tf.serving.endpoint.model_configs import to_configs
-from cifs_tf.serving.endpoint.predictor import Limits, Predictor
+from cifs_tf.serving.endpoint.options import ServerOptions
+from cifs_tf.serving.endpoint.predictor import Predictor
 from cifs_tf.serving.endpoint.rest import RestApi
+from cifs_tf.serving.endpoint.served_models import ServedModel, served_models
 from cifs_tf.serving.endpoint.status import StatusError
-from cifs_tf.serving.endpoint.versions import ModelConfig, Versions
+from cifs_tf.serving.endpoint.versions import Versions
 
 LOGGER = logging.getLogger("serving")
-METRICS_PATH = "/monitoring/prometheus/metrics"
 # How long clients that hold an open connection have, at the end, to learn with their next request that it closes.
 GOODBYE_SECONDS = 1.0
 BACKLOG = 2048
 
 
-def serve(options: Any) -> None:
+def serve(options: ServerOptions) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
-        options: `cifs_tf.programs.serve.ServerOptions`.
+        options: what to serve, where, and within which limits.
 
     Raises:
         UserError: for a file or an address that cannot be used; nothing was served then.
@@ -55,8 +54,8 @@ def serve(options: Any) -> None:
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # tells of every file that it restores
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # tells of every request that is none
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it logs every file that it restores
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it logs every malformed request
     with contextlib.suppress(ValueError, OSError):
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -66,27 +65,12 @@ def serve(options: Any) -> None:
 class _Server:
     """Everything that runs, made from the options."""
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: ServerOptions) -> None:
         self._options = options
         self._ending = threading.Event()
         metrics = Metrics()
-        limits = Limits(
-            timeout=options.rest_api_timeout_in_ms / 1000,
-            **{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)[1:]},
-        )
-        loader = Loader(
-            options.backend,
-            limits.timeout,
-            metrics,
-            warmup=options.enable_model_warmup,
-            onnx_file=options.onnx_file,
-            session_config=config_pb2.ConfigProto(
-                intra_op_parallelism_threads=options.tensorflow_intra_op_parallelism,
-                inter_op_parallelism_threads=options.tensorflow_inter_op_parallelism,
-            ),
-        )
         self._versions = Versions(
-            loader,
+            lambda path: load_version(path, options, metrics),
             max_load_retries=options.max_num_load_retries,
             retry_interval=options.load_retry_interval_micros / 1e6,
             unavailable_labels=options.allow_version_labels_for_unavailable_models,
@@ -94,7 +78,7 @@ class _Server:
         )
         self._versions.configure(_configs(options))
         batcher = Batcher(_batching(options)) if options.enable_batching else None
-        self._predictor = Predictor(self._versions, metrics, limits, batcher)
+        self._predictor = Predictor(self._versions, metrics, options, batcher)
         self._threads = ThreadPoolExecutor(options.rest_api_num_threads, thread_name_prefix="rest")
         self._api = RestApi(
             self._predictor,
@@ -161,9 +145,7 @@ class _Server:
             return await make_grpc_server(
                 self._predictor,
                 addresses,
-                num_threads=options.grpc_max_threads,
                 ending=self._ending,
-                health_service=options.enable_grpc_healthcheck_service,
                 credentials=_credentials(options.ssl_config_file),
             )
         except RuntimeError as error:
@@ -233,13 +215,14 @@ class _HttpServer(uvicorn.Server):
         return contextlib.nullcontext()
 
 
-def _configs(options: Any) -> list[ModelConfig]:
-    if options.model_config_file is None:
-        return [ModelConfig(options.model_name, Path(options.model_base_path))]
-    return to_configs(config_files.read_model_config(options.model_config_file))
+def _configs(options: ServerOptions) -> list[ServedModel]:
+    if options.model_base_path is not None:
+        return [ServedModel(options.model_name, Path(options.model_base_path))]
+    assert options.model_config_file is not None, "the options have one of the two"
+    return served_models(config_files.read_model_config(options.model_config_file))
 
 
-def _batching(options: Any) -> BatchingOptions:
+def _batching(options: ServerOptions) -> BatchingOptions:
     defaults = BatchingOptions(num_batch_threads=options.rest_api_num_threads // 4 or 1)
     if options.batching_parameters_file is None:
         return defaults
@@ -249,11 +232,11 @@ def _batching(options: Any) -> BatchingOptions:
     return dataclasses.replace(defaults, **given, allowed_batch_sizes=tuple(message.allowed_batch_sizes))
 
 
-def _metrics_path(options: Any) -> str | None:
+def _metrics_path(options: ServerOptions) -> str | None:
     if options.monitoring_config_file is None:
         return None
     prometheus = config_files.read_monitoring_config(options.monitoring_config_file).prometheus_config
-    return (prometheus.path or METRICS_PATH) if prometheus.enable else None
+    return (prometheus.path or config_files.DEFAULT_METRICS_PATH) if prometheus.enable else None
 
 
 def _credentials(path: str | None) -> grpc.ServerCredentials | None:

@@ -7,50 +7,17 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from cifs_tf.serving.endpoint.servables import Servable
+from cifs_tf.serving.endpoint.served_models import ServedModel
 from cifs_tf.serving.endpoint.status import Code, StatusError, invalid_argument
 
 State = ModelVersionStatus.State
 LOGGER = logging.getLogger("serving")
-MAX_VERSION = 2**63 - 1
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """What is asked of one model.
-
-    Args:
-        name: by which requests call it.
-        base_path: folder of its versions, each a folder whose name is a number.
-        latest: serve so many of the highest versions, >= 1. Default 1.
-        specific: serve these versions instead. Default none.
-        all_versions: serve whatever is there. Default false.
-        labels: versions by label. Default none.
-    """
-
-    name: str
-    base_path: Path
-    latest: int = 1
-    specific: tuple[int, ...] = ()
-    all_versions: bool = False
-    labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
-    def wanted(self) -> dict[int, Path]:
-        """Versions that are there and asked for, with their folders."""
-        found = {}
-        with contextlib.suppress(OSError):
-            for child in self.base_path.iterdir():
-                # 00000123 is version 123; what else lies there, such as a copy under a temporary name, is no version.
-                if child.name.isascii() and child.name.isdigit() and int(child.name) <= MAX_VERSION and child.is_dir():
-                    found[int(child.name)] = child
-        if self.specific:
-            return {version: path for version, path in found.items() if version in self.specific}
-        return found if self.all_versions else {version: found[version] for version in sorted(found)[-self.latest :]}
 
 
 @dataclasses.dataclass
@@ -93,7 +60,7 @@ class Versions:
 
     Example:
         >>> versions = Versions(load)
-        >>> versions.configure([ModelConfig("m", Path("models/m"))])
+        >>> versions.configure([ServedModel("m", Path("models/m"))])
         >>> versions.poll()
         >>> with versions.use("m") as version:
         ...     version.servable.run("serving_default", {"image": images}, ["probabilities"])
@@ -111,13 +78,13 @@ class Versions:
         self._load, self._on_load = load, on_load
         self._max_load_retries, self._retry_interval = max_load_retries, retry_interval
         self._unavailable_labels = unavailable_labels
-        self._configs: dict[str, ModelConfig] = {}
+        self._configs: dict[str, ServedModel] = {}
         self._versions: dict[str, dict[int, Version]] = {}
         # Guards what is above and every Version; never held while a model loads, runs or closes.
         self._changed = threading.Condition()
         self._polling = threading.Lock()
 
-    def configure(self, configs: list[ModelConfig]) -> None:
+    def configure(self, configs: list[ServedModel]) -> None:
         """Ask for these models, and no others; `poll` does it.
 
         Raises:
@@ -142,7 +109,7 @@ class Versions:
         if refused:
             raise refused
 
-    def configs(self) -> dict[str, ModelConfig]:
+    def configs(self) -> dict[str, ServedModel]:
         """What was asked for, by name."""
         with self._changed:
             return dict(self._configs)

@@ -26,7 +26,6 @@ import pytest
 import yaml
 
 from cifs_tf.command_line import names_of
-from cifs_tf.programs.serve import ServerOptions
 from cifs_tf.serving.endpoint.config_files import (
     DEFAULT_METRICS_PATH,
     read_batching_parameters,
@@ -34,6 +33,7 @@ from cifs_tf.serving.endpoint.config_files import (
     read_monitoring_config,
     read_ssl_config,
 )
+from cifs_tf.serving.endpoint.options import ServerOptions
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "serving" / "deploy"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cifs_tf.serving.endpoint.served_models import ServedModel
 from cifs_tf.serving.endpoint.status import Code, StatusError
-from cifs_tf.serving.endpoint.versions import ModelConfig, Versions
+from cifs_tf.serving.endpoint.versions import Versions
 
 
 class Servable:
@@ -33,7 +34,7 @@ def publish(base, name, text="works"):
 
 def serve(base, retries=0, interval=60.0, **config):
     versions = Versions(Servable, max_load_retries=retries, retry_interval=interval)
-    versions.configure([ModelConfig("m", base, **config)])
+    versions.configure([ServedModel("m", base, **config)])
     versions.poll()
     return versions
 
@@ -108,7 +109,7 @@ def test_a_version_is_tried_so_often(base, monkeypatch):
         raise StatusError(Code.INVALID_ARGUMENT, "it is broken")
 
     versions = Versions(load, max_load_retries=2, retry_interval=1e-9)
-    versions.configure([ModelConfig("m", base)])
+    versions.configure([ServedModel("m", base)])
     for _ in range(5):
         versions.poll()
         time.sleep(0.001)
@@ -142,7 +143,7 @@ def test_labels(base):
     with pytest.raises(StatusError, match="Unrecognized servable version label: x"), versions.use("m", label="x"):
         pass
     with pytest.raises(StatusError, match="not currently available for inference"):
-        versions.configure([ModelConfig("m", base, labels={"canary": 7})])
+        versions.configure([ServedModel("m", base, labels={"canary": 7})])
     assert number_in_use(versions, label="stable") == 1
 
 
