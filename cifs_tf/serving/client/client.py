@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cifs_tf.errors import UserError
 from cifs_tf.serving.client.images import Picture, Shape, find_wrong_size, to_array, to_bytes
-from cifs_tf.serving.client.transport import Grpc, ModelSpec, Rest, Signature, Tensor, Transport
+from cifs_tf.serving.client.rest_transport import Rest
+from cifs_tf.serving.client.transport import ModelSpec, Signature, Tensor, Transport
 
 REST_URL = "http://127.0.0.1:8501"
 
@@ -63,6 +67,9 @@ class Client:
         if separator and scheme != "grpc":
             self._transport: Transport = Rest(target, spec, timeout, tls_ca)
         else:
+            with _quiet_import():
+                from cifs_tf.serving.client.grpc_transport import Grpc
+
             self._transport = Grpc(address if separator else target, spec, timeout, tls_ca)
         self._signatures: dict[str, Signature] | None = None
 
@@ -111,7 +118,7 @@ class Client:
         return self._run("explain", images)
 
     def image_shape(self) -> Shape | None:
-        """Height, width and channels that the model takes, or None if none of its signatures says so."""
+        """Return height, width and channels that the model takes, or None if none of its signatures says so."""
         for signature in self.metadata().values():
             for tensor in signature.inputs.values():
                 shape = tensor.shape[1:] if tensor.dtype == "DT_FLOAT" and tensor.shape else ()
@@ -158,3 +165,19 @@ class Client:
             advice = f"give one that takes PNG or JPEG bytes or float images, it takes {tensor.dtype} of {tensor.shape}"
             raise UserError("signature", self.signature, advice)
         return np.stack([to_array(image, shape, self.resize) for image in images])
+
+
+@contextlib.contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Hide what TensorFlow's C++ parts say of missing GPUs while it is imported, before they can be told not to."""
+    if "tensorflow" in sys.modules:
+        yield
+        return
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)

@@ -1,4 +1,4 @@
-"""`:classify` and `:regress`: what TF Serving says of them to models that can only predict, which are all of Keras'."""
+"""`:classify` and `:regress`: TF Serving's refusals for models that can only predict, as all of Keras' do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from cifs_tf.serving.endpoint.json_parser import Members, parse
-from cifs_tf.serving.endpoint.json_requests import decode_base64, is_base64, kind_of, read_object, read_signature_name
+from cifs_tf.serving.endpoint.json_requests import read_object, read_signature_name
+from cifs_tf.serving.endpoint.json_values import decode_base64, is_array, is_base64, kind_of
 from cifs_tf.serving.endpoint.json_writer import quote
 from cifs_tf.serving.endpoint.signatures import DEFAULT_SIGNATURE
 from cifs_tf.serving.endpoint.status import Code, StatusError, invalid_argument
@@ -38,7 +39,7 @@ def check_examples_body(text: bytes) -> str:
             f"JSON Value: {quote(root)} When method is classify, key 'examples' is expected and was not found"
         )
     examples = root.find("examples")
-    if isinstance(examples, Members) or not isinstance(examples, list):
+    if not is_array(examples):
         raise invalid_argument(f"JSON Value: {quote(root)} Expecting 'examples' value to be an list/array")
     if not examples:
         raise invalid_argument(f"JSON Value: {quote(root)} 'examples' value is an empty array")
@@ -52,7 +53,7 @@ def _check_example(example: Any) -> None:
     if not isinstance(example, Members):
         raise invalid_argument(f"Example must be JSON object but got JSON {kind_of(example)}")
     for name, content in example:
-        values = content if isinstance(content, list) and not isinstance(content, Members) else [content]
+        values = content if is_array(content) else [content]
         kinds = (_feature_kind(name, value) for value in values)
         first = next(kinds, "")
         if any(kind != first for kind in kinds):
@@ -60,7 +61,7 @@ def _check_example(example: Any) -> None:
 
 
 def _feature_kind(name: str, value: Any) -> str:
-    """The list of tf.train.Feature that holds a value; true and false are integers there."""
+    """Return the list of tf.train.Feature that holds a value; true and false are integers there."""
     if isinstance(value, float):
         return "float"
     if isinstance(value, int):
@@ -76,7 +77,7 @@ def _feature_kind(name: str, value: Any) -> str:
 
 
 def check_method(signatures: Mapping[str, SignatureDef], signature_name: str, method: str) -> StatusError:
-    """Say why a model cannot classify or regress.
+    """Return the reason why a model cannot classify or regress.
 
     Args:
         signatures: of the model.

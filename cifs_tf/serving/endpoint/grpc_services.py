@@ -87,9 +87,8 @@ class PredictionService:
             if field != "signature_def":
                 raise invalid_argument(f"Metadata field {field} is not supported")
         with self._use(request) as version:
-            assert version.servable is not None, "a version in use is loaded"
             signatures = SignatureDefMap()
-            for name, signature in version.servable.signatures.items():
+            for name, signature in version.loaded.signatures.items():
                 signatures.signature_def[name].CopyFrom(signature)
             response = GetModelMetadataResponse(model_spec=_spec(version))
         response.metadata["signature_def"].Pack(signatures)
@@ -105,8 +104,7 @@ class PredictionService:
 
     def _refuse(self, request: Any, method: str) -> Message:
         with self._count(request.model_spec, method.capitalize()), self._use(request) as version:
-            assert version.servable is not None, "a version in use is loaded"
-            raise check_method(version.servable.signatures, request.model_spec.signature_name, method)
+            raise check_method(version.loaded.signatures, request.model_spec.signature_name, method)
 
     def _use(self, request: Any) -> contextlib.AbstractContextManager[Version]:
         if not request.HasField("model_spec"):

@@ -74,8 +74,7 @@ class Predictor:
             StatusError: in TF Serving's words, wherever it has any for the case.
         """
         deadline = (time.monotonic() if started is None else started) + self.options.timeout
-        assert version.servable is not None, "a version in use is loaded"
-        name, signature = find_signature(version.servable.signatures, signature_name)
+        name, signature = find_signature(version.loaded.signatures, signature_name)
         check_names(signature, list(inputs))
         outputs = tuple(select_outputs(signature, output_filter))
         check_tensors(signature, inputs)
@@ -106,8 +105,7 @@ def run_alone(
 ) -> dict[str, np.ndarray]:
     """Run a request's rows by themselves."""
     check_deadline(deadline)
-    assert version.servable is not None, "a version in use is loaded"
-    return version.servable.run(signature_name, inputs, outputs)
+    return version.loaded.run(signature_name, inputs, outputs)
 
 
 def check_deadline(deadline: float) -> None:

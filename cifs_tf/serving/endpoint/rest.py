@@ -1,19 +1,16 @@
-"""TF Serving's REST API: paths, methods, statuses and bodies, over ASGI."""
+"""TF Serving's REST API over ASGI: reads a request within its limits, and answers it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
-import html
-import http
 import logging
 import re
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import unquote_to_bytes
+from typing import NoReturn
 
 from google.protobuf import json_format
 from starlette.responses import Response
@@ -25,46 +22,22 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from cifs_tf.serving.endpoint.classification import check_examples_body, check_method
 from cifs_tf.serving.endpoint.json_requests import read_predict_body
 from cifs_tf.serving.endpoint.json_responses import write_predict_body
-from cifs_tf.serving.endpoint.json_writer import Writer, string_text
 from cifs_tf.serving.endpoint.predictor import Predictor
-from cifs_tf.serving.endpoint.served_models import MAX_VERSION
+from cifs_tf.serving.endpoint.rest_paths import API_PATH, MODEL_PATH, PREDICTION_PATH, Target, read_target
+from cifs_tf.serving.endpoint.rest_responses import TEXT, error_body, error_response, html_response, json_response
 from cifs_tf.serving.endpoint.signatures import DEFAULT_SIGNATURE
-from cifs_tf.serving.endpoint.status import HTTP_STATUS, Code, StatusError, invalid_argument
+from cifs_tf.serving.endpoint.status import Code, StatusError, invalid_argument
 from cifs_tf.serving.endpoint.versions import Version
 
 LOGGER = logging.getLogger("serving")
-API_PATH = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
-_VERSION = r"(?:(?:/versions/(?P<version>\d+))|(?:/labels/(?P<label>[^/:]+)))?"
-PREDICTION_PATH = re.compile(
-    rf"/v1/models/(?P<model>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII
-)
-MODEL_PATH = re.compile(
-    rf"/v1/models(?:/(?P<model>[^/:]+))?{_VERSION}(?:/(?P<metadata>metadata))?", re.IGNORECASE | re.ASCII
-)
 # A target in the form that proxies are sent.
 ABSOLUTE = re.compile(r"^https?://[^/]*", re.IGNORECASE)
-JSON, HTML, TEXT = "application/json", "text/html", "text/plain; version=0.0.4; charset=utf-8"
 CORS_HEADERS = {
     "access-control-allow-origin": "*",
     "access-control-allow-methods": "POST, GET",
     "access-control-allow-headers": "Content-Type",
 }
 CLOSE = {"connection": "close"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """What a path names.
-
-    Args:
-        model: name of the model.
-        version: number of the version, or None.
-        label: label of the version, or None.
-    """
-
-    model: str
-    version: int | None
-    label: str | None
 
 
 class TooLargeError(Exception):
@@ -109,7 +82,7 @@ class RestApi:
             return  # the client has gone
         except Exception:
             LOGGER.exception("%s %s failed", scope["method"], path)
-            response = _error(Code.INTERNAL, "The server failed to answer this request; its log says why")
+            response = error_response(Code.INTERNAL, "The server failed to answer this request; its log says why")
         if self.draining:
             response.headers.update(CLOSE)
         await response(scope, receive, send)
@@ -119,7 +92,7 @@ class RestApi:
     ) -> Response:
         if self._active >= self._predictor.options.max_concurrent_requests:
             message = "Too many requests at a time, try again later (--max_concurrent_requests)"
-            return _error(Code.UNAVAILABLE, message, CLOSE)
+            return error_response(Code.UNAVAILABLE, message, CLOSE)
         self._active += 1
         try:
             # Read to its end whatever is asked: what is left of it would hold the connection.
@@ -127,7 +100,7 @@ class RestApi:
                 if path == self._metrics_path:
                     return Response(self._predictor.metrics.page(), headers={"content-type": TEXT})
                 if not API_PATH.fullmatch(path):
-                    return _html(404)
+                    return html_response(404)
                 if method == "OPTIONS":
                     from_page = re.match(rb"https?://", headers.get(b"origin", b""))
                     return self._with_cors(Response(status_code=200 if from_page else 400))
@@ -139,12 +112,12 @@ class RestApi:
                     await loop.run_in_executor(self._threads, self._answer, method, path, body, gzipped, started)
                 )
         except TooLargeError as error:
-            return _json(413, _error_body(str(error)), CLOSE)
+            return json_response(413, error_body(str(error)), CLOSE)
         except TimeoutError:
             message = f"The request was not received within {self._receive_timeout:g} s"
-            return _json(408, _error_body(message), CLOSE)
+            return json_response(408, error_body(message), CLOSE)
         except StatusError as error:
-            return _error(error.code, error.message, CLOSE)
+            return error_response(error.code, error.message, CLOSE)
         finally:
             self._active -= 1
 
@@ -182,22 +155,20 @@ class RestApi:
         """Find out what is asked and answer it; runs in a thread if it may take long."""
         try:
             if method == "POST" and (found := PREDICTION_PATH.fullmatch(path)):
-                target = _target(found)
+                target = read_target(found)
                 text = _unzip(body, self._predictor.options.max_request_bytes) if gzipped else body
-                answers: dict[str, Callable[[Target, bytes, float], str]] = {
-                    "predict": self._predict,
-                    "classify": self._classify,
-                    "regress": self._regress,
-                }
-                if found["method"] in answers:
-                    with self._count(target, found["method"].capitalize()):
-                        return _json(200, answers[found["method"]](target, text, started))
+                action = found["method"]
+                if action in ("predict", "classify", "regress"):  # the path may have capitals
+                    with self._count(target, action.capitalize()):
+                        if action != "predict":
+                            self._refuse(action, target, text)
+                        return json_response(200, self._predict(target, text, started))
             elif method == "GET" and (found := MODEL_PATH.fullmatch(path)):
-                target = _target(found)
-                return _json(200, self._metadata(target) if found["metadata"] else self._status(target))
+                target = read_target(found)
+                return json_response(200, self._metadata(target) if found["metadata"] else self._status(target))
             raise invalid_argument(f"Malformed request: {method} {path}")
         except StatusError as error:
-            return _error(error.code, error.message)
+            return error_response(error.code, error.message)
 
     def _count(self, target: Target, api: str) -> contextlib.AbstractContextManager[None]:
         if target.model not in self._predictor.versions.configs():
@@ -215,28 +186,20 @@ class RestApi:
                 # After the text was parsed, before it is understood: TF Serving's order of errors.
                 nonlocal version
                 version = stack.enter_context(self._use(target))
-                assert version.servable is not None, "a version in use is loaded"
                 name = signature_name or DEFAULT_SIGNATURE
-                if name not in version.servable.signatures:
+                if name not in version.loaded.signatures:
                     raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
-                return dict(version.servable.signatures[name].inputs)
+                return dict(version.loaded.signatures[name].inputs)
 
             body = read_predict_body(text, lookup)
             assert version is not None, "reading the body looked the model up"
             outputs = self._predictor.predict(version, body.signature_name, body.inputs, started=started)
             return write_predict_body(outputs, by_row=body.by_row)
 
-    def _classify(self, target: Target, text: bytes, started: float) -> str:
-        return self._examples("classify", target, text)
-
-    def _regress(self, target: Target, text: bytes, started: float) -> str:
-        return self._examples("regress", target, text)
-
-    def _examples(self, method: str, target: Target, text: bytes) -> str:
+    def _refuse(self, method: str, target: Target, text: bytes) -> NoReturn:
         signature_name = check_examples_body(text)
         with self._use(target) as version:
-            assert version.servable is not None, "a version in use is loaded"
-            raise check_method(version.servable.signatures, signature_name, method)
+            raise check_method(version.loaded.signatures, signature_name, method)
 
     def _status(self, target: Target) -> str:
         # Labels are ignored here, as in TF Serving.
@@ -258,31 +221,15 @@ class RestApi:
 
 
 def _metadata_text(version: Version) -> str:
-    assert version.servable is not None, "a version in use is loaded"
     spec = ModelSpec(name=version.model)
     spec.version.value = version.number
     signatures = SignatureDefMap()
-    for name, signature in version.servable.signatures.items():
+    for name, signature in version.loaded.signatures.items():
         signatures.signature_def[name].CopyFrom(signature)
     return (
         f'{{\n"model_spec":{_message_text(spec)}\n,\n"metadata": '
         f'{{"signature_def": {_message_text(signatures)}\n}}\n}}\n'
     )
-
-
-def _target(found: re.Match[str]) -> Target:
-    if not found["model"]:
-        raise invalid_argument("Missing model name in request.")
-    version = None
-    if found["version"]:
-        version = int(found["version"][:30])
-        if version > MAX_VERSION:
-            raise invalid_argument(f"Failed to convert version: {found['version']} to numeric.")
-    return Target(_unquote(found["model"]), version, _unquote(found["label"]) if found["label"] else None)
-
-
-def _unquote(text: str) -> str:
-    return unquote_to_bytes(text).decode(errors="surrogateescape")
 
 
 def _unzip(body: bytes, limit: int) -> bytes:
@@ -299,30 +246,3 @@ def _message_text(message: object) -> str:
     return json_format.MessageToJson(
         message, always_print_fields_with_no_presence=True, preserving_proto_field_name=True, indent=1
     )
-
-
-def _error_body(message: str) -> str:
-    writer = Writer()
-    writer.start(array=False)
-    writer.key("error")
-    # What is quoted from a body that is no UTF-8 must not make an answer that is none.
-    writer.raw(string_text(message.encode(errors="surrogateescape").decode(errors="replace")))
-    writer.end()
-    return writer.text()
-
-
-def _error(code: Code, message: str, headers: dict[str, str] | None = None) -> Response:
-    retry = {"retry-after": "1"} if code == Code.UNAVAILABLE else {}
-    return _json(HTTP_STATUS[code], _error_body(message), {**retry, **(headers or {})})
-
-
-def _json(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
-    body = text.encode(errors="surrogateescape")
-    return Response(body, status, headers={"content-type": JSON, **(headers or {})})
-
-
-def _html(status: int) -> Response:
-    """The page that TF Serving's HTTP library answers with where there is no API."""
-    phrase = html.escape(http.HTTPStatus(status).phrase)
-    page = f"<HTML><HEAD>\n<TITLE>{status} {phrase}</TITLE>\n</HEAD><BODY>\n<H1>{phrase}</H1>\n</BODY></HTML>\n"
-    return Response(page, status, headers={"content-type": HTML})

@@ -43,6 +43,12 @@ class Version:
     # Made by whoever asks first: it takes milliseconds, and never changes.
     metadata_text: str | None = None
 
+    @property
+    def loaded(self) -> Servable:
+        """The servable of a version in use."""
+        assert self.servable is not None, "a version in use is loaded"
+        return self.servable
+
 
 class Versions:
     """Loads, replaces and unloads versions while requests run.
@@ -63,7 +69,7 @@ class Versions:
         >>> versions.configure([ServedModel("m", Path("models/m"))])
         >>> versions.poll()
         >>> with versions.use("m") as version:
-        ...     version.servable.run("serving_default", {"image": images}, ["probabilities"])
+        ...     version.loaded.run("serving_default", {"image": images}, ["probabilities"])
     """
 
     def __init__(
