@@ -42,7 +42,7 @@ def test_fast_and_careful_halves_agree(rows, dtype, key):
     body = json.dumps({key: rows}).encode()
     fast = answer(body, x=dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_requests, "_numbers_at_once", lambda value, dtype: None)
+        patch.setattr(json_requests, "numbers_at_once", lambda value, dtype: None)
         careful = answer(body, x=dtype)
     assert type(fast) is type(careful), (fast, careful)
     if isinstance(fast, str):
