@@ -37,10 +37,10 @@ class Client:
         UserError: for an argument that does not fit; later, with the server's own words, if it does not answer.
 
     Example:
-        >>> client = Client("127.0.0.1:8500", "cifs")
-        >>> client.predict(["cat.png", "dog.png"])["probabilities"].shape
+        >>> client = Client("http://127.0.0.1:8501", "cifs")
+        >>> client.predict(["cat.png", "dog.png"])["probabilities"].shape  # doctest: +SKIP
         (2, 10)
-        >>> client.explain(["cat.png"])["disagreement"]
+        >>> client.explain(["cat.png"])["disagreement"]  # doctest: +SKIP
         array([0.03], dtype=float32)
     """
 
@@ -74,7 +74,7 @@ class Client:
         self._signatures: dict[str, Signature] | None = None
 
     def metadata(self) -> dict[str, Signature]:
-        """Ask which signatures the model has, and what they take and give; asked once.
+        """Return the model's signatures, with what they take and give; the server is asked once.
 
         Returns:
             signatures by name.
@@ -102,7 +102,7 @@ class Client:
         return self._run(self.signature, images)
 
     def explain(self, images: Sequence[Picture]) -> dict[str, np.ndarray]:
-        """Ask how images were decided.
+        """Ask which channels and probes decided about images.
 
         Args:
             images: as for `predict`.

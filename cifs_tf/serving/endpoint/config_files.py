@@ -47,7 +47,7 @@ _MESSAGES = {
 
 
 def read_model_config(path: str | Path) -> Any:
-    """Read and check which models to serve.
+    """Read and check the list of models to serve.
 
     Args:
         path: text proto of a `tensorflow.serving.ModelServerConfig`.
@@ -58,12 +58,8 @@ def read_model_config(path: str | Path) -> Any:
 
     Raises:
         UserError: naming `--model_config_file`, file, line and reason.
-
-    Example:
-        >>> [model.name for model in read_model_config("models.config").model_config_list.config]
-        ['cifs', 'vanilla']
     """
-    # Of all the package, this module alone does not import TensorFlow, so an error in the file is said at once.
+    # An error in the file is reported at once: TensorFlow, which takes seconds to import, is not needed.
     from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
     file = _File("--model_config_file", path)
@@ -73,7 +69,7 @@ def read_model_config(path: str | Path) -> Any:
 
 
 def read_batching_parameters(path: str | Path) -> Any:
-    """Read and check how requests are joined into batches.
+    """Read and check the rules by which requests are joined into batches.
 
     Args:
         path: text proto of a `tensorflow.serving.BatchingParameters`.
@@ -83,10 +79,6 @@ def read_batching_parameters(path: str | Path) -> Any:
 
     Raises:
         UserError: naming `--batching_parameters_file`, file, line and reason.
-
-    Example:
-        >>> read_batching_parameters("batching.config").max_batch_size.value
-        32
     """
     file = _File("--batching_parameters_file", path)
     message = file.parse(_message("BatchingParameters"))
@@ -111,7 +103,7 @@ def read_batching_parameters(path: str | Path) -> Any:
 
 
 def read_monitoring_config(path: str | Path) -> Any:
-    """Read and check where Prometheus finds the metrics.
+    """Read and check the path at which Prometheus finds the metrics.
 
     Args:
         path: text proto of a `tensorflow.serving.MonitoringConfig`.
@@ -123,7 +115,10 @@ def read_monitoring_config(path: str | Path) -> Any:
         UserError: naming `--monitoring_config_file`, file, line and reason.
 
     Example:
-        >>> read_monitoring_config("monitoring.config").prometheus_config.enable
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "monitoring.config")
+        >>> _ = path.write_text("prometheus_config { enable: true }")
+        >>> read_monitoring_config(path).prometheus_config.enable
         True
     """
     file = _File("--monitoring_config_file", path)
@@ -146,10 +141,6 @@ def read_ssl_config(path: str | Path) -> Any:
 
     Raises:
         UserError: naming `--ssl_config_file`, file, line and reason; the message never quotes the key.
-
-    Example:
-        >>> read_ssl_config("ssl.config").client_verify
-        False
     """
     file = _File("--ssl_config_file", path)
     message = file.parse(_message("SSLConfig"), secret=True)
@@ -195,7 +186,7 @@ def check_model_config(config: Any, file: _File | None = None) -> None:
 
 
 def _mistakes_in(model: Any) -> Iterator[str]:
-    """Say what is wrong with one model beside its name."""
+    """List what is wrong with one model beside its name."""
     if not model.base_path:
         yield "base_path is missing, give the folder that holds the numbered versions"
     if model.model_platform != "tensorflow":
@@ -245,7 +236,7 @@ class _File:
             raise UserError(self.flag, where, f"give the text form of {message.DESCRIPTOR.name} ({reason})") from error
 
     def error(self, pattern: str, advice: str, number: int = 0) -> UserError:
-        """Name the line of the pattern's match of that number, counted from 0, beside what to do."""
+        """Make an error that names the line of the pattern's match of that number, counted from 0."""
         if self.path is None:
             return UserError(self.flag, "a request", advice)
         lines = [line.split("#")[0] for line in self.text.splitlines()]

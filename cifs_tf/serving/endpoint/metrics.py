@@ -1,4 +1,4 @@
-"""What Prometheus may scrape: TF Serving's metrics under TF Serving's names, and the process' own."""
+"""Metrics for Prometheus: TF Serving's under TF Serving's names, and those of the process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Metrics:
     Example:
         >>> metrics = Metrics()
         >>> with metrics.request("m", "Predict", "REST"):
-        ...     answer()
+        ...     pass
         >>> b":tensorflow:serving:request_count" in metrics.page()
         True
     """
@@ -38,33 +38,17 @@ class Metrics:
             ["model_name", "status"],
             registry=self._registry,
         )
-        self._latency = Histogram(
-            ":tensorflow:serving:request_latency",
-            "Distribution of wall time (in microseconds) for Tensorflow Serving requests.",
-            ["model_name", "API", "entrypoint"],
-            buckets=BUCKETS,
-            registry=self._registry,
+        self._latency = self._histogram(
+            ":tensorflow:serving:request_latency", "for Tensorflow Serving requests", "model_name", "API", "entrypoint"
         )
-        self._runtime = Histogram(
-            ":tensorflow:serving:runtime_latency",
-            "Distribution of wall time (in microseconds) for Tensorflow runtime.",
-            ["model_name", "API", "runtime"],
-            buckets=BUCKETS,
-            registry=self._registry,
+        self._runtime = self._histogram(
+            ":tensorflow:serving:runtime_latency", "for Tensorflow runtime", "model_name", "API", "runtime"
         )
-        self._warmup = Histogram(
-            ":tensorflow:serving:model_warmup_latency",
-            "Distribution of wall time (in microseconds) for warming up the model.",
-            ["model_path", "status"],
-            buckets=BUCKETS,
-            registry=self._registry,
+        self._warmup = self._histogram(
+            ":tensorflow:serving:model_warmup_latency", "for warming up the model", "model_path", "status"
         )
-        self._load = Histogram(
-            ":tensorflow:cc:saved_model:load_latency",
-            "Distribution of wall time (in microseconds) for loading a model.",
-            ["model_path", "status"],
-            buckets=BUCKETS,
-            registry=self._registry,
+        self._load = self._histogram(
+            ":tensorflow:cc:saved_model:load_latency", "for loading a model", "model_path", "status"
         )
 
     @contextlib.contextmanager
@@ -72,7 +56,7 @@ class Metrics:
         """Count and time a request, and how it ended.
 
         Args:
-            model: one of the served models; another would be a label of a stranger's choice.
+            model: one of the served models: a client must not be able to make new labels.
             api: such as `"Predict"`.
             entrypoint: `"REST"` or `"GRPC"`.
         """
@@ -92,7 +76,7 @@ class Metrics:
 
     @contextlib.contextmanager
     def run(self, model: str) -> Iterator[None]:
-        """Time what the model takes of it."""
+        """Time a run of the model."""
         started = time.perf_counter()
         yield
         self._runtime.labels(model, "Predict", "TF1").observe(_microseconds_since(started))
@@ -108,8 +92,12 @@ class Metrics:
         """Note how long a version took to load."""
         self._load.labels(path, "OK").observe(seconds * 1e6)
 
+    def _histogram(self, name: str, of: str, *labels: str) -> Histogram:
+        about = f"Distribution of wall time (in microseconds) {of}."
+        return Histogram(name, about, labels, buckets=BUCKETS, registry=self._registry)
+
     def page(self) -> bytes:
-        """Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         # The library ends a counter's name in _total, TF Serving does not.
         return generate_latest(self._registry).replace(b":request_count_total", b":request_count")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -38,7 +38,7 @@ class Servable(Protocol):
     """A loaded version of a model.
 
     Attributes:
-        signatures: what it can be asked, by name.
+        signatures: inputs and outputs of its functions, by name.
     """
 
     signatures: Mapping[str, SignatureDef]
@@ -57,11 +57,11 @@ class Servable(Protocol):
             tensors by output name.
 
         Raises:
-            StatusError: with what the model made of the inputs.
+            StatusError: with the reason why the model cannot run on the inputs.
         """
 
     def close(self) -> None:
-        """Give its memory back; nothing runs any more."""
+        """Release its memory; nothing runs any more."""
 
 
 class SavedModel:
@@ -93,7 +93,7 @@ class SavedModel:
     def run(
         self, signature_name: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Run a signature, see `Servable`."""
+        """Run a signature, as `Servable.run`."""
         call = self._callable(signature_name, tuple(outputs))
         try:
             tensors = call(*(inputs[name] for name in sorted(inputs)))  # type: ignore[operator]
@@ -102,12 +102,12 @@ class SavedModel:
         return dict(zip(outputs, tensors, strict=True))
 
     def close(self) -> None:
-        """Give its memory back; nothing runs any more."""
+        """Release its memory; nothing runs any more."""
         self._callables.clear()
         self._session.close()
 
     def _callable(self, signature_name: str, outputs: tuple[str, ...]) -> object:
-        """A session's call without the checks of `Session.run` in Python; private to TensorFlow, guarded by a test."""
+        """Return a call of the session without `Session.run`'s checks in Python; private to TensorFlow, so a test guards it."""
         key = signature_name, outputs
         with self._lock:
             if key not in self._callables:
@@ -145,22 +145,12 @@ class OnnxModel:
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 4  # what fails is answered to whoever asked
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        signature = SignatureDef(method_name=PREDICT_METHOD)
-        for values, infos in (
-            (self._session.get_inputs(), signature.inputs),
-            (self._session.get_outputs(), signature.outputs),
-        ):
-            for value in values:
-                infos[value.name].name = f"{value.name}:0"
-                infos[value.name].dtype = ONNX_TYPES[value.type]
-                for size in value.shape:
-                    infos[value.name].tensor_shape.dim.add(size=size if isinstance(size, int) else -1)
-        self.signatures: Mapping[str, SignatureDef] = {DEFAULT_SIGNATURE: signature}
+        self.signatures: Mapping[str, SignatureDef] = {DEFAULT_SIGNATURE: onnx_signature(self._session)}
 
     def run(
         self, signature_name: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Run the model, see `Servable`."""
+        """Run the model, as `Servable.run`."""
         options = self._runtime.RunOptions()
         stopper = threading.Timer(self._timeout, setattr, (options, "terminate", True))
         stopper.daemon = True
@@ -177,5 +167,17 @@ class OnnxModel:
         return dict(zip(outputs, tensors, strict=True))
 
     def close(self) -> None:
-        """Give its memory back; nothing runs any more."""
+        """Release its memory; nothing runs any more."""
         self._session = None
+
+
+def onnx_signature(session: Any) -> SignatureDef:
+    """Return the inputs and outputs of a session of onnxruntime as a signature."""
+    signature = SignatureDef(method_name=PREDICT_METHOD)
+    for values, infos in ((session.get_inputs(), signature.inputs), (session.get_outputs(), signature.outputs)):
+        for value in values:
+            infos[value.name].name = f"{value.name}:0"
+            infos[value.name].dtype = ONNX_TYPES[value.type]
+            for size in value.shape:
+                infos[value.name].tensor_shape.dim.add(size=size if isinstance(size, int) else -1)
+    return signature

@@ -29,16 +29,15 @@ BY_NUMBER = {code.value[0]: code for code in Code}
 
 
 class StatusError(Exception):
-    """What a request is answered with instead of a prediction.
+    """The status that a request is answered with instead of a prediction.
 
     Args:
         code: gRPC's status code; REST answers with `HTTP_STATUS[code]`.
         message: TF Serving's own words, wherever it has any for the case.
 
     Example:
-        >>> raise StatusError(Code.NOT_FOUND, "Servable not found for request: Latest(m)")
-        Traceback (most recent call last):
-        serving.status.StatusError: NOT_FOUND: Servable not found for request: Latest(m)
+        >>> str(StatusError(Code.NOT_FOUND, "Servable not found for request: Latest(m)"))
+        'NOT_FOUND: Servable not found for request: Latest(m)'
     """
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
@@ -47,5 +46,5 @@ class StatusError(Exception):
 
 
 def invalid_argument(message: str) -> StatusError:
-    """Return the most frequent of them."""
+    """Return a `StatusError` with the most frequent code."""
     return StatusError(Code.INVALID_ARGUMENT, message)

@@ -1,4 +1,4 @@
-"""Which versions of which models are served: watched folders, states, and handles that keep a version loaded."""
+"""The versions of the served models: watched folders, states, and contexts that keep a version loaded."""
 
 from __future__ import annotations
 
@@ -63,13 +63,6 @@ class Versions:
         retry_interval: seconds between them, > 0. Default 60, TF Serving's.
         unavailable_labels: take labels of versions that are not loaded. Default false.
         on_load: called with a version and the seconds that loading took.
-
-    Example:
-        >>> versions = Versions(load)
-        >>> versions.configure([ServedModel("m", Path("models/m"))])
-        >>> versions.poll()
-        >>> with versions.use("m") as version:
-        ...     version.loaded.run("serving_default", {"image": images}, ["probabilities"])
     """
 
     def __init__(
@@ -116,7 +109,7 @@ class Versions:
             raise refused
 
     def configs(self) -> dict[str, ServedModel]:
-        """What was asked for, by name."""
+        """Return the models that are to be served, by name."""
         with self._changed:
             return dict(self._configs)
 
@@ -163,7 +156,7 @@ class Versions:
                     self._changed.notify_all()
 
     def states(self, model: str, number: int | None = None) -> list[ModelVersionStatus]:
-        """State of a model's versions, or of one, the highest first.
+        """Return the states of a model's versions, or of one, the highest first.
 
         Raises:
             StatusError: NOT_FOUND if there are none.

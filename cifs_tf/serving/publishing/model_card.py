@@ -1,4 +1,4 @@
-"""The model card: what a published network was made of, what it is worth, and what it is not for."""
+"""The model card: how a published network was made, its measured accuracy, and what it is not for."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
+from tensorflow import as_dtype
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
 from cifs_tf.data import ImageDataset
 from cifs_tf.models import Classifier
+from cifs_tf.serving.endpoint.servables import onnx_signature
 from cifs_tf.serving.publishing.quantization import accuracy_of
 from cifs_tf.serving.publishing.trained_run import TrainedRun
 
 CARD_FILE = "model_card.json"
 SCHEMA = 1
-# Fields of a recipe that tell where a run was, not what it did.
+# Fields of a recipe that say where a run was, not what it did.
 PLACES = ("workdir", "data_dir")
 PACKAGES = ("tensorflow", "keras", "numpy", "tf2onnx", "onnx", "onnxruntime")
 INTENDED_USE = (
@@ -103,7 +109,7 @@ def write_card(path: Path, card: dict[str, Any]) -> None:
 
 
 def read_measured(run: TrainedRun) -> tuple[dict[str, Any] | None, str | None]:
-    """What the run itself measured of this network: (clean and robust accuracy, None), or (None, the reason).
+    """Return what the run itself measured of this network: (clean and robust accuracy, None), or (None, the reason).
 
     `robust` is the worst case of each image over all attacks; `strongest_attack` the paper's convention, the lowest
     accuracy of a single attack at a single beta_atk.
@@ -136,7 +142,7 @@ def read_measured(run: TrainedRun) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def read_further(run: TrainedRun) -> dict[str, Any]:
-    """What `training/evaluate.py` measured of this network beyond the run itself, by suite of attacks."""
+    """Return what `training/evaluate.py` measured of this network beyond the run itself, by suite of attacks."""
     return {
         suite: {
             "dataset": report["about"]["dataset"],
@@ -152,13 +158,26 @@ def read_further(run: TrainedRun) -> dict[str, Any]:
 
 
 def read_signatures(path: Path) -> dict[str, Any]:
-    """Inputs and outputs of every signature of a SavedModel, with dtype and shape; empty if there is none."""
-    from tensorflow import as_dtype
-    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-
+    """Return inputs and outputs of every signature of a SavedModel, with dtype and shape; empty if there is none."""
     file = path / "saved_model.pb"
     if not file.exists():
         return {}
+    definitions = SavedModel.FromString(file.read_bytes()).meta_graphs[0].signature_def
+    return {
+        name: describe_signature(definition)
+        for name, definition in sorted(definitions.items())
+        if not name.startswith("__")
+    }
+
+
+def read_onnx(file: Path) -> dict[str, Any]:
+    """Return the inputs and outputs of an ONNX file, with dtype and shape."""
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return describe_signature(onnx_signature(session))
+
+
+def describe_signature(signature: SignatureDef) -> dict[str, Any]:
+    """Return the inputs and outputs of a signature, with dtype and shape, in plain types."""
 
     def describe(tensors: Any) -> dict[str, Any]:
         return {
@@ -169,35 +188,11 @@ def read_signatures(path: Path) -> dict[str, Any]:
             for name, info in sorted(tensors.items())
         }
 
-    definitions = SavedModel.FromString(file.read_bytes()).meta_graphs[0].signature_def
-    return {
-        name: {"inputs": describe(definition.inputs), "outputs": describe(definition.outputs)}
-        for name, definition in sorted(definitions.items())
-        if not name.startswith("__")
-    }
-
-
-def read_onnx(file: Path) -> dict[str, Any]:
-    """Inputs and outputs of an ONNX file, with dtype and shape."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-
-    def describe(nodes: Any) -> dict[str, Any]:
-        # onnxruntime says tensor(float), and gives a free dimension's name.
-        return {
-            node.name: {
-                "dtype": "float32" if node.type == "tensor(float)" else node.type,
-                "shape": [dim if isinstance(dim, int) else None for dim in node.shape],
-            }
-            for node in nodes
-        }
-
-    return {"inputs": describe(session.get_inputs()), "outputs": describe(session.get_outputs())}
+    return {"inputs": describe(signature.inputs), "outputs": describe(signature.outputs)}
 
 
 def describe_files(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of every file of a version, by its path in the folder."""
+    """Return size and SHA-256 of every file of a version, by its path in the folder."""
     return {
         file.relative_to(path).as_posix(): {
             "size": file.stat().st_size,
