@@ -80,7 +80,7 @@ def _is_being_written(temporary: Path) -> bool:
         os.kill(int(begun[1]), 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it lives, and is somebody else's
+    except PermissionError:  # it lives, and belongs to another user
         return True
     except FileNotFoundError:  # it has just been finished
         return True

@@ -91,7 +91,7 @@ class Team:
     Args:
         program: and its arguments.
         environments: one for each worker.
-        events: is told the end of each.
+        events: gets the end of each.
     """
 
     def __init__(self, program: Sequence[str], environments: Sequence[dict[str, str]], events: queue.SimpleQueue[Any]):

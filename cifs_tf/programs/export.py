@@ -31,7 +31,7 @@ WORTH_A_WARNING = 10
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions:
-    """What to publish, and where.
+    """A network of a run to publish, and the folder of its versions.
 
     Args:
         run: workdir of a run.

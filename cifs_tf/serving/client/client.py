@@ -169,7 +169,7 @@ class Client:
 
 @contextlib.contextmanager
 def _quiet_import() -> Iterator[None]:
-    """Hide what TensorFlow's C++ parts say of missing GPUs while it is imported, before they can be told not to."""
+    """Hide messages of TensorFlow's C++ parts about missing GPUs, which come before they can be switched off."""
     if "tensorflow" in sys.modules:
         yield
         return

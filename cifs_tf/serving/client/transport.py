@@ -1,4 +1,4 @@
-"""What REST and gRPC share: signatures, the model that is asked, and the two calls `signatures` and `run`."""
+"""The common parts of REST and gRPC: signatures, the model that is asked, and the calls `signatures` and `run`."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def shape_of(sizes: Iterable[Any]) -> tuple[int | None, ...]:
 
 
 def read_certificates(path: str | Path) -> bytes:
-    """Read a PEM file of certificates; what is none is refused with a `UserError`."""
+    """Read a PEM file of certificates; another file is refused with a `UserError`."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:

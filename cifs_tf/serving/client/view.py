@@ -1,4 +1,4 @@
-"""What a client shows: the likeliest classes, and the most important channels in the terminal or in a picture."""
+"""Tables and pictures of a client: the likeliest classes, and the most important channels."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def prediction_table(
 def explanation(
     files: Sequence[str], outputs: Outputs, channels: int = 8, labels: Sequence[str] | None = None
 ) -> Iterator[RenderableType]:
-    """Lay out how each image was decided: the heads' verdicts, and the most important channels of each layer.
+    """Lay out the predictions of all heads for each image, and the most important channels of each layer.
 
     Args:
         files: names of the images.

@@ -20,7 +20,7 @@ from cifs_tf.serving.endpoint.versions import Version
 
 @dataclasses.dataclass(frozen=True)
 class BatchingOptions:
-    """How requests are brought together, in TF Serving's words.
+    """The rules by which requests are joined into batches, in TF Serving's words.
 
     Args:
         max_batch_size: rows of a run, >= 1. Default 1000.
@@ -148,7 +148,7 @@ class _Task:
 
 
 def _on_time(batch: list[_Task]) -> list[_Task]:
-    """Tell the requests that waited too long, return the others."""
+    """Refuse the requests that waited too long; return the others."""
     kept = []
     for task in batch:
         try:
@@ -173,7 +173,7 @@ def _run(batch: list[_Task], allowed_batch_sizes: tuple[int, ...]) -> None:
     except StatusError as error:
         if len(batch) == 1 or error.code != Code.INVALID_ARGUMENT:
             raise
-        # One request's bad row, such as a broken image, is nobody else's fault.
+        # A bad row, such as a broken image, must not fail the other requests.
         for task in batch:
             try:
                 _run([task], allowed_batch_sizes)

@@ -247,7 +247,7 @@ class _File:
 
 @functools.cache
 def _pool() -> descriptor_pool.DescriptorPool:
-    """The messages that TensorFlow Serving's package lacks, in a pool where they cannot clash with someone else's."""
+    """Make the messages that TensorFlow Serving's package lacks, in a pool of their own, where no others can clash."""
     field_type = descriptor_pb2.FieldDescriptorProto
     scalars = {"int64": field_type.TYPE_INT64, "bool": field_type.TYPE_BOOL, "string": field_type.TYPE_STRING}
     file = descriptor_pb2.FileDescriptorProto(

@@ -1,4 +1,4 @@
-"""HTTP connections that cannot be held: slow, half-closed or too many of them harm nobody else."""
+"""HTTP connections with limits: slow, half-closed or too many of them do not disturb the other clients."""
 
 from __future__ import annotations
 

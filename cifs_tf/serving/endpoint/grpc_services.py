@@ -45,7 +45,7 @@ LOGGER = logging.getLogger("serving")
 MESSAGE_CHARACTERS = 1024
 TRUNCATED = "...TRUNCATED"
 HEALTH_NAMES = ("", "PredictionService", "ModelService", "tensorflow.serving.PredictionService")
-# Of a connection: calls at a time, how long it lasts, and a call that it stalls; clients connect anew by themselves.
+# Of a connection: calls at a time, its lifetime, and that of a stalled call; clients connect again by themselves.
 CONNECTION_LIMITS = (
     ("grpc.max_concurrent_streams", 256),
     ("grpc.max_connection_age_ms", 600_000),
@@ -54,7 +54,7 @@ CONNECTION_LIMITS = (
 
 
 class PredictionService:
-    """Predict and GetModelMetadata; Classify and Regress say why a model cannot.
+    """Predict and GetModelMetadata; Classify and Regress refuse with TF Serving's reason.
 
     Args:
         predictor: answers what was asked.
@@ -172,8 +172,8 @@ async def make_grpc_server(
     Args:
         predictor: answers what was asked.
         addresses: HOST:PORT, or `unix:PATH`.
-        ending: once it is set calls are refused, those that came before are answered. gRPC itself cancels what it has
-            received and not begun when it shuts down: a client that was told before calls somebody else.
+        ending: once it is set calls are refused, those that came before are answered: gRPC itself, when it shuts
+            down, cancels calls that it has received and not begun.
         credentials: of TLS, but for UNIX sockets. Default none.
 
     Returns:

@@ -24,7 +24,7 @@ FIELDS = {
 
 
 def read_tensor(name: str, proto: TensorProto, limit: int) -> np.ndarray:
-    """Read a tensor, as long as it is not much larger than its message: one value may stand for a whole shape.
+    """Read a tensor within a limit: a small message, with one value for a whole shape, may be a large tensor.
 
     Args:
         name: of the input, for the message.
@@ -50,7 +50,7 @@ def read_tensor(name: str, proto: TensorProto, limit: int) -> np.ndarray:
             raise StatusError(Code.RESOURCE_EXHAUSTED, f"Tensor {name} would take {num_bytes} bytes, more than {limit}")
         if dtype != tf.string and len(proto.tensor_content) == num_bytes:
             return np.frombuffer(proto.tensor_content, dtype.as_numpy_dtype).reshape(sizes)
-        # What TensorFlow makes of too many values, of too few and of none is for TensorFlow to say.
+        # TensorFlow has the rules for too many values, too few and none.
         tensor = tf.io.parse_tensor(proto.SerializeToString(), dtype).numpy()
         return tensor if isinstance(tensor, np.ndarray) else np.array(tensor, dtype.as_numpy_dtype)
     except (tf.errors.OpError, ValueError, TypeError, KeyError, NotImplementedError) as error:

@@ -1,4 +1,4 @@
-"""How large the images in a request are, read from their headers: none is decoded before that is known."""
+"""Sizes of the images in a request, read from their headers before one of them is decoded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_images(files: Iterable[bytes], max_pixels: int) -> None:
     """Refuse image files that say they are too large: a few bytes can decode to gigabytes.
 
     Args:
-        files: texts of a request; what is no image is left alone.
+        files: texts of a request; those that are not images are ignored.
         max_pixels: of all of them together, > 0.
 
     Raises:
@@ -45,7 +45,7 @@ def check_images(files: Iterable[bytes], max_pixels: int) -> None:
 
 
 def count_pixels(file: bytes) -> int:
-    """Pixels that an image file claims, over all frames of an animation; 0 for what is no image.
+    """Count the pixels that an image file claims, over all frames of an animation; 0 if it is not an image.
 
     Raises:
         Exception: of whichever kind, if its header is damaged.
@@ -70,7 +70,7 @@ def count_pixels(file: bytes) -> int:
 
 
 def _gif_pixels(file: bytes) -> int:
-    """Of the screen, for each frame: a decoder gives every frame the size of the largest, and decodes them all."""
+    """Count the pixels of all frames: a decoder gives every frame the size of the largest, and decodes them all."""
     width, height, flags = struct.unpack("<HHB", file[6:11])
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     frames = 0

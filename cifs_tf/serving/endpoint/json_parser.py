@@ -78,7 +78,7 @@ def parse(text: bytes) -> Document:
     try:
         body.decode()
     except UnicodeDecodeError:
-        # RapidJSON does not mind; the library takes texts only, so a stray byte becomes a character that nobody uses.
+        # RapidJSON accepts them; its Python library takes texts only, so a stray byte becomes a private character.
         body, is_utf8 = body.decode(errors="surrogateescape").translate(_TO_PRIVATE), False
     decoder = _Decoder()
     try:
@@ -124,7 +124,7 @@ def _understand(error: rapidjson.JSONDecodeError) -> tuple[int, str]:
 
 
 def _offset_in_bytes(text: str, offset: int) -> int:
-    """Where in the bytes that came a place of the text with private characters, encoded, stands."""
+    """Return the offset in the received bytes of an offset in the encoded text with private characters."""
     before = text.encode()[:offset].decode(errors="ignore")
     return len(before.translate(_FROM_PRIVATE).encode(errors="surrogateescape"))
 
@@ -139,9 +139,9 @@ def _restore(value: Any) -> Any:
 
 
 def _first_too_deep(text: bytes) -> int | None:
-    """Where nesting exceeds what the parser's stack can hold, or None.
+    """Return the offset at which nesting exceeds what the parser's stack can hold, or None.
 
-    A text that cannot be that deep is not looked at twice; brackets in strings do not count.
+    A text with too few brackets to be that deep is not searched; brackets in strings do not count.
     """
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH or _depths(text) is None:
         return None
@@ -150,7 +150,7 @@ def _first_too_deep(text: bytes) -> int | None:
 
 
 def _depths(text: bytes, chunk: int = 1 << 20) -> int | None:
-    """Where the number of open brackets first exceeds the limit, or None."""
+    """Return the offset at which the number of open brackets first exceeds the limit, or None."""
     depth = 0
     for start in range(0, len(text), chunk):
         characters = np.frombuffer(text, np.uint8, min(chunk, len(text) - start), start)

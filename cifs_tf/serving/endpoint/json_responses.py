@@ -107,7 +107,7 @@ def _write_nested(writer: Writer, texts: Any) -> None:
 
 
 def _leaf_texts(name: str, tensor: np.ndarray) -> Any:
-    """A tensor as nested lists of the texts of its values; bytes stay bytes where the name says so."""
+    """Return nested lists of the texts of a tensor's values; bytes stay bytes if the name ends in `_bytes`."""
     kind, flat = tensor.dtype.kind, tensor.reshape(-1)
     leaves: Sequence
     if tensor.dtype in (np.float32, np.float64):

@@ -95,7 +95,7 @@ class Writer:
         self._open: list[list] = []
 
     def text(self) -> str:
-        """What was written so far."""
+        """Return what was written so far."""
         return "".join(self._parts)
 
     def start(self, *, array: bool) -> None:

@@ -1,4 +1,4 @@
-"""The one way from checked tensors to a prediction, for REST and gRPC alike."""
+"""From tensors to a prediction, for REST and gRPC alike: checks, limits, batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cifs_tf.serving.endpoint.signatures import check_names, check_tensors, find
 from cifs_tf.serving.endpoint.status import Code, StatusError, invalid_argument
 from cifs_tf.serving.endpoint.versions import Version, Versions
 
-# What an empty text costs at least.
+# Memory of an empty text.
 BYTES_OF_A_TEXT = 64
 
 
@@ -88,7 +88,7 @@ class Predictor:
             if len(lengths) > 1 or -1 in lengths or not is_batchable(signature):
                 return run_alone(version, name, inputs, outputs, deadline)
             parts, (rows,) = [], lengths
-            # A batcher has a limit of its own, which it tells.
+            # A batcher has a limit of its own, and its own message.
             step = self.options.max_run_rows if self._run is run_alone else max(1, rows)
             for start in range(0, max(1, rows), step):
                 part = {key: tensor[start : start + step] for key, tensor in inputs.items()}

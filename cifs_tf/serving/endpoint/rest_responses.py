@@ -18,7 +18,7 @@ def error_body(message: str) -> str:
     writer = Writer()
     writer.start(array=False)
     writer.key("error")
-    # What is quoted from a body that is no UTF-8 must not make an answer that is none.
+    # A message may quote bytes that are not UTF-8; the answer must be UTF-8.
     writer.raw(string_text(message.encode(errors="surrogateescape").decode(errors="replace")))
     writer.end()
     return writer.text()

@@ -107,7 +107,7 @@ class SavedModel:
         self._session.close()
 
     def _callable(self, signature_name: str, outputs: tuple[str, ...]) -> object:
-        """Return a call of the session without `Session.run`'s checks in Python; private to TensorFlow, so a test guards it."""
+        """Return the session's call without the Python checks of `Session.run`; private, guarded by a test."""
         key = signature_name, outputs
         with self._lock:
             if key not in self._callables:
@@ -143,7 +143,7 @@ class OnnxModel:
         self._runtime, self._timeout = onnxruntime, timeout
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
-        options.log_severity_level = 4  # what fails is answered to whoever asked
+        options.log_severity_level = 4  # errors go into the answer
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.signatures: Mapping[str, SignatureDef] = {DEFAULT_SIGNATURE: onnx_signature(self._session)}
 

@@ -1,4 +1,4 @@
-"""Which models are to be served, from which folders and with which versions."""
+"""The models to serve: their folders, versions and labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start the server's parts, watch its folders, and end without losing a request."""
+"""The server: starts its parts, watches the folders of the models, and ends without losing a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model's signature asks of a request, checked before the model runs: no wrong tensor reaches a kernel."""
+"""Checks of a request against a model's signature, before the model runs: no wrong tensor reaches a kernel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHORT_NAMES = {types_pb2.DT_FLOAT: "float", types_pb2.DT_DOUBLE: "double", type
 
 
 def type_name(dtype: int) -> str:
-    """Name of a type in TF Serving's messages, such as `float` for `DT_FLOAT`."""
+    """Return the name of a type in TF Serving's messages, such as `float` for `DT_FLOAT`."""
     return _SHORT_NAMES.get(dtype, types_pb2.DataType.Name(dtype).removeprefix("DT_").lower())
 
 
@@ -125,7 +125,7 @@ def select_outputs(signature: SignatureDef, output_filter: Sequence[str]) -> lis
 
 
 def is_batchable(signature: SignatureDef) -> bool:
-    """Whether every input and output has a free first dimension, so that requests can share or split a run."""
+    """Return whether all inputs and outputs have a free first dimension: then requests can share or split a run."""
     infos = [*signature.inputs.values(), *signature.outputs.values()]
     shapes = [info.tensor_shape for info in infos]
     return all(not shape.unknown_rank and len(shape.dim) > 0 and shape.dim[0].size == -1 for shape in shapes)

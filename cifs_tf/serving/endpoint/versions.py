@@ -40,7 +40,7 @@ class Version:
     failures: int = 0
     retry_at: float = 0.0
     files: tuple = ()
-    # Made by whoever asks first: it takes milliseconds, and never changes.
+    # Made for the first request: it takes milliseconds, and never changes.
     metadata_text: str | None = None
 
     @property
