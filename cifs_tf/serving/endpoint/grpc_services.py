@@ -65,7 +65,7 @@ class PredictionService:
 
     def predict(self, request: PredictRequest, started: float) -> PredictResponse:
         """Run a model."""
-        with self._count(request.model_spec, "Predict"), self._use(request) as version:
+        with self._predictor.count(request.model_spec.name, "Predict", "GRPC"), self._use(request) as version:
             limit = self._predictor.options.max_request_bytes
             inputs = {name: read_tensor(name, proto, limit) for name, proto in request.inputs.items()}
             spec = request.model_spec
@@ -103,7 +103,8 @@ class PredictionService:
         return self._refuse(request, "regress")
 
     def _refuse(self, request: Any, method: str) -> Message:
-        with self._count(request.model_spec, method.capitalize()), self._use(request) as version:
+        api = method.capitalize()
+        with self._predictor.count(request.model_spec.name, api, "GRPC"), self._use(request) as version:
             raise check_method(version.loaded.signatures, request.model_spec.signature_name, method)
 
     def _use(self, request: Any) -> contextlib.AbstractContextManager[Version]:
@@ -113,11 +114,6 @@ class PredictionService:
         if not spec.name:
             raise invalid_argument("ModelSpec has no name specified.")
         return self._predictor.versions.use(spec.name, _number(spec), spec.version_label or None)
-
-    def _count(self, spec: ModelSpec, api: str) -> contextlib.AbstractContextManager[None]:
-        if spec.name not in self._predictor.versions.configs():
-            return contextlib.nullcontext()
-        return self._predictor.metrics.request(spec.name, api, "GRPC")
 
 
 class ModelService:

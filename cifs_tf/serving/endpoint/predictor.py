@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,12 @@ class Predictor:
     ) -> None:
         self.versions, self.metrics, self.options = versions, metrics, options
         self._run: Runner = batcher or run_alone
+
+    def count(self, model: str, api: str, entrypoint: str) -> contextlib.AbstractContextManager[None]:
+        """Count and time a request, see `Metrics.request`, unless it names a model that is not served."""
+        if model not in self.versions.configs():
+            return contextlib.nullcontext()
+        return self.metrics.request(model, api, entrypoint)
 
     def predict(
         self,

@@ -159,7 +159,7 @@ class RestApi:
                 text = _unzip(body, self._predictor.options.max_request_bytes) if gzipped else body
                 action = found["method"]
                 if action in ("predict", "classify", "regress"):  # the path may have capitals
-                    with self._count(target, action.capitalize()):
+                    with self._predictor.count(target.model, action.capitalize(), "REST"):
                         if action != "predict":
                             self._refuse(action, target, text)
                         return json_response(200, self._predict(target, text, started))
@@ -169,11 +169,6 @@ class RestApi:
             raise invalid_argument(f"Malformed request: {method} {path}")
         except StatusError as error:
             return error_response(error.code, error.message)
-
-    def _count(self, target: Target, api: str) -> contextlib.AbstractContextManager[None]:
-        if target.model not in self._predictor.versions.configs():
-            return contextlib.nullcontext()
-        return self._predictor.metrics.request(target.model, api, "REST")
 
     def _use(self, target: Target) -> contextlib.AbstractContextManager[Version]:
         return self._predictor.versions.use(target.model, target.version, target.label)

@@ -1,1 +1,1 @@
-"""The parts of export: reading a run, its model card, warm-up requests, an 8-bit variant."""
+"""From a run to a version that a server loads: its files, model card, warm-up requests, an 8-bit variant."""
