@@ -99,13 +99,13 @@ def save_figure(figure: Figure, file: str | os.PathLike[str]) -> None:
 
     Args:
         figure: to be written.
-        file: its suffix decides on the format, such as `.png`, `.svg` or `.pdf`.
+        file: its suffix decides on the format, such as `.png` (default), `.svg` or `.pdf`; its folder is made.
 
     Raises:
         ValueError: if there is no such format.
         OSError: if the file cannot be written.
     """
-    kind = Path(file).suffix.lower().lstrip(".")
+    kind = Path(file).suffix.lower().lstrip(".") or "png"
     write_atomically(Path(file), lambda path: figure.savefig(path, format=kind, metadata=METADATA.get(kind)))
 
 

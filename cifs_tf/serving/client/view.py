@@ -143,6 +143,8 @@ def draw(
             plot.bar([str(channel) for channel in chosen], values, color=BLUE)
             plot.set_title(f"importance in {layer}, by channel", fontsize=8)
             plot.tick_params(labelsize=7)
+    if not Path(file).parent.is_dir():
+        raise UserError("picture", file, f"there is no folder {Path(file).parent}, make it first")
     try:
         save_figure(figure, file)
     except (OSError, ValueError) as error:
