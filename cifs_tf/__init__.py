@@ -37,6 +37,8 @@ __all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("cifs_tf.extras").own_version()
     if name not in _HOME:
         raise AttributeError(f"module 'cifs_tf' has no attribute {name!r}")
     return getattr(importlib.import_module(f"cifs_tf.{_HOME[name]}"), name)

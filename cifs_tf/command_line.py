@@ -21,6 +21,7 @@ from jsonargparse.typing import register_type
 
 from cifs_tf.config import GROUPS, ModelConfig, Ratio, RunConfig
 from cifs_tf.errors import UserError
+from cifs_tf.extras import how_to_install
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -71,10 +72,9 @@ def make_parser(
     program: str, description: str, groups: Sequence[type], skip: set[str | int] | None = None
 ) -> ArgumentParser:
     """Make the parser of all options that some dataclasses declare, except those to skip."""
-    name = program_name()
     parser = _Parser(
-        prog=name if name.startswith("cifs-tf ") else program,
-        description=description,
+        prog=as_started(program),
+        description=as_started(description),
         epilog="A list is written with commas: a,b,c.",
         formatter_class=_Help,
         exit_on_error=False,
@@ -187,7 +187,7 @@ def command(name: str) -> str:
 
 
 def run_program(main: Callable[[Sequence[str]], int | None], options: Sequence[str] = ()) -> NoReturn:
-    """Run a program's `main(argv)` and exit: a user's error is one sentence and code 2, Ctrl-C is 130.
+    """Run a program's `main(argv)` and exit: a user's error or a missing extra is one sentence and code 2, Ctrl-C 130.
 
     Args:
         main: the program.
@@ -201,10 +201,26 @@ def run_program(main: Callable[[Sequence[str]], int | None], options: Sequence[s
         option = "--" if error.argument in (*RunConfig().flat(), *options) else ""
         print(f"{program}: error: {option}{error}", file=sys.stderr)
         code = EXIT_USER_ERROR
+    except ModuleNotFoundError as error:
+        sentence = how_to_install(error)
+        if sentence is None:
+            raise
+        print(f"{program}: error: {sentence}", file=sys.stderr)
+        code = EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted; the same command continues.", file=sys.stderr)
         code = EXIT_INTERRUPTED
     sys.exit(code)
+
+
+def as_started(text: str) -> str:
+    """Rewrite the names of scripts in a help text to `cifs-tf COMMAND`, if that is what was started."""
+    if not program_name().startswith("cifs-tf "):
+        return text
+    programs = "run|evaluate|analyse|tune|reproduce|benchmark|export|server|client"
+    renamed = {"server": "serve", "client": "predict"}
+    script = rf"(?:python )?(?:(?:training|serving)/)?\b({programs})\.py"
+    return re.sub(script, lambda found: f"cifs-tf {renamed.get(found[1], found[1])}", text)
 
 
 def import_plugins(model: ModelConfig) -> None:

@@ -40,8 +40,12 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Files with many slow tests first: what comes last is short, so that no worker waits long for another."""
+    """Notebooks are slow. Files with many slow tests first: what comes last is short, so that no worker waits long."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker("slow")
     slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "cifs_tf"
 FREE = (
-    *("config", "errors", "files", "command_line", "distribute", "hardware", "statistics", "figures"),
+    *("config", "errors", "files", "command_line", "distribute", "extras", "hardware", "statistics", "figures"),
     *("tables", "templates"),
 )
 LIBRARY = ("data", "layers", "models", "losses", "attacks", "adversarial", "evaluation", "analysis", "export")

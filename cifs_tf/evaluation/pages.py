@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cifs_tf.evaluation.records import Example, Report
+from cifs_tf.extras import is_installed
 from cifs_tf.files import write_atomically
 from cifs_tf.templates import template_environment
 
@@ -20,6 +21,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 def write_report(report: Report, folder: str | os.PathLike[str], examples: Sequence[Example] = ()) -> list[Path]:
     """Write a report to a folder, each file whole or not at all.
 
+    The page has figures if matplotlib is installed (the extra `report`).
+
     Args:
         report: see `cifs_tf.evaluation.build_report`.
         folder: where to; it is made.
@@ -28,14 +31,17 @@ def write_report(report: Report, folder: str | os.PathLike[str], examples: Seque
     Returns:
         the paths of `report.json`, `report.md` and `report.html`.
     """
-    # Only figures need matplotlib, an optional dependency.
-    from cifs_tf.evaluation.drawings import draw_examples, draw_report
-
     folder = Path(folder)
+    figures: dict[str, str] = {}
+    pictures: list[dict[str, str]] = []
+    if is_installed("report"):
+        from cifs_tf.evaluation.drawings import draw_examples, draw_report
+
+        figures, pictures = draw_report(report), draw_examples(examples)
     texts = (
         json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         _render("report.md.j2", report),
-        _render("report.html.j2", report, figures=draw_report(report), examples=draw_examples(examples)),
+        _render("report.html.j2", report, figures=figures, examples=pictures),
     )
     for name, text in zip(FILES, texts, strict=True):
         write_atomically(folder / name, functools.partial(Path.write_text, data=text, encoding="utf-8"))

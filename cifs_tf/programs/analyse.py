@@ -23,6 +23,7 @@ from rich.progress import track
 from cifs_tf.command_line import names_of, parse_options
 from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
+from cifs_tf.extras import require
 from cifs_tf.programs.analyse_options import AnalyseOptions
 from cifs_tf.runs.findings import Findings
 from cifs_tf.runs.provenance import revision
@@ -49,7 +50,9 @@ class Network:
 
 def main(argv: Sequence[str]) -> None:
     """Parse the command line and look inside."""
-    analyse(parse_options(AnalyseOptions, "analyse.py", argv, __doc__ or ""))
+    options = parse_options(AnalyseOptions, "analyse.py", argv, __doc__ or "")
+    require("report")
+    analyse(options)
 
 
 def analyse(options: AnalyseOptions) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import NoReturn
 
 from cifs_tf.command_line import run_program
 from cifs_tf.errors import UserError
+from cifs_tf.extras import own_version
 
 # A line of help for each; the modules of this package of the same names hold the programs.
 PROGRAMS = {
@@ -29,15 +31,22 @@ def start() -> NoReturn:
     if sys.argv[1:2] and sys.argv[1] in PROGRAMS:
         name = sys.argv.pop(1)
         sys.argv[0] = f"cifs-tf {name}"
-        importlib.import_module(f"cifs_tf.programs.{name}").start()
+        # The program exits by itself; what may fail here is its import, if an extra is not installed.
+        run_program(lambda argv: importlib.import_module(f"cifs_tf.programs.{name}").start())
+    sys.argv[0] = "cifs-tf"
     run_program(_help)
 
 
 def _help(argv: Sequence[str]) -> int:
+    if argv and argv[0] == "--version":
+        print(f"cifs-tf {own_version()}")
+        return 0
     if argv and argv[0] not in ("-h", "--help"):
-        raise UserError("command", argv[0], f"give one of {', '.join(PROGRAMS)}")
+        close = difflib.get_close_matches(argv[0], PROGRAMS, n=1)
+        hint = f"did you mean {close[0]}? Give" if close else "give"
+        raise UserError("command", argv[0], f"{hint} one of {', '.join(PROGRAMS)}")
     print("usage: cifs-tf COMMAND [OPTIONS]\n")
     for name, about in PROGRAMS.items():
         print(f"  {name:<10} {about}")
-    print("\nEach has a --help of its own.")
+    print("\nEach has a --help of its own; cifs-tf --version tells the version.")
     return 0

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from cifs_tf.command_line import names_of, parse_options, run_program
 from cifs_tf.errors import UserError
+from cifs_tf.extras import require
 from cifs_tf.files import check_version
 from cifs_tf.serving.publishing.trained_run import read_run
 
@@ -85,7 +86,9 @@ class ExportOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Parse the command line and publish."""
-    publish(parse_options(ExportOptions, "export.py", argv, __doc__ or ""))
+    options = parse_options(ExportOptions, "export.py", argv, __doc__ or "")
+    require("export")
+    publish(options)
 
 
 def publish(options: ExportOptions) -> Path:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from cifs_tf.command_line import names_of, parse_options
 from cifs_tf.errors import UserError
+from cifs_tf.extras import require
 from cifs_tf.reproduction import overhead
 from cifs_tf.reproduction.catalogue import figures, tables
 from cifs_tf.reproduction.costs import cost, pace_of
@@ -82,6 +83,7 @@ def main(argv: Sequence[str]) -> None:
     console.print(costs_table(parts, scale).screen(f"at most, {scale.name}", caption))
     if options.dry_run:
         return
+    require("report")  # now, and not when the first figure is drawn, hours later
     for part in parts:
         console.rule(part.name)
         run_jobs(part.jobs, workdir, options.data_dir, scale.in_one_process, console)

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
+from cifs_tf.extras import is_installed
 from cifs_tf.runs.provenance import describe, now
 from cifs_tf.runs.recipes import parse_config, run_program
 from cifs_tf.runs.workdir import Workdir, read_json, write_json
@@ -102,6 +103,14 @@ def _run(config: RunConfig, workdir: Workdir, dataset: ImageDataset, cluster: Cl
     from cifs_tf.runs import network as experiment
 
     console = Console()
+    if missing := [extra for extra in ("report", "export") if not is_installed(extra)]:
+        left_out = {"report": "figures", "export": "ONNX file"}
+        console.print(
+            f"note: no {' and no '.join(left_out[extra] for extra in missing)}, for want of an extra: "
+            f"pip install 'cifs-tf[{','.join(missing)}]'",
+            soft_wrap=True,
+            markup=False,
+        )
     models = experiment.model_configs(config)
     result = read_json(workdir.result_file) if workdir.result_file.exists() else {**describe(config), "networks": {}}
     if dataset.unreadable:
@@ -133,16 +142,18 @@ def _run(config: RunConfig, workdir: Workdir, dataset: ImageDataset, cluster: Cl
         console.print(footnote(*((model.defense, result["networks"][model.defense]["evaluation"]) for model in models)))
 
     defense, checkpoint = models[-1].defense, config.output.export_checkpoint
-    written = [workdir.config_file, workdir.result_file, workdir.model_file(defense), workdir.curves_file(defense)]
+    written = [workdir.config_file, workdir.result_file, workdir.model_file(defense)]
+    written += [workdir.curves_file(defense)] if is_installed("report") else []
     written.append(workdir.tensorboard(defense))
     written.append(workdir.evaluation(defense, next(iter(measured)), "paper") / "report.html")
     if config.output.export:
         exported = workdir.export_base(defense) / "1"
         if not exported.exists():
-            with console.status("exporting SavedModel and ONNX, and comparing both with the trained network"):
+            formats = ("savedmodel", "onnx") if is_installed("export") else ("savedmodel",)
+            with console.status(f"exporting {' and '.join(formats)}, and comparing with the trained network"):
                 try:
                     classifier = experiment.load(config, workdir, defense, checkpoint)
-                    export(classifier, exported.parent, class_names=dataset.class_names, version=1)
+                    export(classifier, exported.parent, class_names=dataset.class_names, version=1, formats=formats)
                 except ExportError as error:
                     advice = (
                         f"{error}; the trained network and result.json are whole, give --export false to go without"

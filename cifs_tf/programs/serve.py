@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from cifs_tf.command_line import names_of, parse_options, run_program
+from cifs_tf.extras import require
 from cifs_tf.serving.endpoint.options import ServerOptions
 
 
@@ -31,6 +32,7 @@ def main(argv: Sequence[str]) -> int:
         UserError: for an option that cannot be met; nothing was served then.
     """
     options = parse_options(ServerOptions, "serving/server.py", argv, __doc__)
+    require("serve")
     # TensorFlow takes seconds to import: not before the options have been checked.
     from cifs_tf.serving.endpoint.server import serve
 

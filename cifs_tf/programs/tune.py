@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rich.console import Console
 
 from cifs_tf.errors import UserError
+from cifs_tf.extras import require
 from cifs_tf.runs.provenance import describe, now
 from cifs_tf.runs.recipes import parse_flat, run_program
 from cifs_tf.runs.workdir import Workdir, read_json, write_json
@@ -40,6 +41,7 @@ LAST_SECONDS = 10
 def main(argv: Sequence[str]) -> None:
     """Parse the command line and search."""
     config = SearchConfig.from_flat(parse_flat("tune.py", (__doc__ or "").splitlines()[0], argv, groups_of_options()))
+    require("tune")
     name = config.data.dataset.replace(":", "-").replace("/", "-")
     search(config, Workdir(config.output.workdir or Path("runs") / f"tune-{name}"), argv)
 

@@ -21,6 +21,7 @@ from cifs_tf.config import ModelConfig, RunConfig
 from cifs_tf.data import ImageDataset, Split
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import as_attacked, build_report, evaluate, make_attacks, make_suite, merge, write_report
+from cifs_tf.extras import is_installed
 from cifs_tf.files import write_atomically
 from cifs_tf.losses import attack_betas_for, head_weights
 from cifs_tf.models import Classifier, build_classifier, with_precision
@@ -198,7 +199,8 @@ def _publish(
     """Write curves and networks of a training that is finished."""
     defense = model.defense
     history = read_json(workdir.history_file(defense))
-    write_curves(history, f"{config.data.dataset}, {defense}, {config.train.method}", workdir.curves_file(defense))
+    if is_installed("report"):
+        write_curves(history, f"{config.data.dataset}, {defense}, {config.train.method}", workdir.curves_file(defense))
     if best_epoch(history) is not None:
         best = build(config, model, dataset)
         best.set_weights(read_arrays(workdir.checkpoints(defense) / BEST, [w.shape for w in best.weights]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cifs_tf.config import RunConfig
+from cifs_tf.extras import versions_of
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "tf2onnx", "onnxruntime", "keras-tuner")
 
@@ -29,7 +29,7 @@ def describe(config: RunConfig) -> dict[str, Any]:
         "config": config.flat(),
         "versions": {
             "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in PACKAGES},
+            **versions_of(PACKAGES),
         },
         "revision": revision(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",

@@ -17,7 +17,10 @@ from cifs_tf.command_line import make_parser, parse_values, program_name, value_
 from cifs_tf.config import GROUPS, DataConfig, RunConfig
 from cifs_tf.runs import preemption
 
-RECIPES = Path(__file__).resolve().parents[2] / "training" / "recipes"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# The wheel carries the recipes in the package; in a checkout they lie where people edit them.
+_INSTALLED, _CHECKOUT = _PACKAGE / "recipes", _PACKAGE.parent / "training" / "recipes"
+RECIPES = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 
 
 def parse_config(program: str, description: str, argv: Sequence[str]) -> RunConfig:
@@ -60,17 +63,32 @@ def parse_flat(
         SystemExit: after `--help` and `--print_config`, with code 0.
     """
     arguments = [with_underscores(argument) for argument in argv]
-    recipe = value_of("recipe", arguments) or str(recipe_for(value_of("dataset", arguments) or DataConfig.dataset))
+    given = value_of("recipe", arguments)
+    recipe = find_recipe(given) if given else str(recipe_for(value_of("dataset", arguments) or DataConfig.dataset))
     # In front, wherever it was given: the options override it.
     arguments = [f"--recipe={recipe}", *_without("recipe", arguments)]
     parser = make_parser(program, description, groups)
     parser.add_argument(
         "--recipe",
         action=ActionConfigFile,
-        help="YAML file of options; default: training/recipes/DATASET.yaml, or default.yaml",
+        help="YAML file of options, or the name of one of training/recipes; default: that of the dataset, or default",
     )
     parsed = parse_values(parser, arguments, groups)
     return {name: value for name, value in parsed.items() if name != "recipe"}
+
+
+def find_recipe(recipe: str) -> str:
+    """Return the path of a recipe: a file, or one of the project's own, from whichever folder it is asked for.
+
+    Args:
+        recipe: path of a file, or the project's recipe as `cifar10_fat` or `training/recipes/cifar10_fat.yaml`.
+
+    Returns:
+        the path; what was given if there is no such recipe.
+    """
+    name = recipe.removeprefix("training/recipes/").removesuffix(".yaml")
+    own = RECIPES / f"{name}.yaml"
+    return str(own) if not Path(recipe).is_file() and "/" not in name and own.is_file() else recipe
 
 
 def recipe_for(dataset: str) -> Path:

@@ -136,7 +136,7 @@ class Workers:
                 f"{PREFIX}TUNER_ID": name,
                 LAUNCHED: "1",
             }
-            command = [sys.executable, sys.argv[0], *argv, "--workers=null"]
+            command = [sys.executable, "-m", "cifs_tf", "tune", *argv, "--workers=null"]
             with (self.folder / f"{name}.log").open("a") as log:
                 processes.append(
                     subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from cifs_tf.data import ImageDataset
+from cifs_tf.extras import versions_of
 from cifs_tf.models import Classifier
 from cifs_tf.serving.endpoint.servables import onnx_signature
 from cifs_tf.serving.publishing.quantization import accuracy_of
@@ -89,7 +89,7 @@ def make_card(
         "training": {name: result.get(name) for name in ("versions", "revision", "machine", "started", "finished")},
         "exported": {
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+            "versions": versions_of(PACKAGES),
         },
         "measured": measured,
         "not_measured_because": reason,
