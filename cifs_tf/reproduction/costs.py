@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from cifs_tf.reproduction import overhead
 from cifs_tf.reproduction.overhead import STEPS, Overhead
@@ -17,14 +17,8 @@ APGD_STEPS, SQUARE_QUERIES, FEW_TARGETS = 100, 5000, 3
 SMALL_EPOCH_SECONDS, SMALL_TRAIN, SMALL_STEPS = 115, 10_000, 7
 
 
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """Size of a backbone on its dataset's images, counted by `cifs_tf.models.flops.count_flops` (a test counts again).
-
-    Args:
-        flops: of a forward pass, for one image.
-        parameters: with those of normalisation.
-    """
+class Size(NamedTuple):
+    """FLOPs of a forward pass for one image, and parameters, by `cifs_tf.models.flops.count_flops` (a test checks)."""
 
     flops: float
     parameters: int
@@ -50,15 +44,8 @@ UPDATE = 3.0
 UPDATES = {"trades": 7.0, "mart": 6.0}
 
 
-@dataclasses.dataclass(frozen=True)
-class Pace:
-    """A machine's pace.
-
-    Args:
-        name: what it is.
-        training: seconds for a floating-point operation of training.
-        evaluation: the same of an attack in an evaluation.
-    """
+class Pace(NamedTuple):
+    """A machine, and its seconds for a floating-point operation of training and of an attack in an evaluation."""
 
     name: str
     training: float
@@ -80,16 +67,8 @@ _SMALL_PACE = SMALL_EPOCH_SECONDS / (SMALL_TRAIN * (_passes(SMALL_STEPS) + UPDAT
 CPU_CORE = Pace("one core of an AMD EPYC without AVX512", _SMALL_PACE, _SMALL_PACE)
 
 
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """What some jobs cost at most.
-
-    Args:
-        networks: to train.
-        evaluations: of them.
-        hours: of the machine.
-        disk: in bytes.
-    """
+class Cost(NamedTuple):
+    """The most that some jobs cost: networks to train, evaluations of them, hours of the machine, bytes on the disk."""
 
     networks: int
     evaluations: int
