@@ -49,8 +49,7 @@ class APGD(Attack):
         num_steps: iterations, >= 0. Default 100, AutoAttack's.
         loss: `"cross_entropy"` (default), `"dlr"` (3 classes or more) or `"targeted_dlr"` (4 classes or more).
         rho: share of the steps between two checks that must have raised the loss. Default 0.75.
-        norm: `"linf"` (default) or `"l2"`.
-        bounds: (lowest, highest) pixel value. Default (0, 1).
+        norm, bounds: see `Ball`.
         compat: count the first step as the reference implementation does, which compares its loss with 0 instead of
             with the loss at the start. Default False.
 
@@ -68,14 +67,12 @@ class APGD(Attack):
     rho: float = 0.75
     compat: bool = False
 
+    needs_seed = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.loss not in MINIMUM_CLASSES:
             raise UserError("loss", self.loss, f"give one of {', '.join(MINIMUM_CLASSES)}")
-
-    @property
-    def needs_seed(self) -> bool:
-        return True
 
     @property
     def is_targeted(self) -> bool:

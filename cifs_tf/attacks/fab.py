@@ -30,8 +30,7 @@ class FABT(Attack):
         max_share: largest share of the image's own projection in the mixture. Default 0.1.
         overshoot: how far beyond the boundary to go. Default 1.05.
         backward: share of the distance kept on the step back. Default 0.9.
-        norm: `"linf"`, the only one here.
-        bounds: (lowest, highest) pixel value. Default (0, 1).
+        norm, bounds: see `Ball`; the norm is `"linf"`.
 
     Reference:
         Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020.
@@ -46,10 +45,7 @@ class FABT(Attack):
     backward: float = 0.9
 
     norms = ("linf",)
-
-    @property
-    def is_targeted(self) -> bool:
-        return True
+    is_targeted = True
 
     @property
     def cost(self) -> float:

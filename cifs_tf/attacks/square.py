@@ -30,8 +30,7 @@ class Square(Attack):
         epsilon: radius, in the units of the images, see `Ball`.
         num_queries: >= 0. Default 5000, AutoAttack's.
         initial_share: share of the pixels that the first squares cover, in (0, 1]. Default 0.8.
-        norm: `"linf"`, the only one here.
-        bounds: (lowest, highest) pixel value. Default (0, 1).
+        norm, bounds: see `Ball`; the norm is `"linf"`.
         compat: draw one window and one sign per channel for the whole batch, as the reference implementation does,
             instead of one for each example; the result then depends on the batch. Default False.
 
@@ -49,15 +48,12 @@ class Square(Attack):
     compat: bool = False
 
     norms = ("linf",)
+    needs_seed = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.initial_share <= 1:
             raise UserError("initial_share", self.initial_share, "give a number above 0, at most 1")
-
-    @property
-    def needs_seed(self) -> bool:
-        return True
 
     @property
     def cost(self) -> float:
