@@ -10,14 +10,16 @@ from cifs_tf.attacks import APGD, FABT, PGD, Square, fgsm
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.tasks import Crafted, Flips, Gradients, Natural, Stability, Task
+from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.losses import PAPER_ATTACK_BETAS, attack_betas_for
 
 ATTACK_NAME = re.compile(r"(?P<kind>pgd|cw)(?P<num_steps>[1-9]\d*)")
 PAPER_ATTACKS = ("fgsm", "pgd20", "cw30", "pgd100")
-SUITES = ("quick", "paper", "paper_aa", "apgd", "standard", "strict")
+SUITES = ("quick", "paper", "paper_aa", "apgd", "standard", "adaptive", "strict")
 MAX_TARGETS = 9
 FEW_TARGETS = (2, 3, 4)
 RESTARTS = 3
+SHORT_APGD_STEPS = 50
 DLR_CLASSES, TARGETED_DLR_CLASSES = 3, 4
 
 
@@ -83,18 +85,21 @@ def make_suite(
 
     `quick`: a first look, with a small audit. `paper`: every attack of Section 4.1 at every beta_atk, on all images.
     `paper_aa`: APGD and Square (Appendix B.1). `apgd`: APGD-CE, and APGD-T towards the three nearest classes.
-    `standard`: AutoAttack's APGD-CE, APGD-T, FAB-T and Square. `strict`: `paper`, then on the survivors PGD, C&W
-    and APGD at every beta_atk through every mask gradient, restarts, AutoAttack through every mask gradient, and the
-    audit with its curves.
+    `standard`: AutoAttack's APGD-CE, APGD-T, FAB-T and Square. `adaptive`: `paper`, then on the survivors short
+    runs of APGD on three losses at every beta_atk through every mask gradient, the small audit and Square. `strict`:
+    `paper`, then on the survivors PGD, C&W and APGD at every beta_atk through every mask gradient, restarts,
+    AutoAttack through every mask gradient, and the audit with its curves.
 
     Args:
         name: of the suite.
         model: the attacked model: its heads, classes and mask gradients decide what applies.
         epsilon: radius of the L-infinity ball, in (0, 1].
-        attacks: of `paper` and `strict`, see `make_attacks`; None (default) is FGSM, PGD-20, C&W-30 and PGD-100.
+        attacks: of `paper`, `adaptive` and `strict`, see `make_attacks`; None (default) is FGSM, PGD-20, C&W-30 and
+            PGD-100.
         betas: the attacker's settings of beta_atk. Default the paper's nine.
         mask_gradients: which to attack through; None (default) is all that the model has.
-        audit: whether to look for gradient masking; None (default) in `quick` and `strict`.
+        audit: whether to look for gradient masking; None (default) in `quick`, `adaptive` and
+            `strict`.
         surrogate: another model, for a transfer attack in the audit.
 
     Returns:
@@ -112,12 +117,14 @@ def make_suite(
     fitting = attack_betas_for(tuple(betas), model.num_probes)
     masks = _mask_gradients(model, mask_gradients)
     tasks: list[Task] = [Natural()]
-    if name in ("paper", "strict"):
+    if name in ("paper", "adaptive", "strict"):
         tasks += paper_tasks(attacks or make_attacks(PAPER_ATTACKS, epsilon), fitting, masks[0])
+    # Every raw prediction by itself, beyond the paper's two.
+    single = [f"infinity-{i}" for i in range(1, model.num_probes + 1)]
+    every = [*fitting, *(beta for beta in single if beta not in fitting)]
+    if name == "adaptive":
+        tasks += short_adaptive_tasks(model, epsilon, every, masks)
     if name == "strict":
-        # Every raw prediction by itself, beyond the paper's two.
-        single = [f"infinity-{i}" for i in range(1, model.num_probes + 1)]
-        every = [*fitting, *(beta for beta in single if beta not in fitting)]
         tasks += adaptive_tasks(model, epsilon, every, masks)
     if name == "quick":
         tasks += quick_tasks(model, epsilon, fitting, masks)
@@ -134,7 +141,7 @@ def make_suite(
         tasks += [task for task in standard if task.mask_gradient == masks[0]]
     if name == "strict":
         tasks += [task for task in standard if task.family != "square"]
-    if audit or (audit is None and name in ("quick", "strict")):
+    if audit or (audit is None and name in ("quick", "adaptive", "strict")):
         tasks += audit_tasks(model, epsilon, masks, surrogate=surrogate, thorough=name == "strict")
     if name == "strict":
         # Last, on the survivors of every attack with gradients; it reads logits only, so it needs no mask gradient.
@@ -178,6 +185,34 @@ def adaptive_tasks(
     if model.num_classes >= DLR_CLASSES:
         attacks["apgd_dlr"] = APGD(epsilon=epsilon, loss="dlr")
     return _grid(attacks, mask_gradients, betas, section="adaptive", on="standing", suffix=", random start")
+
+
+def short_adaptive_tasks(
+    model: AttackedModel, epsilon: float, betas: Sequence[float | str], mask_gradients: Sequence[str]
+) -> list[Task]:
+    """List every head weighting through every mask gradient on a budget, on the survivors: APGD of 50 steps.
+
+    On the cross-entropy, DLR, and towards the nearest class; towards the two next ones at beta_atk 0. Every run starts
+    at a random point of its own. Fewer settings, such as the one of a network without selection layers, are repeated
+    from other points until there are as many runs as with two selection layers: networks are compared under as many.
+    """
+    few = range(max(1, len(MASK_GRADIENTS) // len(mask_gradients)))
+    starts = range(max(1, len(PAPER_ATTACK_BETAS) * len(MASK_GRADIENTS) // (len(betas) * len(mask_gradients))))
+    attacks: dict[str, APGD] = {"apgd_ce": APGD(epsilon=epsilon, num_steps=SHORT_APGD_STEPS)}
+    if model.num_classes >= DLR_CLASSES:
+        attacks["apgd_dlr"] = APGD(epsilon=epsilon, loss="dlr", num_steps=SHORT_APGD_STEPS)
+    ranks = FEW_TARGETS if model.num_classes >= TARGETED_DLR_CLASSES else ()
+    targeted = APGD(epsilon=epsilon, loss="targeted_dlr", num_steps=SHORT_APGD_STEPS)
+
+    def grid(attacks: Mapping[str, Any], betas: Sequence[float | str], start: int, rank: int = 2) -> list[Task]:
+        suffix = f", start {start + 1}"
+        return _grid(attacks, mask_gradients, betas, section="adaptive", on="standing", suffix=suffix, target_rank=rank)
+
+    tasks = [task for start in starts for task in grid(attacks, betas, start)]
+    for rank in ranks:
+        chosen, runs = (betas, starts) if rank == FEW_TARGETS[0] else ([0], few)
+        tasks += [task for start in runs for task in grid({"apgd_t": targeted}, chosen, start, rank)]
+    return tasks
 
 
 def quick_tasks(
@@ -289,11 +324,13 @@ def _grid(
     section: str,
     on: str,
     suffix: str = "",
+    target_rank: int = 0,
 ) -> list[Task]:
     """List every attack through every mask gradient at every beta_atk."""
+    target = f", target {target_rank}" if target_rank > FEW_TARGETS[0] else ""
     return [
         Crafted(
-            name=f"{name}, beta {beta}, {mask}{suffix}",
+            name=f"{name}{target}, beta {beta}, {mask}{suffix}",
             on=on,
             counts=True,
             section=section,
@@ -301,6 +338,7 @@ def _grid(
             attack=attack,
             beta=beta,
             mask_gradient=mask,
+            target_rank=target_rank or 2,
         )
         for name, attack in attacks.items()
         for mask in mask_gradients

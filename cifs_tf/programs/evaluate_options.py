@@ -9,7 +9,7 @@ from typing import Literal
 from cifs_tf.config import MachineConfig, MaskGradient, Ratio
 from cifs_tf.errors import UserError
 
-Suite = Literal["quick", "paper", "paper_aa", "apgd", "standard", "strict"]
+Suite = Literal["quick", "paper", "paper_aa", "apgd", "standard", "adaptive", "strict"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +19,9 @@ class EvaluateOptions:
     Args:
         model: workdir of a run, .keras file, or SavedModel folder.
         suite: quick (a first look, with an audit), paper (Section 4.1, every beta_atk), paper_aa (Appendix B.1, APGD
-            and Square), apgd (APGD-CE and APGD-T, three targets), standard (AutoAttack), or strict (per image, the
-            worst case over all of it).
+            and Square), apgd (APGD-CE and APGD-T, three targets), standard (AutoAttack), adaptive (paper, then short
+            runs of APGD at every beta_atk through every mask gradient) or strict (per image, the worst case over all
+            of it).
         checkpoint: of a run: the network after its last epoch, or after its best on the validation images.
         defense: which network of a run; null is its own, not the twin.
         dataset: as for run.py; null is that of the run in whose workdir the model lies.
@@ -28,10 +29,11 @@ class EvaluateOptions:
         examples: attack a class-balanced subset of so many test images; null is 200 for quick, 2000 for paper_aa, and
             all of them otherwise.
         epsilon: radius of the L-infinity ball; null is that of the run, or of the dataset's recipe.
-        attacks: of the suites paper and strict: fgsm, pgdN, cwN; null is the run's, or those of the dataset's recipe.
+        attacks: of the suites paper, adaptive and strict: fgsm, pgdN, cwN; null is the run's, or those of the dataset's
+            recipe.
         attack_betas: the attacker's settings of beta in Eq. (3); null is the run's, or the paper's nine.
         mask_gradients: attack through these gradients of the mask, first the one for paper; null is all there are.
-        audit: look for gradient masking; null does so in quick and strict.
+        audit: look for gradient masking; null does so in quick, adaptive and strict.
         surrogate: another model, for a transfer attack in the audit.
         batch_size: images per batch.
         seed: of everything random; null is that of the run, or 0.

@@ -50,6 +50,24 @@ def test_strict_takes_in_every_mask_gradient_and_beta(cifs):
     assert [task.x for task in of(tasks, pool="restarts")] == list(range(1, 11))
 
 
+def test_adaptive_attacks_every_network_equally_often(cifs, make_victim):
+    """Nine beta_atk through three mask gradients are 27 runs; with fewer settings there are more starts of each."""
+    tasks = make_suite("adaptive", cifs, 0.1)
+    pairs = [(beta, mask) for beta in PAPER_ATTACK_BETAS for mask in cifs.mask_gradients]
+    for family in ("apgd_ce", "apgd_dlr"):
+        found = of(tasks, family=family, section="adaptive")
+        assert sorted((str(t.beta), t.mask_gradient) for t in found) == sorted((str(b), mask) for b, mask in pairs)
+    assert len(of(tasks, section="paper")) == 4 * 9
+    assert (tasks[-1].family, tasks[-1].attack.num_queries) == ("square", 1000)
+    plain = make_suite("adaptive", make_victim(num_classes=10, num_probes=0), 0.1)
+    one = make_suite("adaptive", cifs, 0.1, mask_gradients=["full"])
+    for suite, runs in ((tasks, [18, 2, 2]), (plain, [27, 3, 3]), (one, [27, 3, 3])):
+        assert len({task.stream for task in suite}) == len(suite)  # every run has random draws of its own
+        by_rank = [len(of(suite, family="apgd_t", section="adaptive", target_rank=rank)) for rank in (2, 3, 4)]
+        assert by_rank == runs
+        assert len(of(suite, family="apgd_ce", section="adaptive")) == runs[0]
+
+
 def test_a_network_without_probes_has_one_beta_and_one_gradient(make_victim):
     for suite in SUITES:
         tasks = make_suite(suite, make_victim(num_classes=10, num_probes=0), 0.1)
@@ -63,7 +81,7 @@ def test_few_classes(classes, has, make_victim):
     assert {task.family for task in tasks} & {"apgd_dlr", "apgd_t"} == has
     assert len(of(tasks, family="fab_t")) == min(9, classes - 1)
     assert bool(describe_missing(victim)) == (classes < 4)
-    for suite in ("quick", "strict"):
+    for suite in ("quick", "adaptive", "strict"):
         losses = {getattr(task.attack, "loss", "") for task in make_suite(suite, victim, 0.1) if task.family}
         assert ("dlr" in losses) == (classes >= 3)
         assert ("targeted_dlr" in losses) == (classes >= 4)
@@ -74,7 +92,7 @@ def test_audit_by_option(cifs):
         default, with_audit, without = (make_suite(suite, cifs, 0.1, audit=audit) for audit in (None, True, False))
         assert of(with_audit, section="audit")
         assert not of(without, section="audit")
-        assert bool(of(default, section="audit")) == (suite in ("quick", "strict"))
+        assert bool(of(default, section="audit")) == (suite in ("quick", "adaptive", "strict"))
 
 
 def test_a_surrogate_makes_transfer_attacks(cifs, make_victim):
