@@ -4,6 +4,7 @@
     python training/reproduce.py --table 1 --scale small        hours on two CPU cores, on Fashion-MNIST
     python training/reproduce.py --table 1,B.1,B.2 --figure 4   the paper's setting, on a GPU
     python training/reproduce.py --table all --figure all --scale smoke
+    python training/reproduce.py --study verdict                does the mask do anything? a day and a half of one core
 
 Everything is written to --workdir; the same command again continues there.
 """
@@ -26,6 +27,7 @@ from cifs_tf.reproduction.costs import cost, pace_of
 from cifs_tf.reproduction.parts import Part, plan_parts
 from cifs_tf.reproduction.runner import run_jobs
 from cifs_tf.reproduction.scales import SCALES, Scale
+from cifs_tf.reproduction.verdict.runner import print_plan, run_study
 from cifs_tf.runs.recipes import run_program
 from cifs_tf.runs.workdir import check_folder
 from cifs_tf.tables import Table
@@ -41,33 +43,41 @@ class ReproduceOptions:
     Args:
         table: numbers separated by commas, such as 1,B.2,E.1, or overhead (the costs of Section 4.1.1), or all.
         figure: numbers separated by commas, such as 1,A.2, or all.
+        study: verdict (docs/verdict.md), by itself; its finished cells and its page are written to docs.
         scale: full (the paper's setting), small (Fashion-MNIST, hours on two CPU cores) or smoke (two steps, to see
             that everything runs).
-        seeds: networks of every row, with the seeds 0, 1, ...
-        workdir: the only folder that is written to; null is runs/reproduce-SCALE.
+        seeds: networks of every row, with the seeds 0, 1, ...; null is 1, for the study 3.
+        workdir: the only folder that is written to, but for a study; null is runs/reproduce-SCALE or runs/STUDY-SCALE.
         data_dir: where TFDS data lies or is downloaded to; null is TFDS' own default.
         dry_run: print what there is to do, with commands, hours and disk, and do nothing.
     """
 
     table: str | None = None
     figure: str | None = None
+    study: Literal["verdict"] | None = None
     scale: Literal["full", "small", "smoke"] = "full"
-    seeds: int = 1
+    seeds: int | None = None
     workdir: str | None = None
     data_dir: str | None = None
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
+        if self.seeds is not None and self.seeds < 1:
             raise UserError("--seeds", self.seeds, "give a number of 1 or more")
+        if self.study is not None and (self.table, self.figure) != (None, None):
+            raise UserError("--study", self.study, "it goes by itself, leave --table and --figure out")
 
 
 def main(argv: Sequence[str]) -> None:
     """Parse the command line, and plan or reproduce."""
     options = parse_options(ReproduceOptions, "reproduce.py", argv, __doc__ or "")
     scale = SCALES[options.scale]
-    workdir = Path(options.workdir or f"runs/reproduce-{scale.name}")
+    workdir = Path(options.workdir or f"runs/{options.study or 'reproduce'}-{scale.name}")
     check_folder(workdir)
+    console = Console()
+    if options.study is not None:
+        (print_plan if options.dry_run else run_study)(options.scale, options.seeds, workdir, options.data_dir, console)
+        return
     asked = (options.table, options.figure)
     if options.dry_run and asked == (None, None):
         asked = (ALL, ALL)
@@ -75,8 +85,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--table", None, "say what to reproduce: --table 1, --figure 3, --table all")
     wanted_tables = _chosen("--table", asked[0], [*tables(), overhead.NAME])
     wanted_figures = _chosen("--figure", asked[1], list(figures()))
-    parts = plan_parts(wanted_tables, wanted_figures, scale, options.seeds, workdir)
-    console = Console()
+    parts = plan_parts(wanted_tables, wanted_figures, scale, options.seeds or 1, workdir)
     if options.dry_run:
         print_commands(parts, workdir, options.data_dir, console)
     caption = f"hours of {pace_of(scale.name).name}; what is done already is not done again"

@@ -1,0 +1,165 @@
+"""Cells of the study, one arm with one seed: planned as ordinary runs and evaluations, kept as one small file each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cifs_tf.errors import UserError
+from cifs_tf.files import write_atomically
+from cifs_tf.reproduction.catalogue import Network
+from cifs_tf.reproduction.plan import Evaluation, Job, Training, plan_training
+from cifs_tf.reproduction.scales import SCALES, Measurement, Scale
+from cifs_tf.reproduction.verdict.study import Arm, Study
+from cifs_tf.runs.workdir import read_json
+
+CHECKPOINTS = ("last", "best")
+SCHEMA = 1
+# Cells are paired by their images.
+AGREE = ("images", "labels", "schema")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One arm with one seed.
+
+    Args:
+        arm: what is trained.
+        seed: of the run and of its evaluation.
+        training: the run.
+        evaluations: of the last and of the best epoch.
+    """
+
+    arm: Arm
+    seed: int
+    training: Training
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return f"{self.arm.name}-seed{self.seed}"
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """What has to be done before it can be written, in order."""
+        return self.training, *self.evaluations
+
+    def file(self, folder: Path) -> Path:
+        """Where it lies in a folder of finished cells."""
+        return folder / f"{self.name}.json"
+
+
+def scale_of(study: Study, name: str) -> Scale:
+    """Say how much is done: `"full"` is the study itself, `"smoke"` next to nothing.
+
+    Raises:
+        UserError: for a scale that the study does not have.
+    """
+    measurements = {"paper": Measurement(study.suite, study.examples, study.attacks)}
+    if name == "smoke":
+        return dataclasses.replace(SCALES["smoke"], measurements=measurements, keeps=None)
+    if name != "full":
+        raise UserError("--scale", name, "the study has one size, full, which two cores carry; or give smoke")
+    return Scale(name="full", about="", settings={}, measurements=measurements)
+
+
+def plan_cells(study: Study, scale: Scale, seeds: int) -> list[Cell]:
+    """List all cells in the order in which they are computed: every arm with seed 0, then with seed 1, ...
+
+    Args:
+        study: arms and measurement.
+        scale: see `scale_of`.
+        seeds: of every arm.
+
+    Returns:
+        the cells.
+
+    Example:
+        >>> from cifs_tf.reproduction.verdict.study import load_study
+        >>> study = load_study()
+        >>> plan_cells(study, scale_of(study, "full"), seeds=1)[0].name
+        'vanilla-seed0'
+    """
+    return [_plan_cell(study, arm, scale, seed) for seed in range(seeds) for arm in study.arms.values()]
+
+
+def _plan_cell(study: Study, arm: Arm, scale: Scale, seed: int) -> Cell:
+    training = plan_training(Network(study.recipe, arm.run, {}), scale, seed)
+    measurement = scale.measurements["paper"]
+    evaluations = tuple(Evaluation(training, "verdict", measurement, checkpoint) for checkpoint in CHECKPOINTS)
+    return Cell(arm, seed, training, evaluations)
+
+
+def pack_bits(verdicts: np.ndarray) -> str:
+    """Write a verdict for each image, bool (images,), as hexadecimal digits, four images each, the first one highest.
+
+    Example:
+        >>> pack_bits(np.array([True, False, False, False, True]))
+        '88'
+    """
+    return np.packbits(np.asarray(verdicts, bool)).tobytes().hex()[: -(-len(verdicts) // 4)]
+
+
+def unpack_bits(text: str, number: int) -> np.ndarray:
+    """Read what `pack_bits` wrote: bool (number,).
+
+    Example:
+        >>> unpack_bits("88", 5).tolist()
+        [True, False, False, False, True]
+    """
+    content = np.frombuffer(bytes.fromhex(text + "0" * (len(text) % 2)), np.uint8)
+    return np.unpackbits(content, count=number).astype(bool)
+
+
+def write_cell(cell: dict[str, Any], file: Path, others: Sequence[dict[str, Any]] = ()) -> None:
+    """Write a finished cell, a line for each of its parts, whole or not at all.
+
+    Args:
+        cell: see `cifs_tf.reproduction.verdict.measure.measure_cell`.
+        file: where to.
+        others: the cells that it will be compared with.
+
+    Raises:
+        UserError: if it was measured on other images than these.
+    """
+    check_paired([*others, cell])
+    parts = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in cell.items()]
+    write_atomically(file, lambda path: path.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8"))
+
+
+def read_cells(folder: Path, study: Study) -> list[dict[str, Any]]:
+    """Read all finished cells of the study's arms, by arm, then by seed.
+
+    Args:
+        folder: of finished cells; it need not be there.
+        study: whose arms count.
+
+    Returns:
+        the cells.
+
+    Raises:
+        UserError: if they were not measured on the same images.
+    """
+    cells = [read_json(file) for name in study.arms for file in sorted(folder.glob(f"{name}-seed*.json"))]
+    check_paired(cells)
+    return sorted(cells, key=lambda cell: (list(study.arms).index(cell["arm"]), cell["seed"]))
+
+
+def check_paired(cells: Sequence[dict[str, Any]]) -> None:
+    """Refuse cells that cannot be compared image by image.
+
+    Raises:
+        UserError: naming one.
+    """
+    for cell in cells:
+        for name in AGREE:
+            if cell[name] != cells[0][name]:
+                both = [f"{each['arm']}-seed{each['seed']}" for each in (cells[0], cell)]
+                advice = f"its {name} is not that of {both[0]}, measure both on the same images"
+                raise UserError("--study", both[1], advice)

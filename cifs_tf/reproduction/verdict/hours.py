@@ -1,0 +1,59 @@
+"""What a cell costs, before it is computed: floating-point operations, at a pace that was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cifs_tf.reproduction.verdict.cells import CHECKPOINTS, Cell
+from cifs_tf.reproduction.verdict.study import Study
+
+# Forward pass of ResNet-10 of width 16 on an image of 32 pixels (`cifs_tf.models.count_flops`, a test counts again).
+FLOPS = 32_344_576
+TRAINING_IMAGES, VALIDATION_STEPS = 4_000, 10
+# Seconds for an operation on one quiet core of an AMD EPYC without AVX512.
+SECONDS = 1 / 44e9
+BETAS = 9
+# Share of the test images that the paper's protocol leaves standing, and that the audit's curves attack on average.
+SURVIVORS, AUDITED = 0.2, 0.3
+# Steps of the strict protocol: APGD of 50 steps, 27 times on each of three losses and 3 times towards each of two more
+# classes; of the audit; and queries of Square.
+STRICT_STEPS, AUDIT_STEPS, QUERIES = 50 * (3 * 27 + 2 * 3), 800, 1_000
+
+
+def hours(cell: Cell, study: Study, workdir: Path) -> float:
+    """Estimate what is left of a cell, in hours of one quiet core.
+
+    Args:
+        cell: arm and seed.
+        study: how it is measured.
+        workdir: of the study, where finished parts lie.
+
+    Returns:
+        hours; parts that are finished cost nothing.
+    """
+    passes = 0.0 if cell.training.is_done(workdir) else _training_passes(cell)
+    for evaluation in cell.evaluations:
+        if not evaluation.settled(workdir).is_done(workdir):
+            passes += _evaluation_passes(cell, study)
+    # Training images under attack, and channels.
+    passes += len(CHECKPOINTS) * (study.training_examples * (2 * VALIDATION_STEPS + 2) + study.examples * 43)
+    return passes * FLOPS * SECONDS / 3600
+
+
+def _training_passes(cell: Cell) -> float:
+    training = cell.training
+    validation = training["val_examples"]
+    update = 2 * training["num_steps"] + 3
+    images = (TRAINING_IMAGES if training["train_examples"] is None else training["train_examples"]) - validation
+    return float(training["epochs"] * (images * update + validation * (2 * VALIDATION_STEPS + 2)))
+
+
+def _evaluation_passes(cell: Cell, study: Study) -> float:
+    betas = 1 if cell.training["defense"] == "vanilla" else BETAS
+    paper = betas * sum(2 * _steps(attack) + 1 for attack in study.attacks)
+    strict = SURVIVORS * (2 * STRICT_STEPS + QUERIES) + AUDITED * 2 * AUDIT_STEPS
+    return study.examples * (paper + strict)
+
+
+def _steps(attack: str) -> int:
+    return 1 if attack == "fgsm" else int(attack.lstrip("pgdcw"))

@@ -1,0 +1,165 @@
+"""The study's page, made from its finished cells and nothing else: no training, no TensorFlow Datasets."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cifs_tf.files import write_atomically
+from cifs_tf.reproduction.scales import flat_config
+from cifs_tf.reproduction.verdict import statistics
+from cifs_tf.reproduction.verdict.cells import read_cells
+from cifs_tf.reproduction.verdict.statistics import WATCHED, Difference
+from cifs_tf.reproduction.verdict.study import NAME, Study
+from cifs_tf.runs.workdir import read_json
+
+TEMPLATES = Path(__file__).parent / "templates"
+PILOT_EVERY = 4
+NOT_REACHED = "regime not reached"
+MAIN_ARMS = ("cifs", "mean_one")
+
+
+def write_page(study: Study, seeds: int, cells_folder: Path, page: Path) -> list[Path]:
+    """Write the page and the picture of its curves, each whole or not at all.
+
+    Args:
+        study: arms and hypotheses.
+        seeds: of every arm, that were planned.
+        cells_folder: of finished cells and of pilots, `pilot-NAME.json`.
+        page: the Markdown file; the picture lies beside it in `figures/`.
+
+    Returns:
+        the files that were written.
+    """
+    cells = read_cells(cells_folder, study)
+    pilots = [read_json(file) for file in sorted(cells_folder.glob("pilot-*.json"))]
+    written = []
+    picture = page.parent / "figures" / f"{NAME}_curves.png"
+    if cells:
+        from cifs_tf.reproduction.verdict.figure import draw_curves
+
+        titles = {arm.name: arm.title for arm in study.arms.values()}
+        figure = draw_curves(mean_curves(cells, titles), list(flat_config(study.recipe)["lr_milestones"]))
+        write_atomically(picture, functools.partial(figure.savefig, dpi=110, format="png"))
+        written.append(picture)
+    text = render(study, seeds, cells, pilots)
+    write_atomically(page, functools.partial(Path.write_text, data=text, encoding="utf-8"))
+    return [page, *written]
+
+
+def render(study: Study, seeds: int, cells: Sequence[dict[str, Any]], pilots: Sequence[dict[str, Any]]) -> str:
+    """Lay the study out in Markdown; with no cells, or few, the page says so.
+
+    Args:
+        study: arms and hypotheses.
+        seeds: of every arm, that were planned.
+        cells: finished ones, see `read_cells`.
+        pilots: runs that chose the schedule: `name`, `command`, `about`, `epochs`, `curves`.
+
+    Returns:
+        the text of the page.
+    """
+    from cifs_tf.evaluation.pages import template_environment  # with TensorFlow, which planning does without
+
+    environment = template_environment(TEMPLATES)
+    environment.filters |= {"percent": percent, "points": points, "signed": signed, "sentence": _sentence}
+    gate, judged = statistics.gate(cells, study), statistics.judge(cells, study)
+    if gate["reached"] is False:
+        judged = {name: {**each, "verdict": NOT_REACHED} for name, each in judged.items()}
+    rows = {name: statistics.accuracies(cells, name) for name in study.arms}
+    text = environment.get_template("verdict.md.j2").render(
+        study=study,
+        config=flat_config(study.recipe),
+        planned=len(study.arms) * seeds,
+        seeds=seeds,
+        cells=cells,
+        pilots=[{**pilot, "rows": _pilot_rows(pilot)} for pilot in pilots],
+        gate=gate,
+        judged=judged,
+        rows=rows,
+        sentences=sentences(study, len(cells), seeds, gate, judged),
+        classes=cells[0]["class_names"] if cells else [],
+    )
+    return text.rstrip() + "\n"
+
+
+def sentences(
+    study: Study, num_cells: int, seeds: int, gate: dict[str, Any], judged: dict[str, dict[str, Any]]
+) -> list[str]:
+    """The outcome in three sentences that may be quoted, or what is still missing in one or two."""
+    planned = len(study.arms) * seeds
+    if any(each["verdict"] == statistics.WAITING for each in judged.values()):
+        missing = f"Not enough cells yet: {num_cells} of {planned} are finished; a verdict needs {study.seeds} seeds."
+        if gate["reached"] is None:
+            return [missing]
+        passes = "passes" if gate["reached"] else "does not pass"
+        return [missing, f"So far vanilla {passes} the gate of robust overfitting ({gate['seeds']} of {seeds} seeds)."]
+    if not gate["reached"]:
+        return [
+            "The regime of robust overfitting was not reached, so nothing is concluded about CIFS: vanilla's robust "
+            f"accuracy on training images ended at {percent(gate['training'])}% and its robust validation accuracy "
+            f"fell by {percent(gate['decline'])} points."
+        ]
+    told = {name: each["verdict"] for name, each in judged.items()}
+    effects = [
+        f"{title}: {points(judged['H1']['contrasts'][title]['difference'])}" for title in judged["H1"]["contrasts"]
+    ]
+    return [
+        f"Where vanilla overfits, the claim that CIFS is more robust than vanilla at the last epoch is {told['H1']} in "
+        f"the worst case of each image ({'; '.join(effects)} points).",
+        f"The claim that it loses less from its best epoch to the last is {told['H2']}.",
+        f"Of the controls, that a permuted mask does as well is {told['H3']}, that a constant mask 1/C does as well is "
+        f"{told['H4']}, and that the effect is gone without the label in the mask is {told['H6']}.",
+    ]
+
+
+def mean_curves(cells: Sequence[dict[str, Any]], titles: dict[str, str]) -> dict[str, np.ndarray]:
+    """Robust validation accuracy of each arm by epoch, a mean over its seeds, by title."""
+    found: dict[str, list[list[float]]] = {}
+    for cell in cells:
+        found.setdefault(titles[cell["arm"]], []).append(cell["curves"][WATCHED])
+    return {title: np.mean(np.array(curves, float), axis=0) for title, curves in found.items()}
+
+
+def percent(share: float | None) -> str:
+    """Write a share in percent; a dash for None.
+
+    Example:
+        >>> percent(0.1234)
+        '12.3'
+    """
+    return "-" if share is None or np.isnan(share) else f"{100 * share:.1f}"
+
+
+def points(difference: Difference | None) -> str:
+    """Write a difference in points with its interval; a dash for None.
+
+    Example:
+        >>> points(Difference(0.05, 0.01, 0.09, 3))
+        '+5.0 [+1.0, +9.0]'
+    """
+    if difference is None:
+        return "-"
+    return f"{signed(difference.mean)} [{signed(difference.low)}, {signed(difference.high)}]"
+
+
+def signed(share: float) -> str:
+    """Write a share in points, with its sign."""
+    return f"{100 * share:+.1f}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _pilot_rows(pilot: dict[str, Any]) -> list[tuple[int, float, float, float]]:
+    """Epoch, robust accuracy in training (as `fit` logs it), natural and robust validation accuracy, now and then."""
+    curves = pilot["curves"]
+    last = len(curves[WATCHED])
+    epochs = sorted({*range(PILOT_EVERY, last + 1, PILOT_EVERY), last, int(np.argmax(curves[WATCHED])) + 1})
+    names = ("robust_accuracy", "val_clean_accuracy", WATCHED)
+    return [(epoch, *(curves[name][epoch - 1] for name in names)) for epoch in epochs]

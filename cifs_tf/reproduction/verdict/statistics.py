@@ -1,0 +1,226 @@
+"""Gate, paired differences and judgements of the study; NumPy only, from the verdicts that the cells hold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cifs_tf.reproduction.verdict.cells import CHECKPOINTS, unpack_bits
+from cifs_tf.reproduction.verdict.study import Hypothesis, Study, Term
+
+Cells = Sequence[dict[str, Any]]
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+SEED = 0
+WATCHED = "val_robust_accuracy"
+DIGITS = 4
+SUPPORTED, CONTRADICTED, UNDECIDED, MIXED, WAITING, MOOT = (
+    *("supported", "contradicted", "undecided", "mixed", "not enough cells yet", "no effect to lose"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A mean over seeds and images of a contrast of verdicts.
+
+    Args:
+        mean: share of the images, in [-4, 4].
+        low: lower end of the 95% interval.
+        high: its upper end.
+        seeds: that it is a mean over.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+def verdicts(cell: dict[str, Any], checkpoint: str, protocol: str) -> np.ndarray:
+    """Read which images a cell has right: bool (images,).
+
+    Under the protocol `paper` these are the verdicts of the attack and beta_atk that leave the lowest accuracy (a
+    minimum of means over all images, Section 4.1).
+
+    Args:
+        cell: see `cifs_tf.reproduction.verdict.measure.measure_cell`.
+        checkpoint: `"last"` or `"best"`.
+        protocol: `"natural"`, `"paper"` or `"worst_case"`.
+    """
+    number, found = len(cell["labels"]), cell["checkpoints"][checkpoint]
+    if protocol != "paper":
+        return unpack_bits(found[protocol], number)
+    each = [unpack_bits(text, number) for by_beta in found["paper"].values() for text in by_beta.values()]
+    return min(each, key=np.sum)
+
+
+def contrast(cells: Cells, terms: Sequence[Term]) -> np.ndarray:
+    """Add up the verdicts of a contrast: float (seeds, images), over the seeds that all its arms have."""
+    by_arm = {term.arm: {cell["seed"]: cell for cell in cells if cell["arm"] == term.arm} for term in terms}
+    seeds = sorted(set.intersection(*(set(found) for found in by_arm.values())))
+    sums = [
+        np.sum(
+            [
+                term.coefficient * verdicts(by_arm[term.arm][seed], term.checkpoint, term.protocol).astype(float)
+                for term in terms
+            ],
+            axis=0,
+        )
+        for seed in seeds
+    ]
+    return np.array(sums)
+
+
+def bootstrap(values: np.ndarray, resamples: int = RESAMPLES) -> Difference:
+    """Estimate a mean over seeds and images with a hierarchical bootstrap: seeds first, then images.
+
+    In every resample seeds are drawn with replacement, then images, which all seeds share: an image that is drawn twice
+    counts twice in each of them. With one seed the chance in training is not in the interval.
+
+    Args:
+        values: float (seeds, images), one of each at least.
+        resamples: how often. Default 10,000.
+
+    Returns:
+        the mean and its 95% percentile interval.
+
+    Example:
+        >>> bootstrap(np.ones((3, 50))).low
+        1.0
+    """
+    generator = np.random.default_rng(SEED)
+    seeds, images = values.shape
+    drawn_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+    means = np.empty(resamples)
+    for start in range(0, resamples, 1000):  # a part at a time: all counts of images at once would take much memory
+        part = drawn_seeds[start : start + 1000]
+        drawn = generator.multinomial(images, np.full(images, 1 / images), size=len(part)) / images
+        means[start : start + len(part)] = np.sum(part * (drawn @ values.T), axis=1)
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Difference(float(values.mean()), float(low), float(high), seeds)
+
+
+def gate(cells: Cells, study: Study) -> dict[str, Any]:
+    """Judge whether vanilla reached the regime of robust overfitting, before anything is compared.
+
+    Args:
+        cells: finished ones.
+        study: with the thresholds.
+
+    Returns:
+        `seeds`, and if there are any: `training` (robust accuracy on training images at the last epoch), `decline`
+        (best minus last robust validation accuracy), `peaks` (epoch of the best), means over the seeds, and `reached`.
+    """
+    found = [cell for cell in cells if cell["arm"] == "vanilla"]
+    if not found:
+        return {"seeds": 0, "reached": None}
+    training = float(np.mean([cell["checkpoints"]["last"]["training"]["robust"] for cell in found]))
+    decline = float(np.mean([max(cell["curves"][WATCHED]) - cell["curves"][WATCHED][-1] for cell in found]))
+    training, decline = round(training, DIGITS), round(decline, DIGITS)  # curves are rounded: no threshold by a hair
+    reached = training >= study.gate["training"] and decline >= study.gate["decline"]
+    peaks = [int(np.argmax(cell["curves"][WATCHED])) + 1 for cell in found]
+    return {"seeds": len(found), "training": training, "decline": decline, "peaks": peaks, "reached": reached}
+
+
+def judge_one(kind: str, margin: float, difference: Difference) -> str:
+    """Judge a contrast by its interval.
+
+    Args:
+        kind: see `Hypothesis`.
+        margin: see `Hypothesis`.
+        difference: the contrast's.
+
+    Returns:
+        `"supported"`, `"contradicted"` or `"undecided"`.
+
+    Example:
+        >>> judge_one("greater", 0.0, Difference(0.05, 0.01, 0.09, 3))
+        'supported'
+    """
+    low, high = difference.low, difference.high
+    if kind == "greater":
+        return SUPPORTED if low > 0 else CONTRADICTED if high < 0 else UNDECIDED
+    if kind == "as_well":
+        return SUPPORTED if low > -margin else CONTRADICTED if high < 0 else UNDECIDED
+    return SUPPORTED if high < margin else CONTRADICTED if low > 0 else UNDECIDED
+
+
+def judge(cells: Cells, study: Study) -> dict[str, dict[str, Any]]:
+    """Judge every hypothesis.
+
+    A verdict needs as many seeds as the study has; before that the differences are told, and not judged. A hypothesis
+    that presumes another effect is moot where that is not supported.
+
+    Args:
+        cells: finished ones.
+        study: with the hypotheses.
+
+    Returns:
+        by name: `verdict`, and `contrasts`: by title the `difference` (None without a seed that all its arms have) and
+        its own `verdict`.
+    """
+    judged: dict[str, dict[str, Any]] = {}
+    for hypothesis in study.hypotheses:
+        contrasts = {
+            title: _judged(hypothesis, contrast(cells, terms), study.seeds)
+            for title, terms in hypothesis.contrasts.items()
+        }
+        found = {each["verdict"] for each in contrasts.values()}
+        verdict = found.pop() if len(found) == 1 else WAITING if WAITING in found else MIXED
+        if hypothesis.presumes is not None and verdict != WAITING:
+            name, title = hypothesis.presumes
+            presumed = judged[name]["contrasts"][title]["verdict"]
+            verdict = {SUPPORTED: verdict, WAITING: WAITING}.get(presumed, MOOT)
+        judged[hypothesis.name] = {"verdict": verdict, "contrasts": contrasts}
+    return judged
+
+
+def _judged(hypothesis: Hypothesis, values: np.ndarray, seeds: int) -> dict[str, Any]:
+    if not len(values):
+        return {"difference": None, "verdict": WAITING}
+    difference = bootstrap(values)
+    enough = difference.seeds >= seeds
+    return {
+        "difference": difference,
+        "verdict": judge_one(hypothesis.kind, hypothesis.margin, difference) if enough else WAITING,
+    }
+
+
+def accuracies(cells: Cells, arm: str) -> dict[str, Any] | None:
+    """Means over an arm's seeds, in [0, 1]: what the page's tables show of it.
+
+    Args:
+        cells: finished ones.
+        arm: its name.
+
+    Returns:
+        `seeds`, and for each checkpoint: the accuracy under each protocol with its interval (a `Difference`),
+        `training` and `natural_training` (accuracies on training images), `channels`, `per_class` (worst case) and
+        `audit_failed` (in how many cells); None without a cell.
+    """
+    found = [cell for cell in cells if cell["arm"] == arm]
+    if not found:
+        return None
+    return {"seeds": len(found), **{checkpoint: _at(found, checkpoint) for checkpoint in CHECKPOINTS}}
+
+
+def _at(cells: Cells, checkpoint: str) -> dict[str, Any]:
+    at = [cell["checkpoints"][checkpoint] for cell in cells]
+    worst = np.array([verdicts(cell, checkpoint, "worst_case") for cell in cells]).mean(axis=0)
+    labels = np.array(cells[0]["labels"])
+    channels = {name: [each["channels"][name] for each in at] for name in at[0]["channels"]}
+    return {
+        "epochs": [each["epoch"] for each in at],
+        **{
+            protocol: bootstrap(np.array([verdicts(cell, checkpoint, protocol) for cell in cells], float))
+            for protocol in ("natural", "paper", "worst_case")
+        },
+        "training": float(np.mean([each["training"]["robust"] for each in at])),
+        "natural_training": float(np.mean([each["training"]["natural"] for each in at])),
+        "channels": {name: None if None in values else float(np.mean(values)) for name, values in channels.items()},
+        "per_class": [float(worst[labels == label].mean()) for label in np.unique(labels)],
+        "audit_failed": sum(each["audit_passed"] is False for each in at),
+    }

@@ -1,0 +1,44 @@
+"""Cells as the study writes them, with numbers that a test chooses."""
+
+import numpy as np
+
+from cifs_tf.reproduction.verdict.cells import pack_bits
+
+IMAGES, CLASSES = 200, 10
+CHANNELS = ("natural_negative_share", "adversarial_negative_share", "natural_alignment", "adversarial_alignment")
+
+
+def make_cell(arm, seed, *, last=0.1, best=0.2, training=0.9, curve=(0.1, 0.2, 0.1), gap=0.05):
+    """A cell whose worst case keeps the first images: a share `last` or `best` of them, the paper `gap` more."""
+
+    def at(share, epoch):
+        def first(share):
+            return pack_bits(np.arange(IMAGES) < round(share * IMAGES))
+
+        return {
+            "epoch": epoch,
+            "natural": first(0.5),
+            "paper": {"pgd20": {"0": first(share + 0.2), "2": first(share + gap)}, "fgsm": {"0": first(0.45)}},
+            "worst_case": first(share),
+            "broke_first": {"pgd20 (paper)": 3},
+            "audit": {},
+            "audit_passed": True,
+            "training": {"images": 100, "attack": "pgd10", "natural": 0.99, "robust": training},
+            "channels": dict.fromkeys(CHANNELS, 0.4),
+            "seconds": 1.0,
+        }
+
+    return {
+        "schema": 1,
+        "arm": arm,
+        "seed": seed,
+        "commands": [],
+        "config": {},
+        "revisions": {"training": "abc", "evaluation": "abc", "cell": "abc"},
+        "finished": "2026-01-01T00:00:00Z",
+        "images": "pixels",
+        "labels": [i % CLASSES for i in range(IMAGES)],
+        "class_names": [f"class{i}" for i in range(CLASSES)],
+        "curves": {"val_robust_accuracy": list(curve), "robust_accuracy": list(curve), "loss": list(curve)},
+        "checkpoints": {"last": at(last, len(curve)), "best": at(best, int(np.argmax(curve)) + 1)},
+    }

@@ -1,0 +1,84 @@
+"""The page, from no cells to all of them."""
+
+import json
+
+import pytest
+
+from cifs_tf.errors import UserError
+from cifs_tf.reproduction.verdict.cells import read_cells, write_cell
+from cifs_tf.reproduction.verdict.page import render, write_page
+from cifs_tf.reproduction.verdict.study import load_study
+from tests.cifs_tf.reproduction.verdict.synthetic import make_cell
+
+STUDY = load_study()
+PILOT = {
+    "name": "a",
+    "command": "python training/run.py --lr_milestones [2]",
+    "about": "Too early.",
+    "curves": {name: [0.1, 0.3, 0.2] for name in ("robust_accuracy", "val_clean_accuracy", "val_robust_accuracy")},
+}
+
+
+def all_cells(seeds=3, **changes):
+    return [
+        make_cell(arm, seed, **(changes if arm == "vanilla" else {"last": 0.3, "best": 0.3}))
+        for arm in STUDY.arms
+        for seed in range(seeds)
+    ]
+
+
+def test_without_cells_the_page_says_so_and_tells_hypotheses_and_pilots():
+    text = render(STUDY, 3, [], [PILOT])
+    assert "**Not enough cells yet: 0 of 33 are finished; a verdict needs 3 seeds.**" in text
+    for hypothesis in STUDY.hypotheses:
+        assert hypothesis.claim in text
+    for arm in STUDY.arms.values():
+        assert arm.title in text
+    assert "| 2 | 10.0 | 10.0 | 30.0 |" not in text
+    assert "| 2 | 30.0 | 30.0 | 30.0 |" in text
+    assert "Hypotheses judged" not in text
+
+
+def test_some_cells_are_shown_and_not_judged():
+    text = render(STUDY, 3, [make_cell("vanilla", 0), make_cell("mean_one", 0, last=0.3)], [])
+    assert "2 of 33 cells" in text
+    assert "| vanilla | 1 | 50.0 [" in text
+    assert "**The gate is passed.**" in text
+    assert "| CIFS, mean one | 1 | +20.0 [" in text
+    assert "| supported" not in text
+
+
+def test_a_finished_study_ends_in_three_sentences():
+    text = render(STUDY, 3, all_cells(), [])
+    quoted = [line for line in text.splitlines() if line.startswith("**") and line.endswith("**")]
+    assert len(quoted) == 3
+    assert "at the last epoch is supported" in quoted[0]
+    assert "| H4 | A constant mask 1/C does as well as CIFS. |" in text
+    assert render(STUDY, 3, all_cells(), []) == text
+
+
+def test_without_the_regime_nothing_is_judged():
+    text = render(STUDY, 3, all_cells(training=0.5), [])
+    assert "**Regime not reached.**" in text
+    assert "nothing is concluded about CIFS" in text
+    assert "in all: **regime not reached**" in text
+
+
+def test_page_and_picture_are_written_from_files(tmp_path):
+    cells = tmp_path / "results"
+    for cell in all_cells(seeds=1):
+        write_cell(cell, cells / f"{cell['arm']}-seed{cell['seed']}.json")
+    (cells / "pilot-a.json").write_text(json.dumps(PILOT))
+    written = write_page(STUDY, 3, cells, tmp_path / "verdict.md")
+    assert [path.name for path in written] == ["verdict.md", "verdict_curves.png"]
+    first = [path.read_bytes() for path in written]
+    assert write_page(STUDY, 3, cells, tmp_path / "verdict.md") == written
+    assert [path.read_bytes() for path in written] == first
+    assert [cell["arm"] for cell in read_cells(cells, STUDY)] == list(STUDY.arms)
+
+
+def test_cells_of_other_images_are_refused(tmp_path):
+    other = {**make_cell("cifs", 0), "images": "others"}
+    with pytest.raises(UserError, match=r"cifs-seed0; its images is not that of vanilla-seed0"):
+        write_cell(other, tmp_path / "cifs-seed0.json", [make_cell("vanilla", 0)])
+    assert not list(tmp_path.iterdir())

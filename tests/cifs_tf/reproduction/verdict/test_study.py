@@ -1,0 +1,102 @@
+"""Plan, cost and a tiny study from the command line to its page."""
+
+import dataclasses
+import json
+
+import pytest
+from rich.console import Console
+from tests.training import running
+
+from cifs_tf.config import ModelConfig
+from cifs_tf.errors import UserError
+from cifs_tf.models import build_classifier
+from cifs_tf.models.flops import count_flops
+from cifs_tf.reproduction.verdict import runner
+from cifs_tf.reproduction.verdict.cells import plan_cells, scale_of, unpack_bits
+from cifs_tf.reproduction.verdict.hours import FLOPS, hours
+from cifs_tf.reproduction.verdict.study import load_study
+
+STUDY = load_study()
+
+
+def test_every_arm_with_seed_0_comes_first():
+    cells = plan_cells(STUDY, scale_of(STUDY, "full"), STUDY.seeds)
+    assert [cell.name for cell in cells[:3]] == ["vanilla-seed0", "mean_one-seed0", "no_label-seed0"]
+    assert len({cell.training.name for cell in cells}) == len(cells) == 33
+    assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
+
+
+def test_cells_differ_from_the_recipe_in_the_arms_options_only():
+    for cell in plan_cells(STUDY, scale_of(STUDY, "full"), 1):
+        told = {option.removeprefix("--").split("=")[0] for option in cell.training.options}
+        assert told <= {*cell.arm.run, "seed"}, cell.name
+        for option, value in cell.arm.run.items():
+            assert cell.training[option] == value
+
+
+def test_hypotheses_name_arms_of_the_study():
+    for hypothesis in STUDY.hypotheses:
+        for terms in hypothesis.contrasts.values():
+            assert {term.arm for term in terms} <= set(STUDY.arms)
+            assert {term.checkpoint for term in terms} <= {"last", "best"}
+            assert {term.protocol for term in terms} <= {"natural", "paper", "worst_case"}
+    assert [hypothesis.name for hypothesis in STUDY.hypotheses] == ["H1", "H2", "H3", "H4", "H5", "H6"]
+
+
+def test_hours_are_those_of_the_network(tmp_path):
+    config = ModelConfig(arch="resnet10", width=16, defense="vanilla")
+    assert count_flops(build_classifier(config, (32, 32, 3), 10)).forward == FLOPS
+    cells = plan_cells(STUDY, scale_of(STUDY, "full"), 1)
+    assert 0.5 < hours(cells[0], STUDY, tmp_path) < hours(cells[1], STUDY, tmp_path) < 2
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(UserError, match="--scale: received small; the study has one size"):
+        scale_of(STUDY, "small")
+    code, _, err = running.run_here("--study=verdict", "--table=1", cwd=tmp_path, program="reproduce.py")
+    assert code != 0
+    assert "--study: received verdict; it goes by itself" in err
+
+
+def test_dry_run_tells_cells_and_hours(tmp_path):
+    code, out, err = running.run_here("--study=verdict", "--dry-run", "--seeds=1", cwd=tmp_path, program="reproduce.py")
+    assert code == 0, err
+    assert "permuted-seed0" in out
+    assert "hours left, of one quiet core" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_tiny_study_from_training_to_its_page(tmp_path, monkeypatch):
+    """Two arms at the scale `smoke`; the second time nothing is trained, and the page is the same."""
+    small = load_study("smoke")
+    arms = {name: small.arms[name] for name in ("vanilla", "permuted")}
+    small = dataclasses.replace(small, arms=arms, hypotheses=())
+    monkeypatch.setattr(runner, "load_study", lambda scale: small)
+    console = Console(quiet=True)
+    runner.run_study("smoke", 1, tmp_path, None, console)
+    page = (tmp_path / "docs" / "verdict.md").read_text()
+    assert "2 of 2 cells" in page
+    cells = [
+        json.loads((tmp_path / f"docs/results/verdict/{name}-seed0.json").read_text())
+        for name in ("vanilla", "permuted")
+    ]
+    for cell in cells:
+        assert str(tmp_path) not in json.dumps(cell)
+        for found in cell["checkpoints"].values():
+            natural = unpack_bits(found["natural"], len(cell["labels"]))
+            worst = unpack_bits(found["worst_case"], len(cell["labels"]))
+            assert len(natural) == small.examples
+            assert not (worst & ~natural).any()
+            assert 0 <= found["training"]["robust"] <= found["training"]["natural"] <= 1
+            assert set(found["paper"]) == set(small.attacks)
+        assert len(cell["curves"]["val_robust_accuracy"]) == cell["config"]["epochs"]
+        assert file.stat().st_size < 100_000
+    assert len(cells[1]["checkpoints"]["last"]["paper"]["fgsm"]) == 9
+
+    def refuse(*arguments):
+        raise AssertionError("nothing is left to do")
+
+    monkeypatch.setattr(runner, "_compute", refuse)
+    runner.run_study("smoke", 1, tmp_path, None, console)
+    assert (tmp_path / "docs" / "verdict.md").read_text() == page
