@@ -12,9 +12,9 @@ import numpy as np
 
 from cifs_tf.errors import UserError
 from cifs_tf.files import write_atomically
-from cifs_tf.reproduction.catalogue import Network
+from cifs_tf.reproduction.catalogue import NetworkSpec
 from cifs_tf.reproduction.plan import Evaluation, Job, Training, plan_training
-from cifs_tf.reproduction.scales import SCALES, Measurement, Scale
+from cifs_tf.reproduction.scales import SCALES, EvaluationSetup, Scale
 from cifs_tf.reproduction.verdict.study import Arm, Study
 from cifs_tf.runs.workdir import read_json
 
@@ -61,12 +61,12 @@ def scale_of(study: Study, name: str) -> Scale:
     Raises:
         UserError: for a scale that the study does not have.
     """
-    measurements = {"paper": Measurement(study.suite, study.examples, study.attacks)}
+    setups = {"paper": EvaluationSetup(study.suite, study.examples, study.attacks)}
     if name == "smoke":
-        return dataclasses.replace(SCALES["smoke"], measurements=measurements, keeps=None)
+        return dataclasses.replace(SCALES["smoke"], setups=setups, keeps=None)
     if name != "full":
         raise UserError("--scale", name, "the study has one size, full, which two cores carry; or give smoke")
-    return Scale(name="full", about="", settings={}, measurements=measurements)
+    return Scale(name="full", about="", settings={}, setups=setups)
 
 
 def plan_cells(study: Study, scale: Scale, seeds: int) -> list[Cell]:
@@ -90,9 +90,9 @@ def plan_cells(study: Study, scale: Scale, seeds: int) -> list[Cell]:
 
 
 def _plan_cell(study: Study, arm: Arm, scale: Scale, seed: int) -> Cell:
-    training = plan_training(Network(study.recipe, arm.run, {}), scale, seed)
-    measurement = scale.measurements["paper"]
-    evaluations = tuple(Evaluation(training, "verdict", measurement, checkpoint) for checkpoint in CHECKPOINTS)
+    training = plan_training(NetworkSpec(study.recipe, arm.run, {}), scale, seed)
+    setup = scale.setups["paper"]
+    evaluations = tuple(Evaluation(training, "verdict", setup, checkpoint) for checkpoint in CHECKPOINTS)
     return Cell(arm, seed, training, evaluations)
 
 

@@ -9,12 +9,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cifs_tf.reproduction.runner import ROOT, run_jobs
+from cifs_tf.reproduction.runner import run_jobs
 from cifs_tf.reproduction.scales import Scale
 from cifs_tf.reproduction.verdict.cells import Cell, plan_cells, read_cells, scale_of, write_cell
 from cifs_tf.reproduction.verdict.hours import hours
 from cifs_tf.reproduction.verdict.page import write_page
 from cifs_tf.reproduction.verdict.study import NAME, Study, load_study
+
+# Of a checkout; an installed package has no documentation beside it.
+DOCS = Path(__file__).resolve().parents[3] / "docs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Places:
 
 def places_of(scale: str, workdir: Path) -> Places:
     """Return where a scale keeps what: the study itself belongs to the documentation, a trial to its workdir."""
-    docs = ROOT / "docs" if scale == "full" else workdir / "docs"
+    docs = DOCS if scale == "full" and DOCS.is_dir() else workdir / "docs"
     return Places(workdir, docs / "results" / NAME, docs / f"{NAME}.md")
 
 
@@ -104,7 +107,7 @@ def plan_table(study: Study, cells: Sequence[Cell], places: Places) -> Table:
             table.add_row(cell.name, "finished", "")
             continue
         needed = hours(cell, study, workdir)
-        done = [job.program.removesuffix(".py") for job in cell.jobs if job.settled(workdir).is_done(workdir)]
+        done = [job.program for job in cell.jobs if job.settled(workdir).is_done(workdir)]
         table.add_row(cell.name, ", ".join(done), f"{needed:.1f}")
         left += needed
     table.add_section()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,15 +75,15 @@ def contrast(cells: Cells, terms: Sequence[Term]) -> np.ndarray:
     return np.array(sums)
 
 
-def bootstrap(values: np.ndarray, resamples: int = RESAMPLES) -> Difference:
+def bootstrap(values: np.ndarray) -> Difference:
     """Estimate a mean over seeds and images with a hierarchical bootstrap: seeds first, then images.
 
-    In every resample seeds are drawn with replacement, then images, which all seeds share: an image that is drawn twice
-    counts twice in each of them. With one seed the chance in training is not in the interval.
+    In each of 10,000 resamples seeds are drawn with replacement, then images, which all seeds share: an image that is
+    drawn twice counts twice in each of them. With one seed the chance in training is not in the interval. The draws are
+    the same for every contrast of as many seeds and images.
 
     Args:
         values: float (seeds, images), one of each at least.
-        resamples: how often. Default 10,000.
 
     Returns:
         the mean and its 95% percentile interval.
@@ -91,16 +92,18 @@ def bootstrap(values: np.ndarray, resamples: int = RESAMPLES) -> Difference:
         >>> bootstrap(np.ones((3, 50))).low
         1.0
     """
-    generator = np.random.default_rng(SEED)
     seeds, images = values.shape
-    drawn_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
-    means = np.empty(resamples)
-    for start in range(0, resamples, 1000):  # a part at a time: all counts of images at once would take much memory
-        part = drawn_seeds[start : start + 1000]
-        drawn = generator.multinomial(images, np.full(images, 1 / images), size=len(part)) / images
-        means[start : start + len(part)] = np.sum(part * (drawn @ values.T), axis=1)
+    # How often each is drawn: (resamples, seeds) and (resamples, images).
+    drawn_seeds, drawn_images = (_draws(stream, number) for stream, number in enumerate(values.shape))
+    means = np.sum(drawn_seeds * (drawn_images @ values.T), axis=1) / (seeds * images)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Difference(float(values.mean()), float(low), float(high), seeds)
+
+
+@functools.cache
+def _draws(stream: int, number: int) -> np.ndarray:
+    generator = np.random.default_rng([SEED, stream])
+    return generator.multinomial(number, np.full(number, 1 / number), size=RESAMPLES).astype(np.float32)
 
 
 def gate(cells: Cells, study: Study) -> dict[str, Any]:
