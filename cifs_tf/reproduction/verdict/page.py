@@ -16,6 +16,7 @@ from cifs_tf.reproduction.verdict.cells import read_cells
 from cifs_tf.reproduction.verdict.statistics import WATCHED, Difference
 from cifs_tf.reproduction.verdict.study import NAME, Study
 from cifs_tf.runs.workdir import read_json
+from cifs_tf.templates import template_environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 PILOT_EVERY = 4
@@ -63,8 +64,6 @@ def render(study: Study, seeds: int, cells: Sequence[dict[str, Any]], pilots: Se
     Returns:
         the text of the page.
     """
-    from cifs_tf.evaluation.pages import template_environment  # with TensorFlow, which planning does without
-
     environment = template_environment(TEMPLATES)
     environment.filters |= {"percent": percent, "points": points, "signed": signed, "sentence": _sentence}
     gate, judged = statistics.gate(cells, study), statistics.judge(cells, study)

@@ -77,6 +77,7 @@ def trained(request):
     classifier = build(config, config.model, dataset)
     before = [weight.numpy() for weight in classifier.trainable_weights]
     trainer = make_trainer(config, config.model, classifier, steps_per_epoch=2)
+    trainer.run_eagerly = True  # a graph takes longer to make than two steps
     batches = dataset.train.training_batches(config.train.batch_size, seed=0).take(2)
     trainer.fit(batches, epochs=1, steps_per_epoch=2, verbose=0)
     moved = [np.any(a != b.numpy()) for a, b in zip(before, classifier.trainable_weights, strict=True)]
