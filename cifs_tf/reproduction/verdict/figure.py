@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cifs_tf.analysis.plots import NETWORKS
+from cifs_tf.figures import GREY, color_networks, make_figure, styled
 
-LINES = ("-", "--")
+LINES = ("-", "--", ":")
 
 
+@styled
 def draw_curves(curves: Mapping[str, np.ndarray], milestones: Sequence[int]) -> Figure:
     """Draw the robust validation accuracy of each arm over the epochs.
 
@@ -25,19 +25,22 @@ def draw_curves(curves: Mapping[str, np.ndarray], milestones: Sequence[int]) -> 
         the figure.
 
     Example:
-        >>> draw_curves({"vanilla": np.array([0.2, 0.3])}, milestones=[1]).savefig("curves.png")
+        >>> import numpy as np
+        >>> from cifs_tf.reproduction.verdict.figure import draw_curves
+        >>> figure = draw_curves({"vanilla": np.array([0.2, 0.3])}, milestones=[1])
     """
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = make_figure((9, 4.6))
     axes = figure.subplots()
-    for index, (title, values) in enumerate(curves.items()):
-        color, line = NETWORKS[index % len(NETWORKS)], LINES[index // len(NETWORKS) % len(LINES)]
-        axes.plot(np.arange(1, len(values) + 1), 100 * values, color=color, linestyle=line, linewidth=1.4, label=title)
+    colors, drawn = color_networks(curves), list[str]()
+    for title, values in curves.items():
+        line = LINES[drawn.count(colors[title]) % len(LINES)]
+        drawn.append(colors[title])
+        epochs = np.arange(1, len(values) + 1)
+        axes.plot(epochs, 100 * values, color=colors[title], linestyle=line, linewidth=1.4, label=title)
     for milestone in milestones:
-        axes.axvline(milestone + 0.5, color="#888888", linewidth=0.8, linestyle=":")
+        axes.axvline(milestone + 0.5, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation images, attacked (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(frameon=False, fontsize=9, loc="outside right upper")
+    figure.legend(loc="outside right upper")
     return figure

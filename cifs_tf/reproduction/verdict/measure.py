@@ -12,7 +12,7 @@ from cifs_tf.analysis import measure_channels
 from cifs_tf.attacks import PGD
 from cifs_tf.config import RunConfig
 from cifs_tf.data import ImageDataset, Split, load_dataset
-from cifs_tf.evaluation import evaluate, make_attacks, victim_of
+from cifs_tf.evaluation import as_attacked, evaluate, make_attacks
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.tasks import Crafted, Natural
 from cifs_tf.models import Classifier
@@ -133,15 +133,15 @@ def _on_training_images(
     images: Split = dataset.train.class_balanced(min(study.training_examples, len(dataset.train)), "training_examples")
     epsilon = float(config.attack.epsilon)
     attack = PGD(epsilon=epsilon, step_size=epsilon / 4, num_steps=VALIDATION_STEPS)
-    victim = victim_of(classifier)
+    attacked = as_attacked(classifier)
     name = f"pgd{VALIDATION_STEPS}"
     tasks = [
         Natural(),
-        Crafted(name=name, attack=attack, mask_gradient=victim.mask_gradients[0], on="all", family=name),
+        Crafted(name=name, attack=attack, mask_gradient=attacked.mask_gradients[0], on="all", family=name),
     ]
     folder.mkdir(parents=True, exist_ok=True)
     ledger_file = folder / "training.jsonl"
-    report = evaluate(victim, images, tasks, epsilon=epsilon, ledger_file=ledger_file, seed=config.train.seed)
+    report = evaluate(attacked, images, tasks, epsilon=epsilon, ledger_file=ledger_file, seed=config.train.seed)
     fooled = len(Ledger.read(ledger_file).fooled(name))
     return {
         "images": len(images),

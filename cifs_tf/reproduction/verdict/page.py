@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from cifs_tf.figures import save_figure
 from cifs_tf.files import write_atomically
 from cifs_tf.reproduction.scales import flat_config
 from cifs_tf.reproduction.verdict import statistics
 from cifs_tf.reproduction.verdict.cells import read_cells
+from cifs_tf.reproduction.verdict.figure import draw_curves
 from cifs_tf.reproduction.verdict.statistics import WATCHED, Difference
 from cifs_tf.reproduction.verdict.study import NAME, Study
 from cifs_tf.runs.workdir import read_json
@@ -41,11 +43,9 @@ def write_page(study: Study, seeds: int, cells_folder: Path, page: Path) -> list
     written = []
     picture = page.parent / "figures" / f"{NAME}_curves.png"
     if cells:
-        from cifs_tf.reproduction.verdict.figure import draw_curves
-
         titles = {arm.name: arm.title for arm in study.arms.values()}
         figure = draw_curves(mean_curves(cells, titles), list(flat_config(study.recipe)["lr_milestones"]))
-        write_atomically(picture, functools.partial(figure.savefig, dpi=110, format="png"))
+        save_figure(figure, picture)
         written.append(picture)
     text = render(study, seeds, cells, pilots)
     write_atomically(page, functools.partial(Path.write_text, data=text, encoding="utf-8"))
