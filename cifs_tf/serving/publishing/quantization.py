@@ -69,16 +69,16 @@ def add_int8(
     file = path / "model.int8.onnx"
     quantize(path / "model.onnx", file, to_float(calibration.images).numpy())
 
-    float_victim = as_attacked(classifier)
+    float_model = as_attacked(classifier)
     wanted = config.evaluation.eval_mask_gradient
-    mask_gradient = wanted if wanted in float_victim.mask_gradients else float_victim.mask_gradients[0]
+    mask_gradient = wanted if wanted in float_model.mask_gradients else float_model.mask_gradients[0]
     epsilon = float(config.attack.epsilon)
-    tasks = make_tasks(float_victim, epsilon, mask_gradient=mask_gradient, num_queries=num_queries)
+    tasks = make_tasks(float_model, epsilon, mask_gradient=mask_gradient, num_queries=num_queries)
 
-    def attack(name: str, victim: AttackedModel) -> dict[str, Any]:
+    def attack(name: str, model: AttackedModel) -> dict[str, Any]:
         bar = progress.add_task(f"attacking {name}, {len(test)} images", total=1.0)
         return measure(
-            victim,
+            model,
             test,
             tasks,
             seed=config.train.seed,
@@ -99,8 +99,8 @@ def add_int8(
         },
         "num_examples": len(test),
         "test_images_there_are": dataset.num_test_images,
-        "float32": attack("float32", float_victim),
-        "int8": attack("int8", onnx_victim(file, float_victim)),
+        "float32": attack("float32", float_model),
+        "int8": attack("int8", attacked_onnx(file, float_model)),
     }
 
 
@@ -153,21 +153,21 @@ def quantize(source: Path, target: Path, images: np.ndarray) -> None:
         raise ExportError("the network cannot be quantised: it has no convolution")
 
 
-def onnx_victim(file: Path, float_victim: AttackedModel) -> AttackedModel:
-    """Make an ONNX file a victim: its answers, and in place of the gradients that it lacks those of the float network.
+def attacked_onnx(file: Path, float_model: AttackedModel) -> AttackedModel:
+    """Make an ONNX file a model that can be attacked: its answers, with the gradients of the float network.
 
     Args:
         file: an export of this project, or its 8-bit variant.
-        float_victim: the network that it was made from.
+        float_model: the network that it was made from.
 
     Returns:
-        the victim; it answers on the CPU.
+        the model; it answers on the CPU.
 
     Reference:
         Athalye et al., "Obfuscated gradients give a false sense of security", ICML 2018 (BPDA).
     """
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    outputs = ["logits", "probe_logits"] if float_victim.num_probes else ["logits"]
+    outputs = ["logits", "probe_logits"] if float_model.num_probes else ["logits"]
 
     def run(images: np.ndarray) -> np.ndarray:
         logits, *probes = session.run(outputs, {"image": images})
@@ -177,7 +177,7 @@ def onnx_victim(file: Path, float_victim: AttackedModel) -> AttackedModel:
         @tf.custom_gradient
         def heads_fn(images: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
             heads = tf.numpy_function(run, [images], tf.float32, stateful=False)
-            heads = tf.ensure_shape(heads, (images.shape[0], 1 + float_victim.num_probes, float_victim.num_classes))
+            heads = tf.ensure_shape(heads, (images.shape[0], 1 + float_model.num_probes, float_model.num_classes))
 
             def backward(upstream: tf.Tensor) -> tf.Tensor:
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -190,20 +190,20 @@ def onnx_victim(file: Path, float_victim: AttackedModel) -> AttackedModel:
         return heads_fn
 
     return dataclasses.replace(
-        float_victim,
-        name=f"{float_victim.name}, {file.name}",
-        heads_fns={mask: with_gradient_of(heads_fn) for mask, heads_fn in float_victim.heads_fns.items()},
+        float_model,
+        name=f"{float_model.name}, {file.name}",
+        heads_fns={mask: with_gradient_of(heads_fn) for mask, heads_fn in float_model.heads_fns.items()},
         fingerprint=hashlib.sha256(file.read_bytes()).hexdigest()[:16],
         labelled_heads_fn=None,
         limits=("It has no gradients: those of the float network took their place.",),
     )
 
 
-def make_tasks(float_victim: AttackedModel, epsilon: float, *, mask_gradient: str, num_queries: int) -> list[Task]:
+def make_tasks(float_model: AttackedModel, epsilon: float, *, mask_gradient: str, num_queries: int) -> list[Task]:
     """List what measures a network beside the float one: APGD on the float network, APGD on itself, Square on itself.
 
     Args:
-        float_victim: the network that it was made from.
+        float_model: the network that it was made from.
         epsilon: radius of the L-infinity ball, in (0, 1].
         mask_gradient: the gradient through the masks that an attack sees.
         num_queries: of Square, >= 0.
@@ -215,14 +215,14 @@ def make_tasks(float_victim: AttackedModel, epsilon: float, *, mask_gradient: st
     common: dict[str, Any] = {"counts": True, "section": "quantization", "mask_gradient": mask_gradient}
     return [
         Natural(),
-        Crafted(name="apgd_ce on the float network", attack=apgd, surrogate=float_victim, **common),
+        Crafted(name="apgd_ce on the float network", attack=apgd, surrogate=float_model, **common),
         Crafted(name="apgd_ce on the network itself", attack=apgd, **common),
         Crafted(name=f"square on the network itself, {num_queries} queries", attack=square, **common),
     ]
 
 
 def measure(
-    victim: AttackedModel,
+    model: AttackedModel,
     split: Split,
     tasks: list[Task],
     *,
@@ -233,7 +233,7 @@ def measure(
     """Measure the clean and the robust accuracy of a network, the worst case of each image over all tasks.
 
     Args:
-        victim: the network.
+        model: the network.
         split: the images.
         tasks: see `make_tasks`.
         seed: of everything random, 0 to 2^31 - 1. Default 0.
@@ -243,7 +243,7 @@ def measure(
     Returns:
         `clean` and `robust`, see `accuracy_of`, and `broken_by`: how many images each task was the first to break.
     """
-    report = evaluate(victim, split, tasks, seed=seed, batch_size=batch_size, on_progress=on_progress)
+    report = evaluate(model, split, tasks, seed=seed, batch_size=batch_size, on_progress=on_progress)
     broken_by = {task.name: report["broken_by"].count(task.name) for task in tasks}
     clean, robust = report["natural"]["count"], report["worst_case"]["count"]
     return {

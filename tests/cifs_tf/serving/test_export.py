@@ -228,15 +228,15 @@ def test_int8_is_the_same_every_time(published, tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def measure(victim, float_victim, split, epsilon=16 / 255, num_queries=20):
-    tasks = quantization.make_tasks(float_victim, epsilon, mask_gradient="detached", num_queries=num_queries)
+def measure(victim, float_model, split, epsilon=16 / 255, num_queries=20):
+    tasks = quantization.make_tasks(float_model, epsilon, mask_gradient="detached", num_queries=num_queries)
     return quantization.measure(victim, split, tasks)
 
 
 def test_the_same_network_is_worth_the_same(published, card, trained, balanced):
     """model.onnx is the float network: asked through onnxruntime it must be found as robust as it is."""
-    float_victim = as_attacked(trained.classifier)
-    asked = measure(quantization.onnx_victim(published / "model.onnx", float_victim), float_victim, balanced)
+    float_model = as_attacked(trained.classifier)
+    asked = measure(quantization.attacked_onnx(published / "model.onnx", float_model), float_model, balanced)
     live = card["int8"]["float32"]
     assert asked["clean"] == live["clean"]
     # Rounding may decide a step of an attack.
@@ -255,14 +255,14 @@ def test_a_variant_that_is_wrong_without_an_attack_is_not_robust(published, trai
     model.graph.initializer.append(bias)
     model.graph.node.append(onnx.helper.make_node("Add", ["right", "bias"], ["logits"]))
     onnx.save(model, tmp_path / "zeros.onnx")
-    float_victim = as_attacked(trained.classifier)
-    found = measure(quantization.onnx_victim(tmp_path / "zeros.onnx", float_victim), float_victim, balanced)
+    float_model = as_attacked(trained.classifier)
+    found = measure(quantization.attacked_onnx(tmp_path / "zeros.onnx", float_model), float_model, balanced)
     assert found["clean"]["count"] == found["robust"]["count"] == np.sum(balanced.labels == 0) == 2
 
 
 def test_attacks_see_answers_of_the_variant_and_gradients_of_the_float_network(published, trained):
-    float_victim = as_attacked(trained.classifier)
-    variant = quantization.onnx_victim(published / "model.int8.onnx", float_victim)
+    float_model = as_attacked(trained.classifier)
+    variant = quantization.attacked_onnx(published / "model.int8.onnx", float_model)
     x, upstream = trained.images[:4], tf.random.stateless_normal((4, 3, 10), (0, 1))
 
     def gradient(victim):
@@ -272,7 +272,7 @@ def test_attacks_see_answers_of_the_variant_and_gradients_of_the_float_network(p
         return heads, tape.gradient(heads, x, output_gradients=upstream)
 
     heads, through_variant = gradient(variant)
-    _, through_float = gradient(float_victim)
+    _, through_float = gradient(float_model)
     np.testing.assert_allclose(through_variant, through_float, atol=1e-5)
     (logits,) = session_of(published / "model.int8.onnx").run(["logits"], {"image": x.numpy()})
     np.testing.assert_array_equal(heads[:, 0], logits)
@@ -285,7 +285,7 @@ def test_square_asks_the_variant(published, trained, balanced):
         open_victim,
         heads_fns={m: lambda x, f=f: f(tf.stop_gradient(x)) for m, f in open_victim.heads_fns.items()},
     )
-    variant = quantization.onnx_victim(published / "model.int8.onnx", blind)
+    variant = quantization.attacked_onnx(published / "model.int8.onnx", blind)
     found = measure(variant, blind, balanced, epsilon=0.4, num_queries=300)
     assert found["broken_by"]["square on the network itself, 300 queries"] > 0
 
