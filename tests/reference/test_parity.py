@@ -32,8 +32,9 @@ def _restore_floatx():
 def recordings():
     """In float64, which is the sharper comparison, all of them; in float32 one, the others in the soak."""
     for path in RECORDINGS:
-        yield pytest.param(path, "float64", id=f"{path.stem}-float64", marks=pytest.mark.slow)
-        mark = pytest.mark.slow if path.stem == "resnet18_cifs" else pytest.mark.soak
+        is_core = path.stem == "resnet18_cifs"  # one network is compared in every `make test`
+        yield pytest.param(path, "float64", id=f"{path.stem}-float64", marks=[] if is_core else pytest.mark.slow)
+        mark = pytest.mark.slow if is_core else pytest.mark.soak
         yield pytest.param(path, "float32", id=f"{path.stem}-float32", marks=mark)
 
 

@@ -10,7 +10,6 @@ import pytest
 from tests.running import ROOT, SMALL, run, run_here
 
 
-@pytest.mark.slow
 def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
     argv = [*SMALL, "--epochs=2", "--val_examples=30", "--workdir=out"]
     code, out, err = run(*argv, cwd=tmp_path)
