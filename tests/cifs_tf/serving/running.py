@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-START_SECONDS = 120
+START_SECONDS = 600  # of a busy machine; a server that fails ends at once
 
 
 @dataclasses.dataclass
