@@ -32,8 +32,8 @@ def place(room):
     return -1 if name in FREE else ORDER.index(name)
 
 
-def check_rooms(rooms):
-    assert sorted(rooms) == sorted(ROOMS)
+def check_rooms(rooms, expected):
+    assert sorted(rooms) == sorted(expected)
     assert rooms == sorted(rooms, key=place)
 
 
@@ -47,13 +47,14 @@ def test_what_is_mapped_exists(path):
 
 
 def test_every_room_is_mapped_once_in_the_order_of_imports():
-    check_rooms([path.removeprefix("cifs_tf/") for path in MAP if path.startswith("cifs_tf/")])
+    check_rooms([path.removeprefix("cifs_tf/") for path in MAP if path.startswith("cifs_tf/")], ROOMS)
 
 
 def test_the_readme_lists_the_rooms_too():
+    """All but the small modules that any room may import."""
     block = re.search(r"^```text\n(cifs_tf/.*?)^```", section(README, "Architecture"), re.DOTALL | re.MULTILINE)[1]
     lines = re.findall(r"^  ((?:\w+(?:/|\.py) ?)+)", block, re.MULTILINE)
-    check_rooms([room for line in lines for room in line.split()])
+    check_rooms([room for line in lines for room in line.split()], [room for room in ROOMS if place(room) >= 0])
 
 
 def test_what_is_beside_the_package_is_mapped():
