@@ -53,7 +53,7 @@ def commands_of(text):
     """The command lines in blocks without a language, and in code within sentences that starts with `python`."""
     prose = BLOCK.sub("", text)
     lines = [line for _, code in blocks_of(text, "") for line in code.splitlines()]
-    return [*lines, *(code for code in INLINE.findall(prose) if code.startswith(("python ", "cifs-tf ")))]
+    return [*lines, *(code for code in INLINE.findall(prose) if code.startswith("python "))]
 
 
 @pytest.fixture(scope="module")
