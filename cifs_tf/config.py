@@ -148,8 +148,8 @@ class TrainConfig(_Group):
     """The training loop.
 
     Args:
-        method: standard (natural images), pgd (adversarial training, Eq. 4), fat, trades, mart, or one that a plugin
-            registered.
+        method: standard (natural images), pgd (adversarial training, Eq. 4), fat, trades, mart, nfgsm (one
+            gradient a step), or one that a plugin registered.
         beta: beta of Eq. (3) in the training loss and its attack.
         beta_warmup: epochs in which beta rises linearly from 0; 0 for none.
         loss_scale: paper (Eq. 3) or official (times 3 for cifs, times 1 + beta for cas, as the official code).
@@ -169,6 +169,8 @@ class TrainConfig(_Group):
         trades_lambda: trades only: weight of the divergence.
         trades_bn_updates: trades only: 3 (x, x', x, as the original) or 2 (x, x') updates of batch statistics a step.
         mart_lambda: mart only: weight of the divergence.
+        nfgsm_noise: nfgsm only: half the width of the noise, in epsilons. It takes one step of epsilon, whatever
+            step_size and num_steps are.
         awp_gamma: adversarial weight perturbation on top of the method, its length against the weights' (0.01 for pgd,
             0.005 for trades in its paper); null for none.
         awp_start: epochs before it begins.
@@ -198,6 +200,7 @@ class TrainConfig(_Group):
     trades_lambda: float = _field(6.0, low=0)
     trades_bn_updates: Literal[2, 3] = 3
     mart_lambda: float = _field(5.0, low=0)
+    nfgsm_noise: float = _field(2.0, low=0)
     awp_gamma: float | None = _field(None, low=0)
     awp_start: float = _field(0.0, low=0)
     ema_decay: float | None = _field(None, low=0, high=0.999999)

@@ -5,9 +5,22 @@ from cifs_tf.attacks.attack import Attack
 from cifs_tf.attacks.ball import Ball
 from cifs_tf.attacks.fab import FABT
 from cifs_tf.attacks.friendly import FriendlyPGD
+from cifs_tf.attacks.noisy_fgsm import NoisyFGSM
 from cifs_tf.attacks.objective import HeadsFn
 from cifs_tf.attacks.pgd import PGD, fgsm
 from cifs_tf.attacks.random import example_seeds
 from cifs_tf.attacks.square import Square
 
-__all__ = ["APGD", "FABT", "PGD", "Attack", "Ball", "FriendlyPGD", "HeadsFn", "Square", "example_seeds", "fgsm"]
+__all__ = [
+    "APGD",
+    "FABT",
+    "PGD",
+    "Attack",
+    "Ball",
+    "FriendlyPGD",
+    "HeadsFn",
+    "NoisyFGSM",
+    "Square",
+    "example_seeds",
+    "fgsm",
+]

@@ -110,7 +110,7 @@ def seconds(job: Job, pace: Pace) -> float:
 def _training_passes(job: Training) -> float:
     images = _train_images(job)
     validation = min(MAXIMUM_VAL_EXAMPLES, images // 10) if job["val_examples"] is None else job["val_examples"]
-    steps = 0 if job["method"] == "standard" else job["num_steps"]
+    steps = {"standard": 0, "nfgsm": 1}.get(job["method"], job["num_steps"])
     update = UPDATES.get(job["method"], UPDATE)
     return job["epochs"] * (images * (_passes(steps) + update) + validation * (_passes(VALIDATION_STEPS) + 2))
 

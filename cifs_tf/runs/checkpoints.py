@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from rich import print as rich_print
 
-from cifs_tf.adversarial import AdversarialTrainer
+from cifs_tf.adversarial import AdversarialTrainer, catastrophic_overfitting
 from cifs_tf.errors import UserError
 from cifs_tf.files import write_atomically
 from cifs_tf.runs.cluster import ALONE, SHARING_SECONDS, Cluster
@@ -187,6 +187,26 @@ class Checkpoints(keras.callbacks.Callback):
     def _files(self) -> list[Path]:
         files = self.folder.glob("step-*.npz") if self.folder.is_dir() else []
         return sorted((file for file in files if FILE_NAME.fullmatch(file.name)), key=_step)
+
+
+class SingleStepWatch(keras.callbacks.Callback):
+    """Say at once if training with one gradient collapses, see `catastrophic_overfitting`.
+
+    Args:
+        checkpoints: whose history is watched; it must come first among the callbacks.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        super().__init__()
+        self.checkpoints = checkpoints
+        self.told = False
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Look at what the epoch logged (Keras' hook)."""
+        found = catastrophic_overfitting(self.checkpoints.history)
+        if found and not self.told:
+            rich_print(found)
+        self.told = found is not None
 
 
 def best_epoch(history: list[dict[str, Any]]) -> int | None:

@@ -26,7 +26,7 @@ from cifs_tf.files import write_atomically
 from cifs_tf.losses import attack_betas_for, head_weights
 from cifs_tf.models import Classifier, build_classifier, with_precision
 from cifs_tf.runs import preemption
-from cifs_tf.runs.checkpoints import BEST, Checkpoints, best_epoch, read_arrays
+from cifs_tf.runs.checkpoints import BEST, Checkpoints, SingleStepWatch, best_epoch, read_arrays
 from cifs_tf.runs.cluster import ALONE, Cluster
 from cifs_tf.runs.curves import write_curves
 from cifs_tf.runs.machine import exact_factors
@@ -165,6 +165,8 @@ def fit(
             requested=requested,
             cluster=cluster,
         )
+        single_step = getattr(getattr(trainer.method, "attack", None), "num_steps", None) == 1
+        watches = [SingleStepWatch(checkpoints)] if single_step and cluster.is_chief else []
         with cluster.losses_told():
             first_step = checkpoints.restore(trainer)
         if first_step and cluster.is_chief:
@@ -184,7 +186,7 @@ def fit(
                     steps_per_epoch=steps_per_epoch - skipped,
                     validation_data=_validation_batches(config, dataset, cluster.num_replicas),
                     validation_freq=config.evaluation.val_every,
-                    callbacks=[*logging, checkpoints, *callbacks],
+                    callbacks=[*logging, checkpoints, *watches, *callbacks],
                     shuffle=False,  # the batches are shuffled by (seed, epoch) already
                     verbose=verbosity,
                 )

@@ -22,17 +22,19 @@ import tensorflow as tf
 from cifs_tf.adversarial import (
     FAT,
     MART,
+    NFGSM,
     SGD,
     TRADES,
     AdversarialTrainer,
     PGDTraining,
     Standard,
     WeightPerturbation,
+    catastrophic_overfitting,
     make_method,
     register_method,
 )
 from cifs_tf.adversarial.methods import METHODS
-from cifs_tf.attacks import PGD, FriendlyPGD, example_seeds
+from cifs_tf.attacks import PGD, FriendlyPGD, NoisyFGSM, example_seeds
 from cifs_tf.attacks.random import normal
 from cifs_tf.config import AttackConfig, ModelConfig, RunConfig, TrainConfig
 from cifs_tf.errors import UserError
@@ -298,6 +300,45 @@ def test_tau_follows_fats_schedule():
     assert taus == [0, 0, 0, 1, 1, 2, 2]
 
 
+def test_nfgsm_trains_on_what_its_attack_makes():
+    """One update on softmax regression: CE(q, y) on x', which `NoisyFGSM` makes with the step's seeds."""
+    classifier, (images, labels) = make_linear(), make_data()
+    expected, onehot = Numpy(classifier), np.eye(CLASSES)[labels]
+    attack = NoisyFGSM(epsilon=EPSILON, step_size=EPSILON)
+    x_adv = attack(
+        classifier.heads_fn(),
+        tf.constant(images),
+        tf.constant(labels),
+        head_weights=ONE_HEAD,
+        seed=example_seeds(0, 0, tf.range(COUNT)),
+    )
+    x_adv = x_adv.numpy().reshape(COUNT, -1)
+    expected.step(expected.gradients((x_adv, expected.softmax(x_adv) - onehot)))
+    update(classifier, NFGSM(head_weights=ONE_HEAD, attack=attack), images, labels)
+    assert_weights(classifier, expected)
+
+
+@pytest.mark.parametrize(
+    ("validation", "training", "found"),
+    [
+        ([0.30, 0.32, 0.02], [0.30, 0.35, 0.80], True),
+        ([0.30, 0.32, 0.02], [0.30, 0.35, 0.10], False),  # it unlearns, which is something else
+        ([0.30, 0.32, 0.20], [0.30, 0.35, 0.80], False),
+        ([0.30, 0.32, None], [0.30, 0.35, 0.80], False),  # not validated
+        ([0.30], [0.30], False),
+        ([], [], False),
+    ],
+)
+def test_catastrophic_overfitting_is_noticed(validation, training, found):
+    names = ("val_robust_accuracy", "robust_accuracy")
+    history = [dict(zip(names, values, strict=True)) for values in zip(validation, training, strict=True)]
+    sentence = catastrophic_overfitting(history)
+    assert (sentence is not None) == found
+    if found:
+        for words in ("fell from 32.0% (epoch 2) to 2.0% (epoch 3)", "rose from 35.0% to 80.0%", "--nfgsm_noise"):
+            assert words in sentence
+
+
 def test_a_config_reaches_its_method():
     train = TrainConfig(
         method="trades", trades_lambda=4, trades_bn_updates=2, label_smoothing=0.1, fat_omega=0.5, mart_lambda=7
@@ -310,12 +351,16 @@ def test_a_config_reaches_its_method():
     np.testing.assert_allclose(trades.head_weights, [1 / 3] * 3)
     fat = make_method(dataclasses.replace(config, train=dataclasses.replace(train, method="fat")), ModelConfig(), 2)
     assert (fat.attack.omega, fat.attack.num_steps, fat.attack.step_size) == (0.5, 3, 0.05)
+    nfgsm = make_method(
+        dataclasses.replace(config, train=TrainConfig(method="nfgsm", nfgsm_noise=1.5)), ModelConfig(), 2
+    )
+    assert (nfgsm.attack.noise, nfgsm.attack.step_size, nfgsm.attack.num_steps) == (1.5, 0.2, 1)
     mart = TrainConfig(method="mart", mart_lambda=7)
     assert make_method(RunConfig(train=mart), ModelConfig(), 2).mart_lambda == 7
 
 
 def test_refusals():
-    with pytest.raises(UserError, match="--method: received nope; give one of standard, pgd, fat, mart, trades"):
+    with pytest.raises(UserError, match="--method: received nope; give one of standard, pgd, fat, mart, nfgsm, trades"):
         make_method(RunConfig(train=TrainConfig(method="nope")), ModelConfig(), 0)
     with pytest.raises(UserError, match=r"label_smoothing: received 0\.1"):
         make_method(RunConfig(train=TrainConfig(method="mart", label_smoothing=0.1)), ModelConfig(), 0)

@@ -62,8 +62,9 @@ def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
         ],
         ["--method=trades", "--defense=cas", "--awp_gamma=0.005", "--beta_warmup=1", "--epsilon_warmup=1.5"],
         ["--method=mart", "--defense=vanilla", "--deterministic=true", "--val_examples=0"],
+        ["--method=nfgsm", "--epsilon_warmup=1"],
     ],
-    ids=["fat", "trades", "mart"],
+    ids=["fat", "trades", "mart", "nfgsm"],
 )
 def test_every_method_trains_what_goes_on_top_too(argv, tmp_path):
     code, out, err = run_here(

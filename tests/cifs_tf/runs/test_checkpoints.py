@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from cifs_tf.adversarial import SGD, AdversarialTrainer, Standard
 from cifs_tf.errors import UserError
 from cifs_tf.losses import head_weights
-from cifs_tf.runs.checkpoints import BEST, Checkpoints, best_epoch, read_arrays
+from cifs_tf.runs.checkpoints import BEST, Checkpoints, SingleStepWatch, best_epoch, read_arrays
 from cifs_tf.runs.preemption import Preempted
 
 STEPS = 2
@@ -179,3 +180,13 @@ def test_the_weights_of_the_best_epoch_are_kept(make_trainer, make_checkpoints, 
 
 def test_no_validation_no_best_epoch():
     assert best_epoch([{"loss": 1.0}]) is None
+
+
+def test_a_collapse_is_told_once(capsys):
+    """Each time that it begins; the history is that of the checkpoints, which resumes."""
+    checkpoints = SimpleNamespace(history=[])
+    watch = SingleStepWatch(checkpoints)
+    for validated, trained in ((0.3, 0.3), (0.01, 0.8), (0.01, 0.9), (0.3, 0.4), (0.01, 0.9)):
+        checkpoints.history.append({"val_robust_accuracy": validated, "robust_accuracy": trained})
+        watch.on_epoch_end(len(checkpoints.history) - 1)
+    assert capsys.readouterr().out.count("Catastrophic overfitting") == 2
