@@ -1,20 +1,25 @@
 """Robustness by class, and the verdicts of a ledger, by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from cifs_tf.analysis import class_wise_accuracy, read_verdicts
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import Ledger
+from cifs_tf.evaluation.records import TaskRecord
 
 
 def make_ledger(finish=True):
     """Four images; PGD-20 at two settings of beta_atk and FGSM at one, on all images."""
 
-    def task(name, family, beta):
-        return {"name": name, "family": family, "beta": beta, "section": "paper"}
+    def task(name, family, beta, section="paper"):
+        fields = {"on": "all", "pool": "main", "counts": True, "mask_gradient": "exact", "target_rank": 2, "x": None}
+        record = TaskRecord("Crafted", name, section=section, family=family, beta=beta, **fields)
+        return dataclasses.asdict(record)
 
-    tasks = [{"name": "natural", "family": "", "beta": 0, "section": "natural"}]
+    tasks = [task("natural", "", 0, "natural")]
     tasks += [task("pgd20, beta 0", "pgd20", 0), task("pgd20, beta 2", "pgd20", 2), task("fgsm", "fgsm", 0)]
     ledger = Ledger({"key": {}, "shard": "1/1", "about": {"tasks": tasks}})
     ids = np.arange(4)
