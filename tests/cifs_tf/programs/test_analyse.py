@@ -141,10 +141,11 @@ def test_the_attack_takes_the_worst_beta_of_the_runs_evaluation(tmp_path):
     """Of two settings, 10 leaves no image standing. One that was asked for goes before; vanilla has no choice."""
     run = Workdir(tmp_path)
     run.config_file.write_text(dump_yaml(RunConfig()))
-    task = {"section": "paper", "family": "pgd2"}
+    task = {"kind": "Crafted", "on": "all", "pool": "main", "counts": True, "section": "paper", "family": "pgd2"}
+    task |= {"beta": 0, "mask_gradient": "exact", "target_rank": 2, "x": None}
     tasks = [
-        {"name": "natural", "section": "natural"},
-        task | {"name": "a", "beta": 0},
+        task | {"name": "natural", "section": "natural", "family": ""},
+        task | {"name": "a"},
         task | {"name": "b", "beta": 10},
     ]
     header = {"key": {}, "shard": "1/1", "about": {"tasks": tasks}}
