@@ -1,10 +1,12 @@
-"""What code inside `tf.distribute.Strategy.run` does with the other replicas; without a strategy there are none."""
+"""Sums, means and positions over the replicas of a `tf.distribute` strategy; without a strategy there is one."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
 import tensorflow as tf
+
+from cifs_tf.framework_internals import separate_collectives, workers_of
 
 Structure = TypeVar("Structure")
 
@@ -29,12 +31,12 @@ def mirrored_strategy(devices: list[str]) -> tf.distribute.MirroredStrategy:
         1
     """
     strategy = tf.distribute.MirroredStrategy(devices)
-    tf.distribute.MirroredStrategy._collective_key_base += KEYS_OF_A_STRATEGY
+    separate_collectives(KEYS_OF_A_STRATEGY)
     return strategy
 
 
 def num_replicas() -> int:
-    """How many replicas share a global batch: 1 outside a strategy, and where code is traced for all of them."""
+    """Return how many replicas share a global batch: 1 outside a strategy, and where code is traced for all of them."""
     in_replica = tf.distribute.get_replica_context() is not None
     return tf.distribute.get_strategy().num_replicas_in_sync if in_replica else 1
 
@@ -57,7 +59,7 @@ def replica_mean(values: Structure) -> Structure:
 
 
 def positions(batch: tf.Tensor) -> tf.Tensor:
-    """Positions of a replica's examples in the global batch, of which each replica has an equal stretch.
+    """Return the positions of a replica's examples in the global batch, of which each replica has an equal stretch.
 
     Args:
         batch: (examples, ...) of this replica.
@@ -66,13 +68,12 @@ def positions(batch: tf.Tensor) -> tf.Tensor:
         int32 (examples,).
     """
     strategy, size = tf.distribute.get_strategy(), tf.shape(batch)[0]
-    workers = strategy.extended._num_workers if spans_workers(strategy) else 1
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-    return part_of(replica, strategy.num_replicas_in_sync, workers) * size + tf.range(size)
+    return part_of(replica, strategy.num_replicas_in_sync, workers_of(strategy) or 1) * size + tf.range(size)
 
 
 def part_of(replica: int | tf.Tensor, num_replicas: int, num_workers: int) -> int | tf.Tensor:
-    """Which of the equal parts of a global batch a replica gets.
+    """Return which of the equal parts of a global batch a replica gets.
 
     TensorFlow deals the parts out to the workers in turns; a worker's replicas take its own in order.
 
@@ -106,9 +107,8 @@ def check_even(batch: tf.Tensor) -> None:
 
 
 def spans_workers(strategy: tf.distribute.Strategy) -> bool:
-    """Whether a strategy joins several processes, each with replicas of its own."""
-    is_multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    return is_multi_worker and strategy.extended._in_multi_worker_mode()
+    """Tell whether a strategy joins several processes, each with replicas of its own."""
+    return workers_of(strategy) is not None
 
 
 def _all_reduce(operation: tf.distribute.ReduceOp, values: Structure) -> Structure:

@@ -53,7 +53,7 @@ def head_weights(beta: float | str, num_probes: int) -> np.ndarray:
 
 
 def attack_betas_for(betas: tuple[float | str, ...], num_probes: int) -> tuple[float | str, ...]:
-    """Those of the attacker's betas that differ on a network with P selection layers.
+    """Select the attacker's betas that differ on a network with P selection layers.
 
     Args:
         betas: settings of beta_atk, see `head_weights`.
@@ -81,7 +81,7 @@ def attack_betas_for(betas: tuple[float | str, ...], num_probes: int) -> tuple[f
 
 
 def training_loss_factor(loss_scale: str, defense: str, beta: float) -> float:
-    """What the official code multiplies Eq. (3) by: 3 for CIFS; 1 + beta for CAS, which drops the denominator.
+    """Return the official code's factor of Eq. (3): 3 for CIFS; 1 + beta for CAS, which drops the denominator.
 
     Args:
         loss_scale: `"paper"` (Eq. 3 as printed) or `"official"`.

@@ -1,8 +1,9 @@
 """The import rule of the architecture, read from the source with `ast`.
 
 The rooms of `cifs_tf` are in one order, and each imports only those before it; the small ones in front are free for
-all and import nothing but each other; attacks take functions, never models. The scripts of `training/` and `serving/`
-are imported by nobody. No star imports, no cycles.
+all and import nothing but each other, and those of them that import TensorFlow are not imported by the others; attacks
+take functions, never models. The scripts of `training/` and `serving/` are imported by nobody. No star imports, no
+cycles.
 """
 
 import ast
@@ -13,11 +14,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "cifs_tf"
+HEAVY = ("framework_internals", "distribute")
 FREE = (
-    *("config", "errors", "files", "command_line", "distribute", "extras", "hardware", "statistics", "figures"),
-    *("tables", "templates"),
+    *("config", "errors", "files", "command_line", "extras", "hardware", "statistics", "figures"),
+    *("tables", "templates", *HEAVY),
 )
-LIBRARY = ("data", "layers", "models", "losses", "attacks", "adversarial", "evaluation", "analysis", "export")
+LIBRARY = ("data", "layers", "losses", "models", "attacks", "adversarial", "evaluation", "analysis", "export")
 PARTS = ("runs", "launch", "serving", "tuning", "reproduction", "benchmarks", "programs", "__main__")
 ORDER = (*LIBRARY, *PARTS)
 # On top of the order: an attack takes a heads_fn, never a model.
@@ -75,6 +77,8 @@ def order_violations(name, imported):
         if each not in (*ORDER, *FREE):
             yield f"{name} imports {imported}: {each or 'cifs_tf'} has no place in the order"
             return
+    if part in HEAVY and importer in FREE and importer not in HEAVY:
+        yield f"{name} imports {imported}: {importer} is read before TensorFlow is imported"
     if part in FREE:
         return
     if importer in FREE or ORDER.index(importer) <= ORDER.index(part):
@@ -119,6 +123,7 @@ def test_no_cycles(modules):
         ("cifs_tf/layers/a.py", "from cifs_tf import models", "layers comes before models"),
         ("cifs_tf/attacks/a.py", "import cifs_tf.models.b", "attacks take functions"),
         ("cifs_tf/errors.py", "from cifs_tf.losses import x", "errors comes before losses"),
+        ("cifs_tf/errors.py", "from cifs_tf.distribute import x", "errors is read before TensorFlow"),
         ("cifs_tf/models/b.py", "from cifs_tf.stray import x", "stray has no place in the order"),
         ("cifs_tf/export.py", "from cifs_tf.programs.run import main", "export comes before programs"),
         ("cifs_tf/runs/a.py", "from training.run import main", "scripts are imported by nobody"),
@@ -127,8 +132,8 @@ def test_no_cycles(modules):
 )
 def test_the_rule_finds_what_breaks_it(tmp_path, file, source, expected):
     """Each line in a small copy of the layout."""
-    layout = ("cifs_tf/models/b", "cifs_tf/models/__init__", "cifs_tf/losses", "cifs_tf/stray", "cifs_tf/programs/run")
-    for name in (*layout, file.removesuffix(".py")):
+    layout = ("distribute", "models/b", "models/__init__", "losses", "stray", "programs/run")
+    for name in (*(f"cifs_tf/{each}" for each in layout), file.removesuffix(".py")):
         path = tmp_path / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")

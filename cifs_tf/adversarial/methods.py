@@ -27,7 +27,7 @@ MethodClass = TypeVar("MethodClass", bound=type)
 
 
 class Method(Protocol):
-    """What `AdversarialTrainer` asks of a training method."""
+    """The interface of a training method to `AdversarialTrainer`."""
 
     @property
     def head_weights(self) -> Any:
@@ -187,7 +187,7 @@ class PGDTraining(Standard):
 
 
 def attack_fields(config: RunConfig) -> dict[str, Any]:
-    """The fields of `PGD` that a config gives to the training attack."""
+    """Return the fields of `PGD` that a config gives to the training attack."""
     attack = config.attack
     return {
         "epsilon": attack.epsilon,

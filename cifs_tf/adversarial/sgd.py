@@ -68,7 +68,7 @@ class SGD(keras.optimizers.Optimizer):
 def step_decay(
     learning_rate: float, milestones: tuple[int, ...], decay: float, steps_per_epoch: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """The learning rate, multiplied by `decay` after each milestone epoch, as PyTorch's MultiStepLR.
+    """Make a schedule that multiplies the learning rate by `decay` after each milestone epoch (PyTorch's MultiStepLR).
 
     Args:
         learning_rate: at the start, > 0.

@@ -10,6 +10,7 @@ from cifs_tf.adversarial.weight_perturbation import WeightPerturbation
 from cifs_tf.attacks import PGD, example_seeds
 from cifs_tf.distribute import check_even, num_replicas, positions, replica_sum, spans_workers
 from cifs_tf.errors import UserError
+from cifs_tf.framework_internals import FittedModel, layers_of
 from cifs_tf.layers import BatchNormalization
 from cifs_tf.losses import contract, cross_entropy, head_weights
 from cifs_tf.models import Classifier, with_precision
@@ -17,14 +18,14 @@ from cifs_tf.models import Classifier, with_precision
 VALIDATION_STREAM = 2**31 - 1
 
 
-class AdversarialTrainer(keras.Model):
+class AdversarialTrainer(FittedModel):
     """A classifier in training: shares its weights, and is compiled and fitted in its place.
 
     `save` saves the classifier. Images are float in [0, 1], labels int (batch,). `fit` logs the loss and
     `robust_accuracy`, the accuracy on the images trained on (`clean_accuracy` when they are natural). Validation logs
-    `val_clean_accuracy` on natural images and, with a validation attack, `val_robust_accuracy`; examples of sample
-    weight 0 are none. Compiled metrics see the final logits on the same images: those trained on in `fit`, natural ones
-    in validation.
+    `val_clean_accuracy` on natural images and, with a validation attack, `val_robust_accuracy`; examples with
+    sample weight 0 are ignored. Compiled metrics see the final logits on the same images: those trained on in `fit`,
+    natural ones in validation.
 
     Under a `tf.distribute` strategy, build and compile it in the strategy's scope. Batches are the global ones then,
     and a step is the same whatever the number of replicas, random starts included; it must divide the batch size.
@@ -38,8 +39,8 @@ class AdversarialTrainer(keras.Model):
         steps_per_epoch: optimizer steps per epoch, for the schedules of the method. Default 1.
         weight_perturbation: `WeightPerturbation`, on top of the method; None (default) for none.
         ema_decay: decay per step of an exponential moving average of all weights, in [0, 1), which then is what is
-            validated and what `measured` returns; it rises from 0.1 as (1 + step) / (10 + step). None (default) for
-            none.
+            validated and what `inference_classifier` returns; it rises from 0.1 as (1 + step) / (10 + step). None
+            (default) for none.
         attack_classifier: the same network in another precision, such as bfloat16, that is given the weights at each
             step and attacked in place of the classifier; None (default) attacks the classifier itself.
         validation_attack: a cheap attack for validation data, on the cross-entropy of the final logits; None (default)
@@ -106,7 +107,7 @@ class AdversarialTrainer(keras.Model):
         self.built = True
 
     @property
-    def measured(self) -> Classifier:
+    def inference_classifier(self) -> Classifier:
         """The classifier that is validated: the average of the weights if there is one."""
         return self.classifier if self.average is None else self.average
 
@@ -122,7 +123,7 @@ class AdversarialTrainer(keras.Model):
         return {name: count for name, count in counts if count}
 
     def call(self, images, training=None):
-        return self.measured(images, training=training)[:, 0]
+        return self.inference_classifier(images, training=training)[:, 0]
 
     def train_step(self, data):
         """Perturb, then one optimizer step on the method's loss."""
@@ -159,7 +160,7 @@ class AdversarialTrainer(keras.Model):
             self._update_average(self.average, step, bad)
 
         counts = tf.where(bad, tf.zeros_like(per_example_loss), tf.ones_like(per_example_loss))
-        self._loss_tracker.update_state(tf.where(bad, tf.zeros_like(per_example_loss), per_example_loss), counts)
+        self.loss_metric.update_state(tf.where(bad, tf.zeros_like(per_example_loss), per_example_loss), counts)
         metric = self.clean_accuracy if x_adv is images else self.robust_accuracy
         metric.update_state(correct(heads[:, 0], labels), counts)
         # Compiled metrics would not forget a NaN until the end of the epoch.
@@ -169,23 +170,23 @@ class AdversarialTrainer(keras.Model):
     def test_step(self, data):
         """Measure natural images and, with a validation attack, adversarial ones."""
         images, labels, sample_weight = self._unpack(data)
-        heads = self.measured(images, training=False)
+        heads = self.inference_classifier(images, training=False)
         self.clean_accuracy.update_state(correct(heads[:, 0], labels), sample_weight)
         own = [self.clean_accuracy]
         if self.validation_attack is not None:
             own.append(self.robust_accuracy)
             x_adv = self.validation_attack(
-                self.measured.heads_fn(),
+                self.inference_classifier.heads_fn(),
                 images,
                 labels,
                 head_weights=head_weights(0, self.classifier.num_probes),
                 seed=example_seeds(self.seed, VALIDATION_STREAM, positions(images)),
             )
-            robust = correct(self.measured(x_adv, training=False)[:, 0], labels)
+            robust = correct(self.inference_classifier(x_adv, training=False)[:, 0], labels)
             self.robust_accuracy.update_state(robust, sample_weight)
         epoch = tf.cast(self.optimizer.iterations, self.variable_dtype) / self.steps_per_epoch
         per_example_loss = contract(cross_entropy(heads, labels), self.method.at(epoch).head_weights)
-        self._loss_tracker.update_state(per_example_loss, sample_weight)
+        self.loss_metric.update_state(per_example_loss, sample_weight)
         return self._logs(own, labels, heads[:, 0], sample_weight)
 
     def _unpack(self, data) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -197,7 +198,7 @@ class AdversarialTrainer(keras.Model):
         return tf.cast(images, dtype), labels, tf.cast(sample_weight, dtype)
 
     def _attacked(self) -> Classifier:
-        """The network that the training attack sees, with the weights as they are."""
+        """Return the network that the training attack sees, with the weights as they are."""
         if self.attack_classifier is None:
             return self.classifier
         for copy, variable in zip(self.attack_classifier.weights, self.classifier.weights, strict=True):
@@ -242,7 +243,7 @@ class AdversarialTrainer(keras.Model):
             mean.assign(tf.where(bad, mean, decay * mean + (1 - decay) * variable))
 
     def reset_metrics(self):
-        """Keras' hook at the start of an epoch: nothing to forget if that epoch only goes on."""
+        """Forget the epoch before, which Keras asks for at the start of each, unless that epoch only goes on."""
         if not self.continues_an_epoch:
             super().reset_metrics()
         self.continues_an_epoch = False
@@ -254,35 +255,33 @@ class AdversarialTrainer(keras.Model):
         """
         classifier = self.classifier
         if self.average is not None:
-            classifier = with_precision(classifier, None)
+            classifier = with_precision(classifier)
             classifier.set_weights(self.average.get_weights())
         classifier.save(filepath, overwrite=overwrite, **kwargs)
 
     def _logs(self, own: list[keras.metrics.Metric], labels, logits, sample_weight) -> dict:
         """Collect the loss, those of the trainer's own metrics that this step fed, and the compiled ones."""
-        logs = {metric.name: metric.result() for metric in (self._loss_tracker, *own)}
-        if self._compile_metrics is not None:
-            self._compile_metrics.update_state(labels, logits, sample_weight)
-            logs.update(self._compile_metrics.result())
+        logs = {metric.name: metric.result() for metric in (self.loss_metric, *own)}
+        logs |= self.update_compiled_metrics(labels, logits, sample_weight)
         if spans_workers(self.distribute_strategy):
             # Keras 3.15 takes their mean over the first axis, which a scalar does not have.
             return {name: tf.reshape(value, [1]) for name, value in logs.items()}
         return logs
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Keras' hook before the first step: make what metrics and the optimizer keep.
+    def prepare_first_step(self):
+        """Make what metrics and the optimizer keep.
 
-        Keras 3.15 looks at the first batch here, which fails where that lies on several workers, and wherever it does
+        Keras 3.15 looks at the first batch for it, which fails where that lies on several workers, and wherever it does
         not divide evenly among the replicas; any batch will do.
         """
         if not self.optimizer.built:  # inside the first step it would have to be traced twice
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.classifier.trainable_variables)
         batch = tf.zeros((1, *self.classifier.image_shape), self.variable_dtype), tf.zeros((1,), tf.int32)
-        super()._maybe_symbolic_build(data_batch=batch)
+        self.build_metrics(batch)
 
-    def _get_metrics_result_or_logs(self, logs):
-        """Keras' hook at the end of an epoch: what metrics hold over all replicas, of those that the steps fed.
+    def epoch_logs(self, logs):
+        """Return what metrics hold over all replicas, of those that the steps fed.
 
         Keras 3.15 keeps the mean of the last step's logs over the replicas, unless every metric was fed.
         """
@@ -291,7 +290,7 @@ class AdversarialTrainer(keras.Model):
 
 
 def correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Whether the largest logit is the label's: float (batch,) of 0 and 1."""
+    """Return 1 where the largest logit is the label's, 0 elsewhere: float (batch,)."""
     return tf.cast(tf.argmax(logits, axis=-1, output_type=labels.dtype) == labels, logits.dtype)
 
 
@@ -299,7 +298,7 @@ def _check_synchronized(classifier: Classifier) -> None:
     """Refuse layers whose statistics would be those of a replica's part of the batch, and drift apart."""
     apart = [
         layer.name
-        for layer in classifier._flatten_layers()
+        for layer in layers_of(classifier)
         if isinstance(layer, keras.layers.BatchNormalization)
         and not isinstance(layer, BatchNormalization)
         and layer.trainable
@@ -312,6 +311,6 @@ def _check_synchronized(classifier: Classifier) -> None:
 
 
 def _frozen_copy(classifier: Classifier) -> Classifier:
-    copy = with_precision(classifier, None)
+    copy = with_precision(classifier)
     copy.trainable = False
     return copy

@@ -36,7 +36,7 @@ class WeightPerturbation:
                 raise UserError(name, getattr(self, name), "give 0 or more")
 
     def step(self, variable: tf.Tensor, gradient: tf.Tensor | None, epoch: tf.Tensor) -> tf.Tensor | None:
-        """How far a variable moves, like it; None if it does not.
+        """Compute how far a variable moves, like it; None if it does not.
 
         Args:
             variable: float, of any shape.

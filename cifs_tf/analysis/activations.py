@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.errors import UserError
+from cifs_tf.framework_internals import operation_of
 from cifs_tf.models import Classifier
 from cifs_tf.models.from_keras import WithoutActivation
 
@@ -77,7 +78,7 @@ def last_layer(classifier: Classifier) -> keras.layers.Dense:
     Raises:
         UserError: if another layer computes them.
     """
-    layer = classifier.backbone.outputs[0]._keras_history.operation
+    layer = operation_of(classifier.backbone.outputs[0])
     if isinstance(layer, WithoutActivation):
         layer = layer.layer
     if not isinstance(layer, keras.layers.Dense):

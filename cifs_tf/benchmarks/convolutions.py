@@ -12,8 +12,8 @@ import keras
 import tensorflow as tf
 
 from cifs_tf.benchmarks.timing import timed
+from cifs_tf.framework_internals import calls
 from cifs_tf.models import Classifier
-from cifs_tf.models.graph import calls
 
 KERNEL_SIZE = 3
 CHAIN_LENGTH = 8

@@ -73,7 +73,7 @@ def training_step(config: RunConfig, classifier: Classifier) -> Subject:
     batches = random_images(config).training_batches(config.train.batch_size, seed=config.train.seed)
 
     def compile() -> Callable[[], Any]:
-        trainer._maybe_symbolic_build()
+        trainer.prepare_first_step()
         trainer.make_train_function()
         iterator = iter(trainer.distribute_strategy.experimental_distribute_dataset(batches))
         return lambda: trainer.train_function(iterator)

@@ -5,11 +5,13 @@ from cifs_tf.evaluation.attacked import AttackedModel, as_attacked, load_attacke
 from cifs_tf.evaluation.ledger import Ledger, merge
 from cifs_tf.evaluation.pages import write_report
 from cifs_tf.evaluation.report import build_report
+from cifs_tf.evaluation.robust_accuracy import RobustAccuracy
 from cifs_tf.evaluation.suites import make_attacks, make_suite
 
 __all__ = [
     "AttackedModel",
     "Ledger",
+    "RobustAccuracy",
     "as_attacked",
     "build_report",
     "evaluate",

@@ -16,8 +16,9 @@ import tensorflow as tf
 
 from cifs_tf.attacks import HeadsFn
 from cifs_tf.errors import UserError
+from cifs_tf.framework_internals import layers_of
 from cifs_tf.layers import MASK_GRADIENTS
-from cifs_tf.models import Classifier, with_precision
+from cifs_tf.models import Classifier, load_model, with_precision
 
 PAPER_TOP_K = 2
 SMALLEST_PROBABILITY = 1e-30
@@ -125,12 +126,7 @@ def load_attacked(path: str | os.PathLike[str], name: str | None = None) -> Atta
     if not path.exists():
         raise UserError("model", path, "there is no such file, give a .keras file or a SavedModel folder")
     if path.is_file():
-        try:
-            model = keras.models.load_model(path, compile=False)
-        except Exception as error:  # whatever a foreign file makes Keras raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError("model", path, f"Keras cannot load it ({reason}), give a .keras file") from error
-        return as_attacked(model, name)
+        return as_attacked(load_model(path, compile=False), name)
     versions = sorted((int(child.name) for child in path.iterdir() if child.name.isdigit()), reverse=True)
     folder = path if (path / "saved_model.pb").exists() or not versions else path / str(versions[0])
     if not (folder / "saved_model.pb").exists():
@@ -165,7 +161,7 @@ def _structure(model: keras.Model) -> Any:
             return [without_names(item) for item in node]
         return "" if isinstance(node, str) and node in names else node
 
-    names = {model.name, *(layer.name for layer in model._flatten_layers())}
+    names = {model.name, *(layer.name for layer in layers_of(model))}
     return without_names(keras.saving.serialize_keras_object(model))
 
 

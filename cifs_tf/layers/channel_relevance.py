@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 def top_k_class_weights(probe_logits: tf.Tensor, top_k: int, labels: tf.Tensor | None = None) -> tf.Tensor:
-    """How often each class counts in the sum of Eq. (1): the set y^{l,k} as a vector of multiplicities.
+    """Count how often each class is in the sum of Eq. (1): the set y^{l,k} as a vector of multiplicities.
 
     In training the label replaces the top-1 class and the other predictions stay; a label that is already among the
     others then counts twice, as in the official code.
@@ -57,7 +57,7 @@ def with_smooth_gradient(class_weights: tf.Tensor, probe_logits: tf.Tensor) -> t
 
 
 def relevance(probe: Callable[[tf.Tensor], tf.Tensor], pooled: tf.Tensor, class_weights: tf.Tensor) -> tf.Tensor:
-    """Channel relevance g of Eq. (1): the gradient of the summed top-k logits to a common shift of each channel.
+    """Compute relevance g of Eq. (1), the gradient of the summed top-k logits to a common shift of each channel.
 
     The pooled vector moves one to one with such a shift, mean(z + delta) = mean(z) + delta, so the gradient to it is g
     itself, for any probe. An outer tape differentiates through the result (second order) towards the probe's weights

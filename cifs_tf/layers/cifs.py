@@ -29,6 +29,10 @@ class CIFS(keras.layers.Layer):
         top_k: k of Eq. (1), >= 1. Default 2, the paper's value.
         importance: a name (`"softmax"` by default, `"softplus"`, `"sigmoid"`, or your own, see
             `register_importance`) or a callable (batch, channels) -> (batch, channels).
+        importance_scale: `"sum_to_one"` (the paper) or `"mean_one"`, which keeps the size of the features, as a trained
+            network needs it; of `"softmax"` and `"constant"`. None (default) is that of the function.
+        temperature: of `"softmax"`, > 0. None (default) is that of the function.
+        alpha: sharpness of `"softplus"` or `"sigmoid"`, > 0. None (default) is that of the function.
         mask_gradient: whether gradients flow from the mask to the features: `"detached"` (default, the official code:
             they reach the probe's weights only), `"full"`, or `"smoothed"`: full, and through the choice of the top-k
             classes too, whose gradient is taken as that of k * softmax(probe_logits). None changes a value.
@@ -51,7 +55,8 @@ class CIFS(keras.layers.Layer):
         `relevance` and `importance` (batch, channels); the latter is what multiplies the features.
 
     Raises:
-        UserError: if `top_k` exceeds the number of classes, a name is unknown or the permutation's seed out of range.
+        UserError: if `top_k` exceeds the number of classes, a name is unknown, the permutation's seed is out of range,
+            or the importance function lacks a parameter that is given, or has it with another value.
 
     Reference:
         Yan et al., "CIFS: Improving Adversarial Robustness of CNNs via Channel-wise Importance-based Feature
@@ -71,6 +76,9 @@ class CIFS(keras.layers.Layer):
         num_classes: int | None = None,
         label_in_mask: bool = True,
         mask_permutation: int | None = None,
+        importance_scale: str | None = None,
+        temperature: float | None = None,
+        alpha: float | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -82,7 +90,7 @@ class CIFS(keras.layers.Layer):
             raise UserError("top_k", top_k, "give an integer of 1 or more")
         self.probe = probe
         self.top_k = top_k
-        self.importance = get_importance(importance)
+        self.importance = get_importance(importance, scale=importance_scale, temperature=temperature, alpha=alpha)
         self.mask_gradient = _check_mask_gradient(mask_gradient)
         self.num_classes = num_classes
         self.label_in_mask = label_in_mask

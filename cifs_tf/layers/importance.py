@@ -46,7 +46,7 @@ def register_importance(name: str) -> Callable[[Callable], Callable]:
 
 @dataclasses.dataclass(frozen=True)
 class _Importance:
-    """What the built-in functions share: their fields are their config."""
+    """Base class of the built-in functions: their fields are their config."""
 
     def get_config(self) -> dict:
         """Return the constructor's arguments, for saving."""
@@ -164,21 +164,27 @@ def get_importance(identifier: str | dict | Callable, **parameters) -> Callable:
 
     Args:
         identifier: a registered name, a serialised function (a dict), or a callable, which is returned as it is.
-        **parameters: constructor arguments for a name that belongs to a class (`temperature`, `scale`, `alpha`).
+        **parameters: constructor arguments for a name that belongs to a class (`temperature`, `scale`, `alpha`); those
+            that are None are left out. A function that is given must agree with them.
 
     Returns:
         a callable (batch, channels) -> (batch, channels).
 
     Raises:
-        UserError: for an unknown name, or a parameter that the function does not have.
+        UserError: for an unknown name, or a parameter that the function does not have or has with another value.
 
     Example:
         >>> get_importance("softmax", scale="mean_one")(tf.zeros((1, 4))).numpy()
         array([[1., 1., 1., 1.]], dtype=float32)
     """
+    parameters = {name: value for name, value in parameters.items() if value is not None}
     if isinstance(identifier, dict):
-        return keras.saving.deserialize_keras_object(identifier)
+        identifier = keras.saving.deserialize_keras_object(identifier)
     if callable(identifier):
+        for name, value in parameters.items():
+            if getattr(identifier, name, None) != value:
+                argument = "importance_scale" if name == "scale" else name
+                raise UserError(argument, value, f"importance is {identifier} already, give one of the two")
         return identifier
     if identifier not in _REGISTRY:
         known = ", ".join(sorted(_REGISTRY))

@@ -1,4 +1,4 @@
-"""What both families of residual networks are made of."""
+"""Blocks of both families of residual networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cifs_tf.layers import BatchNormalization
 
 
 def apply_conv(x, filters: int, kernel_size: int, strides: int = 1, *, name: str):
-    """Convolution without bias, padded as PyTorch pads it: (kernel_size - 1) / 2 pixels on each side.
+    """Apply a convolution without bias, padded as PyTorch pads it: (kernel_size - 1) / 2 pixels on each side.
 
     TensorFlow's "same" puts the odd pixel of a strided convolution on the far side only, which shifts the features.
 
@@ -35,17 +35,17 @@ def apply_conv(x, filters: int, kernel_size: int, strides: int = 1, *, name: str
 
 
 def apply_bn(x, *, name: str):
-    """Batch normalisation with PyTorch's running statistics."""
+    """Apply batch normalisation with PyTorch's running statistics."""
     return BatchNormalization(name=name)(x)
 
 
 def apply_relu(x, *, name: str):
-    """ReLU, as a layer with a name that can be cut."""
+    """Apply ReLU, as a layer with a name that can be cut."""
     return keras.layers.ReLU(name=name)(x)
 
 
 def apply_head(x, num_classes: int):
-    """Global average pooling and the final dense layer; logits keep full precision under a mixed policy."""
+    """Apply global average pooling and the final dense layer; logits keep full precision under a mixed policy."""
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     dtype = keras.config.dtype_policy().variable_dtype
     return keras.layers.Dense(num_classes, dtype=dtype, name="logits")(x)

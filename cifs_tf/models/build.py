@@ -28,7 +28,7 @@ def resolve_arch(arch: Arch, image_shape: tuple[int, int, int]) -> Arch:
 
 
 def default_cuts(arch: str) -> tuple[str, str]:
-    """Where the paper puts selection layers: P2 and P1, in the last two residual blocks.
+    """Return where the paper puts selection layers: P2 and P1, in the last two residual blocks.
 
     The ResNets are cut after a block's last ReLU. A pre-activation block ends in a sum, so the wide networks are cut,
     as in the official code, at the ReLU that opens the last block and at the one before the final pooling.

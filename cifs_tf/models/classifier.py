@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 from cifs_tf.errors import UserError
+from cifs_tf.framework_internals import run_graph, update_loss_metric
 from cifs_tf.layers import MASK_GRADIENTS
+from cifs_tf.losses import head_weights
 from cifs_tf.models.folding import convolve_and_normalise, find_pairs
 from cifs_tf.models.graph import check_backbone, check_cut, output_shape
+from cifs_tf.models.saving import with_precision
 from cifs_tf.models.summary import cuts_table
+from cifs_tf.models.writers import write_onnx, write_saved_model
 
 
 @keras.saving.register_keras_serializable(package="cifs_tf")
@@ -42,12 +48,18 @@ class Classifier(keras.Model):
     Raises:
         UserError: if a cut names no layer (similar names are suggested), or a layer that cannot be cut.
 
+    `compile` and `fit` train on natural images with Eq. (3): the compiled loss is that of each head, and the attribute
+    `beta`, 2 as in the paper, weighs them; compiled metrics see the final logits. `AdversarialTrainer` trains
+    robustness.
+
     Example:
         >>> backbone = resnet("resnet18", (32, 32, 3), 10, width=16)
         >>> model = Classifier(backbone, {"stage4_block2_out": CIFS()})
         >>> model(tf.zeros((2, 32, 32, 3))).shape
         TensorShape([2, 2, 10])
     """
+
+    beta: float = 2.0
 
     def __init__(self, backbone: keras.Model, cuts: Mapping[str, keras.layers.Layer] | None = None, **kwargs):
         super().__init__(**kwargs)
@@ -92,7 +104,7 @@ class Classifier(keras.Model):
         return self._run(images, labels, training, mask_gradient)[0]
 
     def explain(self, images) -> dict:
-        """Heads, and what each selection layer saw and did, in inference mode.
+        """Return the heads, and what each selection layer saw and did, in inference mode.
 
         Args:
             images: float (batch, height, width, channels) in [0, 1].
@@ -108,7 +120,7 @@ class Classifier(keras.Model):
         }
 
     def heads_fn(self, mask_gradient: str | None = None):
-        """The function an attack sees: images -> heads, in inference mode, without labels.
+        """Return the function an attack sees: images -> heads, in inference mode, without labels.
 
         Args:
             mask_gradient: `"detached"`, `"full"`, `"smoothed"`, see `CIFS`, or None (default) for each layer's own.
@@ -124,7 +136,7 @@ class Classifier(keras.Model):
         return lambda images: self(images, training=False, mask_gradient=mask_gradient)
 
     def observe(self, images, layer: str) -> tuple[tf.Tensor, tf.Tensor]:
-        """What a layer of the backbone takes in and what it passes on, in inference mode.
+        """Return what a layer of the backbone takes in and what it passes on, in inference mode.
 
         Args:
             images: float (batch, height, width, channels) in [0, 1].
@@ -151,7 +163,7 @@ class Classifier(keras.Model):
                 if operation.name in folded.values():
                     (outputs,) = args
                 else:
-                    if "training" in getattr(operation, "_call_context_args", {}):
+                    if isinstance(operation, keras.layers.Layer):
                         kwargs["training"] = training
                     outputs = operation(*args, **kwargs)
                 if operation.name in self.cuts:
@@ -166,11 +178,101 @@ class Classifier(keras.Model):
             return call
 
         # One walk through the backbone's graph. Segments between the cuts would need each cut to be the only path
-        # from input to output, which a pre-activation network's is not; tests/cifs_tf/models guards the private call.
-        logits = self.backbone._run_through_graph(images, operation_fn=with_selection)
+        # from input to output, which a pre-activation network's is not.
+        logits = run_graph(self.backbone, images, operation_fn=with_selection)
         predictions = [logits, *(selections[name]["probe_logits"] for name in self.cuts)]
         dtype = keras.backend.result_type(self.compute_dtype, "float32")
         return tf.stack([tf.cast(prediction, dtype) for prediction in predictions], axis=1), selections
+
+    def logits_model(self) -> keras.Model:
+        """Make an ordinary Keras model of the final logits, for whatever does not know of heads.
+
+        Returns:
+            a functional model, images (batch, height, width, channels) -> logits (batch, classes), a new one at each
+            call. It shares the weights of this classifier, and can be saved.
+
+        Example:
+            >>> model = classifier.logits_model()
+            >>> model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+            >>> model.output_shape == (None, classifier.num_classes)
+            True
+        """
+        image = keras.Input(self.image_shape, name="image")
+        return keras.Model(image, self(image)[:, 0], name=f"{self.name}_logits")
+
+    def predict(self, x, **kwargs):
+        """Predict the heads of many images, as `keras.Model.predict` does.
+
+        Args:
+            x: float (examples, height, width, channels) in [0, 1], or batches of them.
+            **kwargs: those of `keras.Model.predict`, such as `batch_size`.
+
+        Returns:
+            float (examples, 1 + P, classes). Axis 1 are the heads: 0 the final logits, so that
+            `predict(x)[:, 0].argmax(axis=-1)` are the predicted classes, 1 to P the raw predictions. All are logits.
+        """
+        return super().predict(x, **kwargs)
+
+    def train_step(self, data):
+        """Train on a batch of natural images, with the labels in the masks; `fit` calls it.
+
+        Adversarial images are the business of `cifs_tf.AdversarialTrainer`.
+        """
+        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            heads = self(images, labels=_class_numbers(labels, self.num_classes), training=True)
+            loss = self.compute_loss(images, labels, heads, sample_weight)
+            scaled_loss = self.optimizer.scale_loss(loss)
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(scaled_loss, variables), variables, strict=True))
+        update_loss_metric(self, loss, tf.shape(images)[0])
+        return self.compute_metrics(images, labels, heads, sample_weight)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Compute Eq. (3): the compiled loss of every head, with the weights `head_weights(beta, P)`.
+
+        Raises:
+            UserError: for a compiled loss that expects probabilities.
+        """
+        _check_takes_logits(self.loss)
+        weights = tf.constant(head_weights(self.beta, self.num_probes) * (1 + self.num_probes), y_pred.dtype)
+        if sample_weight is None:
+            sample_weight = tf.ones(tf.shape(y_pred)[:1], y_pred.dtype)
+        # Every head of every image is an example; their number divides the sum.
+        sample_weight = tf.reshape(tf.cast(sample_weight, y_pred.dtype), [-1, 1]) * weights
+        labels = tf.repeat(y, 1 + self.num_probes, axis=0)
+        logits = tf.reshape(y_pred, [-1, self.num_classes])
+        return super().compute_loss(x, labels, logits, tf.reshape(sample_weight, [-1]), training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Update the compiled metrics with the final logits."""
+        return super().compute_metrics(x, y, y_pred[:, 0], sample_weight)
+
+    def export(self, filepath: str | os.PathLike[str], format: str = "tf_saved_model", verbose=None, **kwargs) -> None:
+        """Write the classifier for inference, in float32, as `keras.Model.export` does, and check what was written.
+
+        Args:
+            filepath: folder of the SavedModel, or file; what was there is overwritten.
+            format: `"tf_saved_model"` (default) with the signatures of `cifs_tf.export.export`, and `serve`, Keras'
+                name of `serving_default`; `"onnx"` (opset 17) with the outputs of `serving_default`; any other format
+                of Keras holds the final logits alone.
+            verbose: whether to print what was written; None (default) does not.
+            **kwargs: what Keras takes for other formats.
+
+        Raises:
+            ExportError: if what was written differs from the live model.
+
+        Example:
+            >>> classifier.export("exported")
+            >>> tf.saved_model.load("exported").serve(images)["probabilities"].shape
+        """
+        path = Path(filepath)
+        if format == "tf_saved_model":
+            write_saved_model(with_precision(self, "float32"), path, serve=True, verbose=bool(verbose), **kwargs)
+        elif format == "onnx":
+            write_onnx(with_precision(self, "float32"), path, **kwargs)
+        else:
+            self.logits_model().export(path, format=format, verbose=verbose, **kwargs)
 
     def summary(self, line_length=None, positions=None, print_fn=None, **kwargs):
         """Print Keras' summary, and below it what each cut adds; `summary_rows` has the numbers.
@@ -201,8 +303,23 @@ class Classifier(keras.Model):
         return cls(backbone, cuts, **config)
 
 
+def _class_numbers(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
+    """Bring labels, numbers or one-hot rows, to int32 (batch,)."""
+    if labels.shape.rank == 2 and labels.shape[-1] == num_classes:
+        return tf.argmax(labels, axis=-1, output_type=tf.int32)
+    return tf.cast(tf.reshape(labels, [-1]), tf.int32)
+
+
+def _check_takes_logits(loss) -> None:
+    """Refuse a loss that expects probabilities: it would clip the logits, and train on next to nothing."""
+    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
+    takes_logits = isinstance(loss, keras.losses.Loss) and loss.get_config().get("from_logits", True)
+    if name.endswith("crossentropy") and not takes_logits:
+        raise UserError("loss", name, "the heads are logits, give SparseCategoricalCrossentropy(from_logits=True)")
+
+
 def _selects(selection) -> bool:
-    """Whether it is a layer that can be called as `CIFS` is."""
+    """Tell whether it is a layer that can be called as `CIFS` is."""
     if not isinstance(selection, keras.layers.Layer):
         return False
     try:
@@ -225,39 +342,3 @@ def _checked_cuts(cuts: Mapping[str, keras.layers.Layer] | None) -> dict[str, ke
     if len({id(selection) for selection in checked.values()}) < len(checked):
         raise UserError("cuts", list(checked), "one selection layer stands at several cuts; make one for each")
     return checked
-
-
-def with_precision(classifier: Classifier, precision: str | None) -> Classifier:
-    """Copy a classifier to another precision: the same weights under another dtype policy.
-
-    Args:
-        classifier: any classifier.
-        precision: `"float32"` or `"float64"`; a mixed policy belongs to `build_classifier`, which knows the layers that
-            keep full precision. None copies without a change.
-
-    Returns:
-        a new classifier; the given one is left alone.
-
-    Raises:
-        UserError: for another precision.
-
-    Example:
-        >>> exported = with_precision(classifier, "float32")
-    """
-
-    if precision not in ("float32", "float64", None):
-        raise UserError("precision", precision, "give float32 or float64")
-
-    def convert(node):
-        if isinstance(node, dict):
-            if precision and node.get("class_name") == "DTypePolicy":
-                return {**node, "config": {"name": precision}}
-            return {key: convert(value) for key, value in node.items()}
-        return [convert(item) for item in node] if isinstance(node, list | tuple) else node
-
-    copy = keras.saving.deserialize_keras_object(convert(keras.saving.serialize_keras_object(classifier)))
-    copy.set_weights(classifier.get_weights())
-    for layer in copy._flatten_layers():
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()  # it computes with what it once derived from its weights
-    return copy

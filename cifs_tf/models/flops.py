@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import keras
 
-from cifs_tf.models.graph import calls, graph_of
+from cifs_tf.framework_internals import calls, graph_of, layers_of
 
 _ONE_KERNEL = (
     keras.layers.Conv1D,
@@ -43,19 +43,19 @@ class Flops:
     left_out: tuple[str, ...] = ()
 
     def attack(self, num_steps: int) -> int:
-        """Operations per image of an attack, forward and backward to the image: 2 F num_steps."""
+        """Return the operations per image of an attack, forward and backward to the image: 2 F num_steps."""
         return 2 * self.forward * num_steps
 
     def update(self) -> int:
-        """Operations per image of a weight update: 3 F, without the first layer's gradient to the image."""
+        """Return the operations per image of a weight update: 3 F, without the first layer's gradient to the image."""
         return 3 * self.forward - self.first_layer
 
     def training_step(self, num_steps: int) -> int:
-        """Operations per image of a step of adversarial training: an attack, then an update on its images."""
+        """Return the operations per image of a step of adversarial training: an attack, then an update."""
         return self.attack(num_steps) + self.update()
 
     def evaluation(self, num_steps: int) -> int:
-        """Operations per image of an evaluation: an attack, then a prediction on its images."""
+        """Return the operations per image of an evaluation: an attack, then a prediction on its images."""
         return self.attack(num_steps) + self.forward
 
 
@@ -87,17 +87,17 @@ def count_flops(classifier: keras.Model) -> Flops:
 
 
 def probe_flops(selection: keras.layers.Layer) -> int:
-    """Operations per image of one raw prediction: those of the dense layers of a selection layer's probe.
+    """Count the operations per image of one raw prediction: those of the dense layers of a selection layer's probe.
 
     Args:
         selection: `CIFS`, `CAS`, or a layer with their call, built.
     """
-    dense = (layer for layer in selection._flatten_layers() if isinstance(layer, keras.layers.Dense))
+    dense = (layer for layer in layers_of(selection) if isinstance(layer, keras.layers.Dense))
     return sum(2 * math.prod(layer.kernel.shape) for layer in dense)
 
 
 def selection_flops(selection: keras.layers.Layer, features_shape: tuple[int | None, ...]) -> int | None:
-    """Operations per image that a selection layer adds: pooling, probe, the probe's gradient, and the product.
+    """Count the operations per image that a selection layer adds: pooling, probe, the probe's gradient, product.
 
     The gradient of the relevance (Eq. 1) takes every kernel once more; pooling adds, and Eq. (2) multiplies, every
     feature once. Activations, the choice of classes and the importance function are left out.
@@ -129,7 +129,7 @@ def _flops_of_layers(model: keras.Model) -> Iterator[tuple]:
 
 
 def _has_kernel(layer: keras.layers.Layer) -> bool:
-    """Whether a weight has more than one dimension: those of a normalisation have one, whatever their rank."""
+    """Tell whether a weight has more than one dimension: those of a normalisation have one, whatever their rank."""
     return any(sum(size > 1 for size in weight.shape) > 1 for weight in layer.weights)
 
 

@@ -13,8 +13,8 @@ from collections.abc import Container
 import keras
 import tensorflow as tf
 
+from cifs_tf.framework_internals import calls
 from cifs_tf.layers import BatchNormalization
-from cifs_tf.models.graph import calls
 
 
 def find_pairs(backbone: keras.Model, kept: Container[str] = ()) -> dict[str, str]:
@@ -49,7 +49,7 @@ def find_pairs(backbone: keras.Model, kept: Container[str] = ()) -> dict[str, st
 
 
 def _is_plain(layer) -> bool:
-    """Whether a layer is a two-dimensional convolution, channels last, and nothing else."""
+    """Tell whether a layer is a two-dimensional convolution, channels last, and nothing else."""
     if type(layer) is not keras.layers.Conv2D or layer.use_bias or layer.data_format != "channels_last":
         return False
     return layer.activation is keras.activations.linear

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from cifs_tf.errors import UserError
+from cifs_tf.framework_internals import calls, graph_of, layers_of, operation_of, run_graph
 from cifs_tf.models.classifier import Classifier
-from cifs_tf.models.graph import calls, graph_of
 
 # What the families of keras.applications do to pixels of 0 to 255, for images in [0, 1].
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -135,7 +135,7 @@ class WithoutActivation(keras.layers.Wrapper):
 
 
 def _checked_graph(model: keras.Model) -> keras.Model:
-    """The functional model that was given, of one input and one output, channels last."""
+    """Return the functional model that was given, of one input and one output, channels last."""
     name = getattr(model, "name", model)
     if isinstance(model, Classifier):
         raise UserError("model", name, "it is a Classifier already, give its backbone")
@@ -153,7 +153,7 @@ def _checked_graph(model: keras.Model) -> keras.Model:
             "answer: keras.Model(model.inputs[0], model.outputs[0])"
         )
         raise UserError("model", name, advice)
-    for layer in graph._flatten_layers():
+    for layer in layers_of(graph):
         if getattr(layer, "data_format", None) == "channels_first":
             advice = (
                 f"its layer {layer.name} has channels first, build the model with data_format='channels_last': "
@@ -164,7 +164,7 @@ def _checked_graph(model: keras.Model) -> keras.Model:
 
 
 def _image_shape(graph: keras.Model, given: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The shape of the images: the model's, with what it leaves open filled in."""
+    """Return the shape of the images: the model's, with what it leaves open filled in."""
     known = tuple(graph.inputs[0].shape[1:])
     if given is None and None in known:
         raise UserError("image_shape", None, f"the model leaves it open {known}, give (height, width, channels)")
@@ -258,7 +258,7 @@ def _without_softmax(graph: keras.Model, x, opened: Sequence[keras.Model]):
         return inner if any(inner is each for each in opened) else None
 
     def last_of(model: keras.Model):
-        operation = model.outputs[0]._keras_history.operation
+        operation = operation_of(model.outputs[0])
         inner = inside(operation)
         return operation if inner is None else last_of(inner)
 
@@ -267,7 +267,7 @@ def _without_softmax(graph: keras.Model, x, opened: Sequence[keras.Model]):
         return sum(int(node.operation is last) if each is None else uses_of_last(each) for node, each in inner)
 
     def run(model: keras.Model, inputs):
-        return keras.tree.flatten(model._run_through_graph(inputs, call_fn=call))
+        return keras.tree.flatten(run_graph(model, inputs, call_fn=call))
 
     def call(operation, *args, **kwargs):
         inner = inside(operation)
@@ -298,12 +298,12 @@ def _call_for_logits(operation, x, *args):
 
 
 def _is_plain_dense(operation) -> bool:
-    """Whether its logits are inputs times kernel plus bias: a subclass may make others, and so does a quantised one."""
+    """Tell whether logits are inputs times kernel plus bias, which those of subclasses and quantised layers are not."""
     return type(operation) is keras.layers.Dense and operation.quantization_mode is None
 
 
 def _ends_in_features(output) -> bool:
-    return len(output.shape) > 2 or isinstance(output._keras_history.operation, _FEATURES)
+    return len(output.shape) > 2 or isinstance(operation_of(output), _FEATURES)
 
 
 def _add_head(features, num_classes: int | None, taken: set[str]):
@@ -320,7 +320,7 @@ def _add_head(features, num_classes: int | None, taken: set[str]):
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """This name, or one like it that no layer has."""
+    """Return this name, or one like it that no layer has."""
     while name in taken:
         name += "_"
     taken.add(name)
@@ -353,7 +353,7 @@ def _check_range(backbone: keras.Model) -> None:
 
 
 def _warn_of_onednn(backbone: keras.Model) -> None:
-    convolutions = [layer for layer in backbone._flatten_layers() if isinstance(layer, _STRIDED)]
+    convolutions = [layer for layer in layers_of(backbone) if isinstance(layer, _STRIDED)]
     found = [
         layer.name
         for layer in convolutions

@@ -1,45 +1,17 @@
-"""What the graph of a functional Keras model says: its calls, their shapes, and where it can be cut.
-
-Keras keeps the graph in private attributes (`_nodes_by_depth`, `_functional`); it is pinned, and tests guard them.
-"""
+"""The graph of a functional Keras model: shapes of its layers, paths through it, and where it can be cut."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
 
 import keras
-from keras.src.models.functional import Functional
 
 from cifs_tf.errors import UserError
-
-
-def graph_of(layer: keras.layers.Layer) -> keras.Model | None:
-    """Return the functional model that a layer is, or None if its call is code of its own.
-
-    Args:
-        layer: any layer or model; of a `Sequential` that knows its input the functional model inside it is returned.
-    """
-    if isinstance(layer, keras.Sequential) and type(layer).call is keras.Sequential.call:
-        return layer._functional
-    return layer if isinstance(layer, Functional) and type(layer).call is Functional.call else None
-
-
-def calls(model: keras.Model) -> Iterator:
-    """Yield the calls of a functional model, in an order in which they can be made, inputs left out.
-
-    Args:
-        model: functional Keras model.
-
-    Returns:
-        Keras nodes: `operation` is called on `input_tensors` and answers with `outputs`.
-    """
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
+from cifs_tf.framework_internals import calls, graph_of, layers_of
 
 
 def output_shape(model: keras.Model, name: str) -> tuple[int | None, ...]:
-    """Shape of what a layer answers in this model (a layer may also be part of others, of another image size).
+    """Return the shape of what a layer answers in this model: it may be part of others, of another image size.
 
     Args:
         model: functional Keras model.
@@ -126,7 +98,7 @@ def _no_such_layer(backbone: keras.Model, name: str) -> str:
     if layers:
         return "this is the input, name a layer that computes features"
     for layer in backbone.layers:
-        if name in (inner.name for inner in layer._flatten_layers(include_self=False)):
+        if name in (inner.name for inner in layers_of(layer, include_self=False)):
             return (
                 f"it lies inside {layer.name}, which is one layer here: cut after that, or let cifs_tf.defend take the "
                 "model apart, which it does with functional models whose layers all have names of their own"
@@ -135,7 +107,7 @@ def _no_such_layer(backbone: keras.Model, name: str) -> str:
 
 
 def _similar(backbone: keras.Model, name: str) -> str:
-    """Names of feature maps like this one, or the last ones."""
+    """Return names of feature maps like this one, or the last ones."""
     feature_maps = [
         node.operation.name
         for node in calls(backbone)

@@ -37,7 +37,7 @@ def resnet(arch: str, image_shape: tuple[int, int, int], num_classes: int, width
 
 
 def apply_basic_block(x, filters: int, strides: int, *, name: str):
-    """Two 3x3 convolutions and a shortcut; ReLU after the sum."""
+    """Apply two 3x3 convolutions and a shortcut; ReLU after the sum."""
     shortcut = x
     if strides > 1 or x.shape[-1] != filters:
         shortcut = apply_conv(x, filters, 1, strides, name=f"{name}_shortcut_conv")

@@ -1,4 +1,4 @@
-"""What each cut of a classifier is, and what it costs."""
+"""The cuts of a classifier and their costs, as rows and as a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH = 160  # nothing is wrapped
 
 
 def summary_rows(classifier: keras.Model) -> list[dict]:
-    """One row for each cut, in the order of the network; `pandas.DataFrame` takes them as they are.
+    """Make one row for each cut, in the order of the network; `pandas.DataFrame` takes them as they are.
 
     Args:
         classifier: any `Classifier`.
@@ -52,7 +52,7 @@ def summary_rows(classifier: keras.Model) -> list[dict]:
 
 
 def cuts_table(classifier: keras.Model) -> str:
-    """The rows as a table, with what the backbone costs and what was not counted below it.
+    """Lay the rows out as a table, with what the backbone costs and what was not counted below it.
 
     Args:
         classifier: any `Classifier`.

@@ -39,7 +39,7 @@ def wide_resnet(arch: str, image_shape: tuple[int, int, int], num_classes: int, 
 
 
 def apply_preactivation_block(x, filters: int, strides: int, *, name: str):
-    """Normalisation and ReLU before each of two 3x3 convolutions; the shortcut starts before them if sizes agree."""
+    """Normalise and apply ReLU before each of two 3x3 convolutions; the shortcut starts before them if sizes agree."""
     activated = apply_relu(apply_bn(x, name=f"{name}_bn1"), name=f"{name}_relu1")
     shortcut = x
     if strides > 1 or x.shape[-1] != filters:

@@ -149,7 +149,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.history.append(entry)
         if self.cluster.is_chief:
             if best_epoch(self.history) == len(self.history):
-                write_arrays(self.folder / BEST, self.model.measured.get_weights())
+                write_arrays(self.folder / BEST, self.model.inference_classifier.get_weights())
             # The history first: a checkpoint never misses the epochs before it.
             write_json(self.history_file, self.history)
         self._save(int(self.model.optimizer.iterations.numpy()))

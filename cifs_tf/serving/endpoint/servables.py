@@ -13,6 +13,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
+from cifs_tf.framework_internals import make_callable
 from cifs_tf.serving.endpoint.signatures import DEFAULT_SIGNATURE
 from cifs_tf.serving.endpoint.status import BY_NUMBER, Code, StatusError
 
@@ -107,17 +108,18 @@ class SavedModel:
         self._session.close()
 
     def _callable(self, signature_name: str, outputs: tuple[str, ...]) -> object:
-        """Return the session's call without the Python checks of `Session.run`; private, guarded by a test."""
+        """Make, once, the function that runs a signature for some of its outputs."""
         key = signature_name, outputs
         with self._lock:
             if key not in self._callables:
                 signature = self.signatures[signature_name]
-                self._callables[key] = self._session._make_callable_from_options(
+                self._callables[key] = make_callable(
+                    self._session,
                     config_pb2.CallableOptions(
                         feed=[signature.inputs[name].name for name in sorted(signature.inputs)],
                         fetch=[signature.outputs[name].name for name in outputs],
                         run_options=self._run_options,
-                    )
+                    ),
                 )
             return self._callables[key]
 

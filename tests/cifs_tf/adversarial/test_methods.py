@@ -229,7 +229,7 @@ def test_average_by_hand():
         trainer.train_on_batch(images, labels)
         weights.append(classifier.get_weights()[0])
     expected = 2 / 11 * (weights[0] / 10 + 9 / 10 * weights[1]) + 9 / 11 * weights[2]
-    np.testing.assert_allclose(trainer.measured.get_weights()[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(trainer.inference_classifier.get_weights()[0], expected, rtol=1e-6)
 
 
 def test_the_average_is_what_is_validated_and_saved(tmp_path):
@@ -237,7 +237,7 @@ def test_the_average_is_what_is_validated_and_saved(tmp_path):
     trainer = AdversarialTrainer(classifier, Standard(head_weights=ONE_HEAD), ema_decay=0.99)
     trainer.compile(optimizer=SGD(5.0))
     trainer.fit(images, labels, batch_size=4, epochs=2, verbose=0)
-    average = trainer.measured
+    average = trainer.inference_classifier
     assert np.abs(average.get_weights()[0] - classifier.get_weights()[0]).max() > 1e-3
     accuracy = np.mean(average(images).numpy()[:, 0].argmax(axis=1) == labels)
     assert trainer.evaluate(images, labels, verbose=0, return_dict=True)["clean_accuracy"] == pytest.approx(accuracy)

@@ -45,7 +45,7 @@ def test_all_reduces_of_a_step_are_counted(monkeypatch):
         classifier = two_cuts()
         trainer = make_trainer(config, config.model, classifier, steps_per_epoch=1)
     batch = timing.random_images(config)
-    trainer._maybe_symbolic_build()
+    trainer.prepare_first_step()
     counted.clear()
     trainer.fit(tf.cast(batch.images, tf.float32) / 255, batch.labels, batch_size=4, verbose=0)
 

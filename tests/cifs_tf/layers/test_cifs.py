@@ -229,9 +229,11 @@ def test_mixed_precision_keeps_the_probe_in_full():
         {"importance": "sigmoid"},
         {"importance": get_importance("softmax", temperature=0.5, scale="mean_one")},
         {"importance": get_importance("constant", scale="mean_one")},
+        {"importance_scale": "mean_one", "temperature": 0.5},
+        {"importance": "sigmoid", "alpha": 3.0},
         {"label_in_mask": False, "mask_permutation": 3},
     ],
-    ids=["defaults", "mlp", "custom probe", "sigmoid", "mean_one", "constant", "options of the mask"],
+    ids=["defaults", "mlp", "custom probe", "sigmoid", "mean_one", "constant", "scale", "alpha", "options of the mask"],
 )
 def test_config_round_trip(kwargs):
     layer = make_layer(**{"probe": "linear", **kwargs}, dtype="float32")

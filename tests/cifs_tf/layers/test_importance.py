@@ -132,6 +132,8 @@ def test_negative_relevance_is_suppressed():
         (lambda: get_importance("softplus", alpha=0.0), "alpha", 0.0),
         (lambda: get_importance("sigmoid", alpha=-3), "alpha", -3),
         (lambda: get_importance("sigmoid", temperature=1.0), "importance", "sigmoid"),
+        (lambda: CIFS(importance=SoftmaxImportance(), importance_scale="mean_one"), "importance_scale", "mean_one"),
+        (lambda: CIFS(importance="sigmoid", importance_scale="mean_one"), "importance", "sigmoid"),
         (lambda: get_importance("tests_relu", alpha=1.0), "importance", "tests_relu"),
         (lambda: register_importance("softmax")(lambda g: g), "importance", "softmax"),
     ],

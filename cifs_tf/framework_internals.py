@@ -1,0 +1,133 @@
+"""Private names of Keras 3.15 and TensorFlow 2.21: all that this package uses, each in one function with one test.
+
+They are why both have upper bounds in `pyproject.toml`. Before a bound rises, the tests of this module say what still
+holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.losses.loss import unscale_loss_for_distribution
+from keras.src.models.functional import Functional
+
+
+def graph_of(layer: keras.layers.Layer) -> keras.Model | None:
+    """Return the functional model that a layer is, or None if its call is code of its own.
+
+    Args:
+        layer: any layer or model; of a `Sequential` that knows its input the functional model inside it is returned.
+    """
+    if isinstance(layer, keras.Sequential) and type(layer).call is keras.Sequential.call:
+        return layer._functional
+    return layer if isinstance(layer, Functional) and type(layer).call is Functional.call else None
+
+
+def calls(model: keras.Model) -> Iterator[Any]:
+    """Yield the calls of a functional model, in an order in which they can be made, inputs left out.
+
+    Args:
+        model: functional Keras model.
+
+    Returns:
+        Keras nodes: `operation` is called on `input_tensors` and answers with `outputs`.
+    """
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
+
+
+def run_graph(model: keras.Model, inputs: Any, **functions: Callable) -> Any:
+    """Call every operation of a functional model on new inputs.
+
+    Args:
+        model: functional Keras model.
+        inputs: tensors, or symbolic ones.
+        **functions: `operation_fn`, from an operation to what is called in its place; `call_fn`, called with an
+            operation and its arguments in place of the operation.
+
+    Returns:
+        the outputs of the model.
+    """
+    return model._run_through_graph(inputs, **functions)
+
+
+def operation_of(tensor: Any) -> Any:
+    """Return the operation that answers with a symbolic tensor."""
+    return tensor._keras_history.operation
+
+
+def layers_of(layer: keras.layers.Layer, *, include_self: bool = True) -> Iterator[keras.layers.Layer]:
+    """Yield a layer and all layers in it, at any depth."""
+    return layer._flatten_layers(include_self=include_self)
+
+
+def update_loss_metric(model: keras.Model, loss: tf.Tensor, num_examples: tf.Tensor) -> None:
+    """Add the loss of a batch to what `fit` and `evaluate` log, as Keras' own steps do.
+
+    Args:
+        model: compiled Keras model.
+        loss: from `compute_loss`, which divides it by the number of replicas.
+        num_examples: in the batch of this replica.
+    """
+    model._loss_tracker.update_state(unscale_loss_for_distribution(loss), sample_weight=num_examples)
+
+
+class FittedModel(keras.Model):
+    """A Keras model with public names for what `fit` does behind its back."""
+
+    @property
+    def loss_metric(self) -> keras.metrics.Metric:
+        """The mean of the loss, which Keras logs and resets."""
+        return self._loss_tracker
+
+    def update_compiled_metrics(self, labels: tf.Tensor, outputs: tf.Tensor, sample_weight: tf.Tensor) -> dict:
+        """Update the metrics that were compiled, if any, and return their values by name."""
+        if self._compile_metrics is None:
+            return {}
+        self._compile_metrics.update_state(labels, outputs, sample_weight)
+        return self._compile_metrics.result()
+
+    def prepare_first_step(self) -> None:
+        """Make what metrics and the optimizer keep; `fit` and `evaluate` call it before their first step."""
+        raise NotImplementedError
+
+    def build_metrics(self, batch: tuple) -> None:
+        """Build the model and its compiled metrics by a symbolic step on a batch."""
+        super()._maybe_symbolic_build(data_batch=batch)
+
+    def epoch_logs(self, logs: dict) -> dict:
+        """Return the logs of a finished epoch, from those of its last step."""
+        raise NotImplementedError
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        self.prepare_first_step()
+
+    def _get_metrics_result_or_logs(self, logs):
+        return self.epoch_logs(logs)
+
+
+def separate_collectives(distance: int) -> None:
+    """Let the next mirrored strategy number its collective operations so far behind those of earlier ones."""
+    tf.distribute.MirroredStrategy._collective_key_base += distance
+
+
+def workers_of(strategy: tf.distribute.Strategy) -> int | None:
+    """Return how many processes a strategy joins, or None if it is of one process by itself."""
+    is_multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return strategy.extended._num_workers if is_multi_worker and strategy.extended._in_multi_worker_mode() else None
+
+
+def make_callable(session: tf.compat.v1.Session, options: Any) -> Callable:
+    """Make a function that runs a session without the checks of `Session.run` in Python.
+
+    Args:
+        session: with the graph.
+        options: `CallableOptions`, what is fed and fetched.
+
+    Returns:
+        a function of the values fed, in order, to those fetched.
+    """
+    return session._make_callable_from_options(options)

@@ -1,0 +1,132 @@
+"""What each private name of Keras and TensorFlow must do."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+
+from cifs_tf import framework_internals as internals
+
+
+@pytest.fixture
+def model():
+    """Two paths, a layer that is used twice, and dropout."""
+    image = keras.Input((4,))
+    shared = keras.layers.Dense(4, name="shared")
+    x = keras.layers.Dropout(0.5, name="dropout")(shared(shared(image)))
+    return keras.Model(image, keras.layers.Add(name="sum")([x, image]))
+
+
+def test_graph_of(model):
+    class Subclass(keras.Model):
+        pass
+
+    class OwnCall(type(model)):
+        def call(self, inputs):
+            return super().call(inputs) + 1
+
+    sequential = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    assert internals.graph_of(model) is model
+    assert internals.graph_of(sequential).outputs[0].shape == (None, 2)
+    others = (Subclass(), OwnCall(model.inputs, model.outputs), keras.Sequential([keras.layers.Dense(2)]))
+    assert [internals.graph_of(layer) for layer in (*others, keras.layers.Dense(2))] == [None] * 4
+
+
+def test_calls_come_in_an_order_in_which_they_can_be_made(model):
+    known = {id(tensor) for tensor in model.inputs}
+    names = []
+    for node in internals.calls(model):
+        assert {id(tensor) for tensor in node.input_tensors} <= known
+        known |= {id(tensor) for tensor in node.outputs}
+        names.append(node.operation.name)
+    assert names == ["shared", "shared", "dropout", "sum"]
+
+
+def test_run_graph_replaces_operations(model):
+    inputs = np.random.default_rng(0).random((2, 4), np.float32)
+    np.testing.assert_allclose(internals.run_graph(model, inputs), model(inputs, training=False), rtol=1e-6)
+    without = {"dropout": lambda x, **_: x, "shared": lambda x, **_: 2 * x}
+    found = internals.run_graph(model, inputs, operation_fn=lambda each: without.get(each.name, each))
+    np.testing.assert_allclose(found, 5 * inputs, rtol=1e-6)
+
+    def call(operation, *args, **kwargs):
+        return without.get(operation.name, operation)(*args, **kwargs)
+
+    np.testing.assert_allclose(internals.run_graph(model, inputs, call_fn=call), 5 * inputs, rtol=1e-6)
+
+
+def test_operation_of(model):
+    assert internals.operation_of(model.outputs[0]) is model.get_layer("sum")
+
+
+def test_layers_of(model):
+    outer = keras.Sequential([keras.Input((4,)), model])
+    layers = list(internals.layers_of(outer))
+    assert layers[0] is outer
+    assert {model, model.get_layer("shared")} < set(layers)
+    assert outer not in internals.layers_of(outer, include_self=False)
+
+
+def test_loss_metric_is_a_mean_over_examples(model):
+    model.compile(loss="mse")
+    internals.update_loss_metric(model, tf.constant(1.0), tf.constant(3))
+    internals.update_loss_metric(model, tf.constant(5.0), tf.constant(1))
+    assert float(model.get_metrics_result()["loss"]) == 2.0
+
+
+def test_hooks_of_fit():
+    """`fit` prepares before its first step, logs what `epoch_logs` makes, and both see the compiled metrics."""
+    seen = []
+
+    class Fitted(internals.FittedModel):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+
+        def call(self, inputs, training=None):
+            return self.dense(inputs)
+
+        def train_step(self, data):
+            inputs, labels = data
+            seen.append("step")
+            logs = self.update_compiled_metrics(labels, self(inputs), tf.ones_like(labels))
+            self.loss_metric.update_state(2.0)
+            return {"loss": self.loss_metric.result(), **logs}
+
+        def prepare_first_step(self):
+            seen.append("prepared")
+            self.build_metrics((tf.zeros((1, 3)), tf.zeros((1,))))
+            assert self._compile_metrics.built
+
+        def epoch_logs(self, logs):
+            return {**logs, "epoch": 1.0}
+
+    model = Fitted()
+    model.compile(loss="mse", metrics=["accuracy"])
+    history = model.fit(np.zeros((4, 3)), np.zeros(4), batch_size=2, verbose=0).history
+    assert seen[:2] == ["prepared", "step"]
+    assert history.keys() == {"loss", "accuracy", "epoch"}
+    assert history["loss"] == [2.0]
+
+
+def test_collectives_of_strategies_are_apart():
+    """Each strategy takes its numbers from the class when it is made."""
+    before = tf.distribute.MirroredStrategy._collective_key_base
+    internals.separate_collectives(10)
+    assert before + 10 == tf.distribute.MirroredStrategy._collective_key_base
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    assert strategy.extended._collective_key_base == before + 10
+
+
+def test_workers_of():
+    assert internals.workers_of(tf.distribute.get_strategy()) is None
+    assert internals.workers_of(tf.distribute.MultiWorkerMirroredStrategy()) is None  # a process by itself
+
+
+def test_make_callable():
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        x = tf.compat.v1.placeholder(tf.float32, name="x")
+        y = tf.identity(2 * x, name="y")
+        run = internals.make_callable(session, config_pb2.CallableOptions(feed=[x.name], fetch=[y.name]))
+        assert run(np.float32(3)) == [6.0]
