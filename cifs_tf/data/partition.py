@@ -28,7 +28,7 @@ def choose_share(names: Sequence[str], labels: np.ndarray, share: float, purpose
 
     Example:
         >>> choose_share(["a.png", "b.png", "c.png"], np.array([0, 0, 1]), 0.5, "test").tolist()
-        [True, False, False]
+        [False, True, False]
     """
     positions = _positions(names, purpose)
     chosen = positions < share
