@@ -85,7 +85,7 @@ def training_loss_factor(loss_scale: str, defense: str, beta: float) -> float:
 
     Args:
         loss_scale: `"paper"` (Eq. 3 as printed) or `"official"`.
-        defense: `"cifs"`, `"cas"` or `"vanilla"`; the last has one head and is left alone.
+        defense: `"cifs"`, `"cas"`, or another one, which is left alone.
         beta: beta of the training loss, >= 0.
 
     Returns:

@@ -1,9 +1,10 @@
-"""The mechanism: probes, relevance (Eq. 1), importance functions, the CIFS (Eq. 2) and CAS layers."""
+"""The mechanism: probes, relevance (Eq. 1), importance functions, the CIFS (Eq. 2), CAS and EWAS layers."""
 
 from cifs_tf.layers.batch_normalization import BatchNormalization
 from cifs_tf.layers.cas import CAS
 from cifs_tf.layers.channel_relevance import relevance, top_k_class_weights
 from cifs_tf.layers.cifs import CIFS, MASK_GRADIENTS, channel_permutation
+from cifs_tf.layers.ewas import EWAS
 from cifs_tf.layers.importance import (
     ConstantImportance,
     SigmoidImportance,
@@ -17,6 +18,7 @@ from cifs_tf.layers.probe import LinearProbe, MLPProbe
 __all__ = [
     "CAS",
     "CIFS",
+    "EWAS",
     "MASK_GRADIENTS",
     "BatchNormalization",
     "ConstantImportance",

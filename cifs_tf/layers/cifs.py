@@ -107,12 +107,11 @@ class CIFS(keras.layers.Layer):
             # The probe is tiny and its gradient shapes the mask: it keeps full precision under a mixed policy.
             self.probe = PROBES[self.probe](self.num_classes, dtype=self.variable_dtype, name="probe")
         if not self.probe.built:
-            self.probe.build((features_shape[0], features_shape[-1]))
+            self.probe.build((features_shape[0], self._probed_size(features_shape)))
 
     def call(self, features, labels=None, training=None, mask_gradient=None):
         mask_gradient = _check_mask_gradient(mask_gradient or self.mask_gradient)
-        positions = list(range(1, len(features.shape) - 1))
-        pooled = tf.reduce_mean(tf.cast(features, self.variable_dtype), axis=positions)
+        pooled = self._probed(tf.cast(features, self.variable_dtype))
         probe_logits = self.probe(pooled)
         read_labels = training and self.label_in_mask
         class_weights = top_k_class_weights(probe_logits, self.top_k, labels if read_labels else None)
@@ -124,15 +123,26 @@ class CIFS(keras.layers.Layer):
         if self.mask_permutation is not None:
             order = channel_permutation(self.mask_permutation, importance.shape[-1])
             importance = tf.gather(importance, order, axis=-1)
-        mask = tf.cast(importance, features.dtype)
-        for axis in positions:
-            mask = tf.expand_dims(mask, axis)
         return {
-            "features": features * mask,
+            "features": features * self._spread(tf.cast(importance, features.dtype), features),
             "probe_logits": probe_logits,
             "relevance": channel_relevance,
             "importance": importance,
         }
+
+    def _probed_size(self, features_shape):
+        """Return how many numbers the probe reads of an image: one for each channel."""
+        return features_shape[-1]
+
+    def _probed(self, features):
+        """Return what the probe reads, (batch, channels): the mean over positions."""
+        return tf.reduce_mean(features, axis=list(range(1, len(features.shape) - 1)))
+
+    def _spread(self, importance, features):
+        """Return the importance as the features' multiplier: the same at every position."""
+        for axis in range(1, len(features.shape) - 1):
+            importance = tf.expand_dims(importance, axis)
+        return importance
 
     def get_config(self):
         probe = self.probe

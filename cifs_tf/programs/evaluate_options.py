@@ -48,7 +48,7 @@ class EvaluateOptions:
     model: str
     suite: Suite = "quick"
     checkpoint: Literal["last", "best"] = "last"
-    defense: Literal["cifs", "cas", "vanilla"] | None = None
+    defense: Literal["cifs", "cas", "ewas", "vanilla"] | None = None
     dataset: str | None = None
     data_dir: str | None = None
     examples: int | None = None
