@@ -48,9 +48,7 @@ class EWAS(CIFS):
     def _probed_size(self, features_shape):
         sizes = features_shape[1:]
         if None in sizes:
-            raise UserError(
-                "features", tuple(features_shape), "give a fixed size, the probe reads every pixel"
-            )
+            raise UserError("features", tuple(features_shape), "give a fixed size, the probe reads every pixel")
         return math.prod(sizes)
 
     def _probed(self, features):
