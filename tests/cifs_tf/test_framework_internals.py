@@ -83,6 +83,8 @@ def test_hooks_of_fit():
         def __init__(self):
             super().__init__()
             self.dense = keras.layers.Dense(2)
+            self.dense.build((None, 3))
+            self.built = True
 
         def call(self, inputs, training=None):
             return self.dense(inputs)
@@ -97,11 +99,16 @@ def test_hooks_of_fit():
         def prepare_first_step(self):
             seen.append("prepared")
             self.build_metrics((tf.zeros((1, 3)), tf.zeros((1,))))
-            assert self._compile_metrics.built
 
         def epoch_logs(self, logs):
             return {**logs, "epoch": 1.0}
 
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():  # without one Keras builds metrics in the first step
+        model = Fitted()
+        model.compile(loss="mse", metrics=["accuracy"])
+        model.prepare_first_step()
+        assert model._compile_metrics.built
+    seen.clear()
     model = Fitted()
     model.compile(loss="mse", metrics=["accuracy"])
     history = model.fit(np.zeros((4, 3)), np.zeros(4), batch_size=2, verbose=0).history
