@@ -19,7 +19,7 @@ from typing import Any, Literal, NoReturn
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from jsonargparse.typing import register_type
 
-from cifs_tf.config import GROUPS, ModelConfig, Ratio, RunConfig
+from cifs_tf.config import GROUPS, ModelConfig, Ratio, RunConfig, as_tuple
 from cifs_tf.errors import UserError
 from cifs_tf.extras import how_to_install
 
@@ -56,7 +56,7 @@ def parse_options(
     values: dict[str, Any] = {positional: tuple(argv[:first])} if positional else {}
     parser = make_parser(program, description, [options_class], skip={positional} if positional else None)
     values |= parse_values(parser, argv[first:] if positional else argv, [options_class])
-    return options_class(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    return options_class(**{name: as_tuple(value) for name, value in values.items()})
 
 
 class _Parser(ArgumentParser):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from cifs_tf.errors import UserError
 
@@ -49,13 +49,15 @@ class Ratio(float):
         return self.text
 
 
-def _field(default: Any, *, low: float = -math.inf, high: float = math.inf, above: float = -math.inf) -> Any:
+def bounded(default: Any, *, low: float = -math.inf, high: float = math.inf, above: float = -math.inf) -> Any:
     """Declare a number and the range it must lie in: low <= value <= high, value > above."""
     return dataclasses.field(default=default, metadata={"low": low, "high": high, "above": above})
 
 
 @dataclasses.dataclass(frozen=True)
-class _Group:
+class Group:
+    """Options whose numbers are checked against the ranges that `bounded` declares."""
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if not field.metadata:
@@ -71,7 +73,7 @@ class _Group:
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(_Group):
+class DataConfig(Group):
     """Where images come from.
 
     Args:
@@ -92,17 +94,17 @@ class DataConfig(_Group):
 
     dataset: str = "digits"
     data_dir: str | None = None
-    image_size: int | None = _field(None, low=8)
-    num_classes: int | None = _field(None, low=2)
-    train_examples: int | None = _field(None, low=1)
-    test_examples: int | None = _field(None, low=1)
-    val_examples: int | None = _field(None, low=0)
+    image_size: int | None = bounded(None, low=8)
+    num_classes: int | None = bounded(None, low=2)
+    train_examples: int | None = bounded(None, low=1)
+    test_examples: int | None = bounded(None, low=1)
+    val_examples: int | None = bounded(None, low=0)
     augmentation: Literal["crop_flip", "crop", "none"] = "none"
     on_corrupt: Literal["refuse", "skip"] = "refuse"
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(_Group):
+class ModelConfig(Group):
     """The network and its defense.
 
     Args:
@@ -128,23 +130,23 @@ class ModelConfig(_Group):
     """
 
     arch: Arch = "auto"
-    width: int | None = _field(None, low=1)
+    width: int | None = bounded(None, low=1)
     defense: Literal["cifs", "cas", "ewas", "vanilla"] = "cifs"
     cuts: tuple[str, ...] | None = None
     probes: tuple[Literal["linear", "mlp"], ...] = ("mlp", "linear")
-    top_k: int = _field(2, low=1)
+    top_k: int = bounded(2, low=1)
     importance: str = "softmax"
     importance_scale: Literal["sum_to_one", "mean_one"] = "sum_to_one"
-    temperature: float = _field(1.0, above=0)
-    alpha: float | None = _field(None, above=0)
+    temperature: float = bounded(1.0, above=0)
+    alpha: float | None = bounded(None, above=0)
     mask_gradient: MaskGradient = "detached"
     label_in_mask: bool = True
-    mask_permutation: int | None = _field(None, low=0, high=2**31 - 1)
+    mask_permutation: int | None = bounded(None, low=0, high=2**31 - 1)
     plugins: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(_Group):
+class TrainConfig(Group):
     """The training loop.
 
     Args:
@@ -183,34 +185,34 @@ class TrainConfig(_Group):
     """
 
     method: str = "pgd"
-    beta: float = _field(2.0, low=0, high=1e9)
-    beta_warmup: float = _field(0.0, low=0)
+    beta: float = bounded(2.0, low=0, high=1e9)
+    beta_warmup: float = bounded(0.0, low=0)
     loss_scale: Literal["paper", "official"] = "paper"
-    epochs: int = _field(120, low=1)
-    batch_size: int = _field(128, low=1)
-    learning_rate: float = _field(0.1, above=0)
-    lr_milestones: tuple[int, ...] = _field((75, 90), low=1)
-    lr_decay: float = _field(0.1, above=0, high=1)
-    momentum: float = _field(0.9, low=0, high=1)
-    weight_decay: float = _field(2e-4, low=0)
+    epochs: int = bounded(120, low=1)
+    batch_size: int = bounded(128, low=1)
+    learning_rate: float = bounded(0.1, above=0)
+    lr_milestones: tuple[int, ...] = bounded((75, 90), low=1)
+    lr_decay: float = bounded(0.1, above=0, high=1)
+    momentum: float = bounded(0.9, low=0, high=1)
+    weight_decay: float = bounded(2e-4, low=0)
     warm_start: str | None = None
-    label_smoothing: float = _field(0.0, low=0, high=1)
-    fat_tau_milestones: tuple[int, ...] = _field((50, 90), low=1)
-    fat_omega: float = _field(1e-3, low=0)
-    trades_lambda: float = _field(6.0, low=0)
+    label_smoothing: float = bounded(0.0, low=0, high=1)
+    fat_tau_milestones: tuple[int, ...] = bounded((50, 90), low=1)
+    fat_omega: float = bounded(1e-3, low=0)
+    trades_lambda: float = bounded(6.0, low=0)
     trades_bn_updates: Literal[2, 3] = 3
-    mart_lambda: float = _field(5.0, low=0)
-    nfgsm_noise: float = _field(2.0, low=0)
-    awp_gamma: float | None = _field(None, low=0)
-    awp_start: float = _field(0.0, low=0)
-    ema_decay: float | None = _field(None, low=0, high=0.999999)
+    mart_lambda: float = bounded(5.0, low=0)
+    nfgsm_noise: float = bounded(2.0, low=0)
+    awp_gamma: float | None = bounded(None, low=0)
+    awp_start: float = bounded(0.0, low=0)
+    ema_decay: float | None = bounded(None, low=0, high=0.999999)
     precision: Literal["auto", "float32", "mixed_bfloat16", "float64"] = "float32"
     deterministic: bool = False
-    seed: int = _field(0, low=0, high=2**31 - 1)
+    seed: int = bounded(0, low=0, high=2**31 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
-class AttackConfig(_Group):
+class AttackConfig(Group):
     """The threat model, and the attack inside adversarial training.
 
     Args:
@@ -225,17 +227,17 @@ class AttackConfig(_Group):
             of the update.
     """
 
-    epsilon: Ratio = _field(Ratio("8/255"), above=0, high=1)
-    step_size: Ratio | None = _field(None, above=0, high=1)
-    num_steps: int = _field(10, low=0)
+    epsilon: Ratio = bounded(Ratio("8/255"), above=0, high=1)
+    step_size: Ratio | None = bounded(None, above=0, high=1)
+    num_steps: int = bounded(10, low=0)
     random_start: bool = True
-    epsilon_warmup: float = _field(0.0, low=0)
+    epsilon_warmup: float = bounded(0.0, low=0)
     train_mask_gradient: MaskGradient = "detached"
     attack_precision: Precision | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig(_Group):
+class EvaluationConfig(Group):
     """The attacks that measure the trained network; all of them start at the image itself and keep the last iterate.
 
     Args:
@@ -252,7 +254,7 @@ class EvaluationConfig(_Group):
     """
 
     attacks: tuple[str, ...] = ("fgsm", "pgd20", "cw30", "pgd100")
-    eval_step_size: Ratio | None = _field(None, above=0, high=1)
+    eval_step_size: Ratio | None = bounded(None, above=0, high=1)
     eval_step_sizes: dict[str, Ratio] = dataclasses.field(default_factory=dict)
     attack_betas: tuple[int | float | str, ...] = (
         0,
@@ -266,13 +268,13 @@ class EvaluationConfig(_Group):
         "infinity-2",
     )
     eval_mask_gradient: MaskGradient = "detached"
-    eval_batch_size: int = _field(250, low=1)
+    eval_batch_size: int = bounded(250, low=1)
     checkpoints: tuple[Literal["last", "best"], ...] = ("last", "best")
-    val_every: int = _field(1, low=1)
+    val_every: int = bounded(1, low=1)
 
 
 @dataclasses.dataclass(frozen=True)
-class OutputConfig(_Group):
+class OutputConfig(Group):
     """What a run leaves behind.
 
     Args:
@@ -288,12 +290,12 @@ class OutputConfig(_Group):
     twin: Literal["vanilla", "cas"] | None = None
     export: bool = True
     export_checkpoint: Literal["last", "best"] = "last"
-    checkpoint_minutes: float = _field(10.0, above=0)
+    checkpoint_minutes: float = bounded(10.0, above=0)
     on_nan: Literal["stop", "skip"] = "stop"
 
 
 @dataclasses.dataclass(frozen=True)
-class MachineConfig(_Group):
+class MachineConfig(Group):
     """The devices that share the work. What comes out does not depend on them, but for rounding.
 
     Args:
@@ -304,7 +306,7 @@ class MachineConfig(_Group):
     """
 
     strategy: Literal["auto", "one", "mirrored", "multiworker", "tpu"] = "auto"
-    replicas: int | None = _field(None, low=1)
+    replicas: int | None = bounded(None, low=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -339,7 +341,7 @@ class RunConfig:
     machine: MachineConfig = dataclasses.field(default_factory=MachineConfig)
 
     @classmethod
-    def from_flat(cls, values: dict[str, Any]) -> RunConfig:
+    def from_flat(cls, values: dict[str, Any]) -> Self:
         """Sort flat values, such as a parsed command line, into their groups.
 
         Args:
@@ -352,19 +354,28 @@ class RunConfig:
             UserError: for a value out of range.
         """
         groups = {}
-        for group, group_class in GROUPS.items():
-            names = {field.name for field in dataclasses.fields(group_class)}
-            chosen = {name: value for name, value in values.items() if name in names}
-            groups[group] = group_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()})
+        for group, group_class in cls.groups().items():
+            chosen = {field.name for field in dataclasses.fields(group_class)} & values.keys()
+            groups[group] = group_class(**{name: as_tuple(values[name]) for name in chosen})
         return cls(**groups)
+
+    @classmethod
+    def groups(cls) -> dict[str, Any]:
+        """Return the class of each group."""
+        return {field.name: field.default_factory for field in dataclasses.fields(cls)}
 
     def flat(self) -> dict[str, Any]:
         """Return every field with its value in plain types, as a recipe writes them."""
         return {
-            field.name: _plain(getattr(getattr(self, group), field.name))
-            for group, group_class in GROUPS.items()
-            for field in dataclasses.fields(group_class)
+            field.name: _plain(getattr(group, field.name))
+            for group in vars(self).values()
+            for field in dataclasses.fields(group)
         }
+
+
+def as_tuple(value: Any) -> Any:
+    """Return a list, and the lists in it, as tuples; anything else as it is."""
+    return tuple(map(as_tuple, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _plain(value: Any) -> Any:
@@ -377,12 +388,4 @@ def _plain(value: Any) -> Any:
     return value
 
 
-GROUPS: dict[str, Any] = {
-    "data": DataConfig,
-    "model": ModelConfig,
-    "train": TrainConfig,
-    "attack": AttackConfig,
-    "evaluation": EvaluationConfig,
-    "output": OutputConfig,
-    "machine": MachineConfig,
-}
+GROUPS = RunConfig.groups()

@@ -17,9 +17,8 @@ from cifs_tf.config import RunConfig
 from cifs_tf.data import Split, load_dataset, to_float
 from cifs_tf.errors import UserError
 from cifs_tf.models import Classifier, build_classifier
-from cifs_tf.runs import network as experiment
-from cifs_tf.runs.machine import exact_factors
-from cifs_tf.runs.workdir import Workdir
+from cifs_tf.runs.precision import tf32_disabled
+from cifs_tf.runs.trained import find_network
 from cifs_tf.statistics import mcnemar_p_value
 
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -39,18 +38,14 @@ def run(options: PrecisionOptions, report: Report) -> dict[str, Any]:
     Raises:
         UserError: if the run is not finished, or was trained without an attack.
     """
-    workdir = Workdir(options.run)
-    config = workdir.read_config()
-    defense = config.model.defense
-    if not workdir.model_file(defense).exists():
-        raise UserError("--run", workdir.path, f"it has no {workdir.model_file(defense).name} yet, finish it first")
-    classifier = experiment.load(config, workdir, defense)
+    network = find_network(options.run)
+    config, classifier = network.config, network.load()
     split = load_dataset(config.data).test.class_balanced(options.examples, "--examples")
     methods = methods_of(config, classifier)
     attacked = {"float32": classifier, "mixed_bfloat16": _in_bfloat16(config, classifier)}
     found = {}
     for name, method in methods.items():
-        with exact_factors():
+        with tf32_disabled():
             robust = {
                 precision: _robust(classifier, attacked[precision], method, split, options.batch_size)
                 for precision in PRECISIONS

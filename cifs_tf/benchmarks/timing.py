@@ -23,7 +23,7 @@ from cifs_tf.evaluation.engine import compile_measurement
 from cifs_tf.evaluation.tasks import Crafted
 from cifs_tf.models import Classifier, build_classifier
 from cifs_tf.models.flops import count_flops
-from cifs_tf.runs.network import make_trainer
+from cifs_tf.runs.training import make_trainer
 
 NUM_CLASSES = 10
 DEFAULT_SIDE = 32

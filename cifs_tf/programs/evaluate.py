@@ -12,29 +12,87 @@ to --workdir; the same command again continues there.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, Literal, NoReturn
 
-from rich.console import Console
-from rich.table import Table
-
-from cifs_tf.command_line import import_plugins, parse_options
-from cifs_tf.config import RunConfig
+from cifs_tf.command_line import names_of, parse_options
+from cifs_tf.config import Group, MachineConfig, MaskGradient, Ratio, RunConfig, bounded
 from cifs_tf.errors import UserError
-from cifs_tf.programs.evaluate_options import EvaluateOptions
 from cifs_tf.runs.recipes import parse_config, run_program
+from cifs_tf.runs.trained import TrainedNetwork, find_network
 from cifs_tf.runs.workdir import Workdir, check_folder
 
-if TYPE_CHECKING:
-    from cifs_tf.data import ImageDataset, Split
-    from cifs_tf.evaluation import AttackedModel
-    from cifs_tf.evaluation.records import Example, Report
-
+Suite = Literal["quick", "paper", "paper_aa", "apgd", "standard", "adaptive", "strict"]
 # Images of a suite that is not meant for all of them.
 EXAMPLES = {"quick": 200, "paper_aa": 2000}
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions(Group):
+    """Attack a trained classifier, and write a report: JSON, Markdown and one HTML page.
+
+    Args:
+        model: workdir of a run, .keras file, or SavedModel folder.
+        suite: quick (a first look, with an audit), paper (Section 4.1, every beta_atk), paper_aa (Appendix B.1, APGD
+            and Square), apgd (APGD-CE and APGD-T, three targets), standard (AutoAttack), adaptive (paper, then short
+            runs of APGD at every beta_atk through every mask gradient) or strict (per image, the worst case over all
+            of it).
+        checkpoint: of a run: the network after its last epoch, or after its best on the validation images.
+        defense: which network of a run; null is its own, not the twin.
+        dataset: as for run.py; null is that of the run in whose workdir the model lies.
+        data_dir: where TFDS data lies; null is the run's, or TFDS' own default.
+        examples: attack a class-balanced subset of so many test images; null is 200 for quick, 2000 for paper_aa, and
+            all of them otherwise.
+        epsilon: radius of the L-infinity ball; null is that of the run, or of the dataset's recipe.
+        attacks: of the suites paper, adaptive and strict: fgsm, pgdN, cwN; null is the run's, or those of the dataset's
+            recipe.
+        attack_betas: the attacker's settings of beta in Eq. (3); null is the run's, or the paper's nine.
+        mask_gradients: attack through these gradients of the mask, first the one for paper; null is all there are.
+        audit: look for gradient masking; null does so in quick, adaptive and strict.
+        surrogate: another model, for a transfer attack in the audit.
+        batch_size: images per batch.
+        seed: of everything random; null is that of the run, or 0.
+        shard: i/n, attack only the i-th of n parts of the images; see merge.
+        strategy: one (one device), mirrored (all GPUs of this machine), or auto: mirrored where there are several GPUs.
+        replicas: mirrored only: how many GPUs; without a GPU the processor is divided into so many devices, which is no
+            faster. null is all GPUs.
+        workdir: folder for ledger and report; null is DEFENSE/evaluation/SUITE in the run's workdir, or
+            runs/evaluation/MODEL/SUITE.
+    """
+
+    model: str
+    suite: Suite = "quick"
+    checkpoint: Literal["last", "best"] = "last"
+    defense: Literal["cifs", "cas", "ewas", "vanilla"] | None = None
+    dataset: str | None = None
+    data_dir: str | None = None
+    examples: int | None = bounded(None, low=1)
+    epsilon: Ratio | None = bounded(None, above=0, high=1)
+    attacks: tuple[str, ...] | None = None
+    attack_betas: tuple[int | float | str, ...] | None = None
+    mask_gradients: tuple[MaskGradient, ...] | None = None
+    audit: bool | None = None
+    surrogate: str | None = None
+    batch_size: int = bounded(250, low=1)
+    seed: int | None = bounded(None, low=0, high=2**31 - 1)
+    shard: str = "1/1"
+    strategy: Literal["auto", "one", "mirrored"] = "auto"
+    replicas: int | None = None
+    workdir: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", self.shard)
+        if match is None or int(match[1]) > int(match[2]):
+            raise UserError("--shard", self.shard, "give i/n with i from 1 to n, such as 1/4")
+        self.machine_config()
+
+    def machine_config(self) -> MachineConfig:
+        """Return the devices that share the attacks."""
+        return MachineConfig(strategy=self.strategy, replicas=self.replicas)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,66 +111,24 @@ def evaluate(options: EvaluateOptions) -> int:
     Raises:
         UserError: for input that does not fit; nothing has been written then.
     """
-    config, run = _config_of(options)
-    folder = Path(options.workdir) if options.workdir else _default_folder(options, config, run)
+    config, network = _config_of(options)
+    folder = Path(options.workdir) if options.workdir else _default_folder(options, network)
     check_folder(folder)
     # After the check: importing TensorFlow takes seconds, an error should not.
-    from cifs_tf.runs.machine import exact_factors
+    from cifs_tf.runs.any_model import evaluate_model
 
-    with exact_factors():
-        return _attack(options, config, run, folder)
-
-
-def _attack(options: EvaluateOptions, config: RunConfig, run: Workdir | None, folder: Path) -> int:
-    from cifs_tf import evaluation
-    from cifs_tf.data import load_dataset
-    from cifs_tf.evaluation.examples import pick_examples
-    from cifs_tf.runs.cluster import make_local_cluster
-    from cifs_tf.runs.network import about_images, attack_progress, attacks_of, ledger_name
-
-    import_plugins(config.model)
-    cluster = make_local_cluster(options.machine_config())
-    strategy = cluster.strategy if cluster.num_replicas > 1 else None
-    with strategy.scope() if strategy else contextlib.nullcontext():
-        victim = _load(options.model, options.defense, options.checkpoint, run)
-        surrogate = _load_surrogate(options.surrogate) if options.surrogate else None
-    dataset = load_dataset(config.data)
-    split = _images(options, dataset)
-    tasks = evaluation.make_suite(
-        options.suite,
-        victim,
-        config.attack.epsilon,
-        attacks=attacks_of(config),
-        betas=config.evaluation.attack_betas,
-        mask_gradients=options.mask_gradients or _mask_gradients(config, victim),
+    return evaluate_model(
+        network or options.model,
+        config,
+        folder,
+        suite=options.suite,
+        examples=options.examples,
+        at_most=EXAMPLES.get(options.suite),
+        mask_gradients=options.mask_gradients,
         audit=options.audit,
-        surrogate=surrogate,
+        surrogate=_network_at(options.surrogate, "--surrogate") if options.surrogate else None,
+        shard=options.shard,
     )
-    console = Console()
-    console.rule(f"{victim.name}: {options.suite}, {len(split):,} images, epsilon {config.attack.epsilon}")
-    seed = config.train.seed if options.seed is None else options.seed
-    with attack_progress() as on_progress:
-        report = evaluation.evaluate(
-            victim,
-            split,
-            tasks,
-            epsilon=config.attack.epsilon,
-            ledger_file=folder / ledger_name(options.shard),
-            shard=options.shard,
-            seed=seed,
-            batch_size=options.batch_size,
-            strategy=strategy,
-            about=about_images(options.suite, dataset, split),
-            on_progress=on_progress,
-        )
-    if options.shard != "1/1":
-        console.print(f"shard {options.shard} is finished: {folder / ledger_name(options.shard)}", soft_wrap=True)
-        console.print("When all are: python training/evaluate.py merge FOLDER LEDGER LEDGER ...")
-        return 0
-    evaluation.write_report(report, folder)  # whatever the pictures come to
-    with console.status("making a few of the broken images again, to look at"):
-        examples = pick_examples(victim, split, tasks, report, dataset.class_names)
-    return _publish(report, folder, console, examples)
 
 
 def merge(argv: Sequence[str]) -> int:
@@ -126,135 +142,58 @@ def merge(argv: Sequence[str]) -> int:
     """
     if len(argv) < 2 or argv[0].startswith("-"):
         raise UserError("merge", " ".join(argv), "give the folder to write to, then the ledger of every shard")
-    folder, *paths = argv
-    check_folder(Path(folder))
-    from cifs_tf import evaluation
+    folder, *ledgers = map(Path, argv)
+    check_folder(folder)
+    from cifs_tf.runs.any_model import merge_shards
 
-    report = evaluation.build_report(evaluation.merge(paths, Path(folder) / "ledger.jsonl"))
-    console = Console()
-    code = _publish(report, Path(folder), console)
-    console.print(f"The evaluation's command with --workdir {folder}, without --shard, adds pictures of broken images.")
-    return code
+    return merge_shards(ledgers, folder)
 
 
-def _publish(report: Report, folder: Path, console: Console, examples: Sequence[Example] = ()) -> int:
-    from cifs_tf.evaluation import write_report
-
-    written = write_report(report, folder, examples)
-    console.print(summary(report))
-    for check in report["audit"]:
-        if check["verdict"] in ("warn", "fail"):
-            console.print(f"audit: {check['verdict']}: {check['name']}: {check['sentence']}", soft_wrap=True)
-    for limit in report["about"]["limits"]:
-        console.print(f"note: {limit}", soft_wrap=True)
-    console.print("Written:", *(f"  {path}" for path in written), sep="\n", soft_wrap=True)
-    return 1 if report["believable"] is False else 0
-
-
-def summary(report: Report) -> Table:
-    """Lay out a report's main numbers."""
-    about = report["about"]
-    table = Table(
-        title=f"{about['network']}: {about['suite']}\n"
-        f"{report['num_examples']:,} images, epsilon {about['epsilon']:.4g}",
-        caption="audit: " + {None: "not done", True: "no check failed", False: "FAILED"}[report["believable"]],
-    )
-    for column, justify in (("after", "left"), ("runs", "right"), ("broke", "right"), ("survivors", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    table.add_column("accuracy %", justify="right")
-    natural = report["natural"]
-    table.add_row("natural", "", "", f"{natural['count']:,}", f"{100 * natural['accuracy']:.2f}")
-    for row in report["attacks"]:
-        share = row["standing"] / report["num_examples"]
-        name = f"{row['attack']} ({row['section']})"
-        table.add_row(name, f"{row['runs']}", f"{row['broke_first']:,}", f"{row['standing']:,}", f"{100 * share:.2f}")
-    worst = report["worst_case"]
-    interval = "" if not worst["interval"] else " ({:.2f} to {:.2f})".format(*(100 * b for b in worst["interval"]))
-    table.add_section()
-    table.add_row("worst case of each image", "", "", f"{worst['count']:,}", f"{100 * worst['accuracy']:.2f}{interval}")
-    if report["paper"]:
-        paper = report["paper"]
-        label = f"the paper's convention ({paper['attack']}, beta {paper['beta']})"
-        table.add_row(label, "", "", "", f"{100 * paper['robust_accuracy']:.2f}")
-        table.add_row("gap between the two", "", "", "", f"{100 * (report['gap'] or 0):.2f}")
-    return table
-
-
-def _config_of(options: EvaluateOptions) -> tuple[RunConfig, Workdir | None]:
-    """The config of the run that the model belongs to, or of the dataset's recipe, with the options on top."""
+def _config_of(options: EvaluateOptions) -> tuple[RunConfig, TrainedNetwork | None]:
+    """Return the config of the run that the model belongs to, or of the dataset's recipe, with the options on top."""
     path = Path(options.model)
     if not path.exists():
         raise UserError("--model", options.model, "there is no such run or file, give a workdir, .keras or SavedModel")
     home = next((folder for folder in (path, *path.absolute().parents[:4]) if (folder / "config.yaml").is_file()), None)
-    run = Workdir(home) if home == path else None
     if home is not None and options.dataset is None:
-        config = Workdir(home).read_config()
+        config = Workdir(home).read_config("--model")
     elif options.dataset is None:
         raise UserError("--dataset", None, "the model lies in no run's workdir, say what to measure it on")
     else:
         config = parse_config("evaluate.py", "", [f"--dataset={options.dataset}"])
     data: dict[str, Any] = {"data_dir": options.data_dir} if options.data_dir else {}
     if options.examples is not None or options.suite in EXAMPLES:
-        data["test_examples"] = None
         # Without this, a run on a part of the training images measures on a part of the test images.
-        data["train_examples"] = None
-    asked = {"attacks": options.attacks, "attack_betas": options.attack_betas}
-    evaluation = {name: value for name, value in asked.items() if value}
+        data |= {"test_examples": None, "train_examples": None}
+    asked = {"attacks": options.attacks, "attack_betas": options.attack_betas, "eval_batch_size": options.batch_size}
+    evaluation: dict[str, Any] = {name: value for name, value in asked.items() if value}
+    seed = config.train.seed if options.seed is None else options.seed
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, **data),
+        train=dataclasses.replace(config.train, seed=seed),
         attack=dataclasses.replace(config.attack, epsilon=options.epsilon or config.attack.epsilon),
-        evaluation=dataclasses.replace(config.evaluation, **evaluation),  # type: ignore[arg-type]
+        evaluation=dataclasses.replace(config.evaluation, **evaluation),
+        machine=options.machine_config(),
     )
-    return config, run
+    is_run = home == path
+    return config, find_network(path, options.defense, options.checkpoint, "--model") if is_run else None
 
 
-def _default_folder(options: EvaluateOptions, config: RunConfig, run: Workdir | None) -> Path:
-    if run is not None:
-        return run.evaluation(options.defense or config.model.defense, options.checkpoint, options.suite)
+def _network_at(path: str, option: str) -> TrainedNetwork | str:
+    """Return the network of a run, or the path of another model."""
+    return find_network(path, option=option) if (Path(path) / "config.yaml").is_file() else path
+
+
+def _default_folder(options: EvaluateOptions, network: TrainedNetwork | None) -> Path:
+    if network is not None:
+        return network.evaluation(options.suite)
     name = "-".join(
         part for part in Path(options.model).resolve().with_suffix("").parts[-4:] if part not in ("/", "..", ".")
     )
     return Path("runs") / "evaluation" / name / options.suite
 
 
-def _load(path: str, defense: str | None, checkpoint: str, run: Workdir | None) -> AttackedModel:
-    from cifs_tf.evaluation import load_attacked
-
-    folder = run or (Workdir(path) if (Path(path) / "config.yaml").is_file() else None)
-    if folder is None:
-        return load_attacked(path)
-    file = folder.model_file(defense or folder.read_config().model.defense, checkpoint)
-    if not file.exists():
-        advice = (
-            f"it has no {file.relative_to(folder.path)}, finish its training, or give another --defense, --checkpoint"
-        )
-        raise UserError("--model", path, advice)
-    return load_attacked(file, name=f"{path}, {file.parent.name}, {checkpoint} epoch")
-
-
-def _load_surrogate(path: str) -> AttackedModel:
-    try:
-        return _load(path, None, "last", None)
-    except UserError as error:
-        raise UserError("--surrogate", error.received, error.advice) from error
-
-
-def _images(options: EvaluateOptions, dataset: ImageDataset) -> Split:
-    number = options.examples
-    if number is None and options.suite in EXAMPLES:
-        number = min(EXAMPLES[options.suite], len(dataset.test))
-    return dataset.test if number is None else dataset.test.class_balanced(number, "--examples")
-
-
-def _mask_gradients(config: RunConfig, victim: AttackedModel) -> tuple[str, ...] | None:
-    """That of the config first, for the paper's protocol; then the others the network has."""
-    first = config.evaluation.eval_mask_gradient
-    if first not in victim.mask_gradients:
-        return None
-    return first, *(mask for mask in victim.mask_gradients if mask != first)
-
-
 def start() -> NoReturn:
     """Run the program on the command line of this process, and exit."""
-    run_program(main, [field.name for field in dataclasses.fields(EvaluateOptions)])
+    run_program(main, names_of(EvaluateOptions))

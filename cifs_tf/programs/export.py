@@ -23,7 +23,7 @@ from cifs_tf.command_line import names_of, parse_options, run_program
 from cifs_tf.errors import UserError
 from cifs_tf.extras import require
 from cifs_tf.files import check_version
-from cifs_tf.serving.publishing.trained_run import read_run
+from cifs_tf.runs.trained import find_network
 
 FORMATS = ("savedmodel", "onnx")
 # A fall of clean accuracy, in points, that is worth a warning.
@@ -103,8 +103,8 @@ def publish(options: ExportOptions) -> Path:
     Raises:
         UserError: for input that does not fit, or a network that cannot be exported; nothing was published then.
     """
-    run = read_run(options.run, options.defense, options.checkpoint)
-    base = Path(options.model_base_path).expanduser() if options.model_base_path else run.export_base
+    run = find_network(options.run, options.defense, options.checkpoint)
+    base = Path(options.model_base_path).expanduser() if options.model_base_path else run.run.export_base(run.defense)
     check_version(base, options.version)
     moved = {name: getattr(options, name) for name in ("dataset", "data_dir") if getattr(options, name)}
     data = dataclasses.replace(run.config.data, **moved)

@@ -10,32 +10,15 @@ there. docs/tuning.md tells how several machines share a search.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import subprocess
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from rich.console import Console
-
-from cifs_tf.errors import UserError
+from cifs_tf.command_line import names_of
 from cifs_tf.extras import require
-from cifs_tf.runs.provenance import describe, now
 from cifs_tf.runs.recipes import parse_flat, run_program
-from cifs_tf.runs.workdir import Workdir, read_json, write_json
-from cifs_tf.tuning.options import OBJECTIVE, SearchConfig, SearchOptions, groups_of_options
-
-if TYPE_CHECKING:
-    from cifs_tf.data import ImageDataset
-    from cifs_tf.runs.cluster import Cluster
-    from cifs_tf.tuning.oracle import Resumable
-    from cifs_tf.tuning.workers import Role
-
-POLL_SECONDS = 1.0
-# For a worker that knows that the search is over. One that only begins would wait for the chief, which is gone.
-LAST_SECONDS = 10
+from cifs_tf.runs.workdir import Workdir
+from cifs_tf.tuning.options import SearchConfig, SearchOptions, groups_of_options
 
 
 def main(argv: Sequence[str]) -> None:
@@ -43,184 +26,14 @@ def main(argv: Sequence[str]) -> None:
     config = SearchConfig.from_flat(parse_flat("tune.py", (__doc__ or "").splitlines()[0], argv, groups_of_options()))
     require("tune")
     name = config.data.dataset.replace(":", "-").replace("/", "-")
-    search(config, Workdir(config.output.workdir or Path("runs") / f"tune-{name}"), argv)
-
-
-def search(config: SearchConfig, workdir: Workdir, argv: Sequence[str] = ()) -> None:
-    """Carry out a search, or what is left of it, alone or as the chief or a worker of several processes.
-
-    Args:
-        config: what is searched, and around what.
-        workdir: where to leave it.
-        argv: the command line, which workers on this machine are started with and the recipe names.
-
-    Raises:
-        UserError: for input that does not fit, when nothing has been written, or if no trial was completed.
-    """
-    if config.train.precision == "auto":
-        from cifs_tf.runs.machine import with_fast_precision
-
-        config = with_fast_precision(config, workdir)
+    workdir = Workdir(config.output.workdir or Path("runs") / f"tune-{name}")
     workdir.check(config)
-    if _is_finished(config, workdir):
-        _show(config, workdir)
-        return
     # After the check: importing TensorFlow takes seconds, an error should not.
-    from cifs_tf.data import load_dataset
-    from cifs_tf.runs import network as experiment
-    from cifs_tf.runs.cluster import count_workers, make_cluster
-    from cifs_tf.tuning import trials
-    from cifs_tf.tuning.workers import Role, end_with_launcher
+    from cifs_tf.tuning.search import search
 
-    if config.machine.strategy == "multiworker" or count_workers() > 1:
-        advice = "the workers of a search are others: give --workers, and unset TF_CONFIG"
-        raise UserError("--strategy", config.machine.strategy, advice)
-    cluster = make_cluster(config.machine)
-    role = Role.from_environment()
-    end_with_launcher()
-    dataset = load_dataset(config.data)
-    trials.check(config, dataset)
-    experiment.global_batch_size(config, dataset, cluster)
-    if role.kind == "worker":
-        _work(config, dataset, workdir, cluster, role)
-        return
-    with workdir.open(config):
-        trials.describe_space_to_tensorboard(config, workdir)
-        if role.kind == "alone" and config.search.workers is None:
-            oracle = _search_alone(config, dataset, workdir, cluster, role)
-        else:
-            oracle = _lead(config, dataset, workdir, cluster, role, argv)
-        _write(oracle, config, dataset, workdir, argv)
-    _show(config, workdir)
-
-
-def _search_alone(
-    config: SearchConfig, dataset: ImageDataset, workdir: Workdir, cluster: Cluster, role: Role
-) -> Resumable:
-    from cifs_tf.tuning.trials import SearchTuner
-    from cifs_tf.tuning.workers import Workers
-
-    workers = Workers(workdir)
-    if alive := workers.alive():
-        advice = f"{', '.join(alive)} of an earlier command is still at work there; end it, or start the chief again"
-        raise UserError("--workdir", workdir.path, advice)
-    with workers.hold(role.name):
-        tuner = SearchTuner(config, dataset, workdir, cluster)
-        tuner.oracle.is_alive, tuner.oracle.announce = workers.is_alive, _announce
-        tuner.search()
-    return tuner.oracle
-
-
-def _work(config: SearchConfig, dataset: ImageDataset, workdir: Workdir, cluster: Cluster, role: Role) -> None:
-    import grpc
-
-    from cifs_tf.tuning.trials import SearchTuner
-    from cifs_tf.tuning.workers import PREFIX, Workers
-
-    with Workers(workdir).hold(role.name):
-        tuner = SearchTuner(config, dataset, workdir, cluster)
-        _announce(f"{role.name} asks the chief at {role.address}")
-        try:
-            tuner.oracle.get_space()
-            workdir.check(config)  # by now the chief has written its own
-            tuner.search()
-        except grpc.RpcError as error:
-            advice = f"the chief is gone ({error.code().name}); start it and this worker again"
-            raise UserError(f"{PREFIX}ORACLE_IP", role.address, advice) from error
-    _announce("the search is over")
-
-
-def _lead(
-    config: SearchConfig, dataset: ImageDataset, workdir: Workdir, cluster: Cluster, role: Role, argv: Sequence[str]
-) -> Resumable:
-    """Be the chief: hand out trials until all workers know that there are no more."""
-    from cifs_tf.tuning.trials import SearchTuner
-    from cifs_tf.tuning.workers import Workers, serving
-
-    workers, oracle = Workers(workdir), SearchTuner(config, dataset, workdir, cluster).oracle
-    oracle.is_alive, oracle.announce = workers.is_alive, _announce
-    oracle.announces_epochs = True
-    with serving(oracle, role.address or "127.0.0.1:0") as (port, is_over):
-        _announce(f"the chief listens on port {port}; what workers that it starts say is in {workers.folder}/*.log")
-        processes = []
-        if config.search.workers is not None:
-            processes = workers.start(config.search.workers, role.address or f"127.0.0.1:{port}", argv)
-        with _ending(processes):
-            while not is_over():
-                time.sleep(POLL_SECONDS)
-                oracle.release_dead_workers()
-                if processes and not is_over() and all(process.poll() is not None for process in processes):
-                    advice = f"all of them have ended, see {workers.folder}/*.log; the same command continues"
-                    raise UserError("--workers", config.search.workers, advice)
-    return oracle
-
-
-@contextlib.contextmanager
-def _ending(processes: list[subprocess.Popen]) -> Iterator[None]:
-    """End processes with the context: those that know that the search is over do it themselves."""
-    try:
-        yield
-        for process in processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(LAST_SECONDS)
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait()
-
-
-def _write(
-    oracle: Resumable, config: SearchConfig, dataset: ImageDataset, workdir: Workdir, argv: Sequence[str]
-) -> None:
-    from cifs_tf.tuning import report
-
-    rows = report.collect(oracle)
-    if rows and rows[0]["status"] == "completed":
-        report.write_picture(rows, config, workdir.path / "accuracy.png")
-        report.write_recipe(rows[0], len(rows), config, argv, workdir.path / "best.yaml")
-    # Last of all: its presence says that the search is finished.
-    found = {
-        **{key: value for key, value in describe(config).items() if key != "started"},
-        "finished": now(),
-        "max_trials": config.search.num_trials,
-        "num_validation_images": len(dataset.validation),
-        "trials": rows,
-    }
-    write_json(workdir.result_file, found)
-
-
-def _is_finished(config: SearchConfig, workdir: Workdir) -> bool:
-    """Whether all is done, and not more trials are asked for than there were."""
-    if not workdir.result_file.exists():
-        return False
-    return read_json(workdir.result_file)["max_trials"] == config.search.num_trials
-
-
-def _show(config: SearchConfig, workdir: Workdir) -> None:
-    from cifs_tf.tuning import report
-
-    found = read_json(workdir.result_file)
-    console = Console()
-    console.print(report.table(found["trials"], config, found["num_validation_images"]))
-    if not found["trials"] or found["trials"][0]["status"] != "completed":
-        advice = "none of its trials was completed, see above why; give other values, and another --workdir"
-        raise UserError("--search", list(config.search.search), advice)
-    best = found["trials"][0]
-    console.print(
-        f"The best by {OBJECTIVE} is trial {best['trial']}. To measure it on the test images:\n"
-        f"  python training/run.py --recipe {workdir.path / 'best.yaml'}",
-        soft_wrap=True,
-    )
-    written = [workdir.path / name for name in ("best.yaml", "accuracy.png", "result.json", "trials")]
-    console.print("Written:", *(f"  {path}" for path in written), sep="\n", soft_wrap=True)
-    console.print(f"tensorboard --logdir {workdir.path} shows the trials under HParams.", soft_wrap=True)
-
-
-def _announce(sentence: str) -> None:
-    print(sentence, flush=True)
+    search(config, workdir, argv)
 
 
 def start() -> NoReturn:
     """Run the program on the command line of this process, and exit."""
-    run_program(main, [field.name for field in dataclasses.fields(SearchOptions)])
+    run_program(main, names_of(SearchOptions))

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: at every epoch's end and within long epochs, written whole, the newest two kept."""
+"""Checkpoints of a training run: at every epoch's end and within long ones, atomically; the newest two are kept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEPT = 2
 FILE_NAME = re.compile(r"step-(\d+)\.npz")
 BEST = "best.npz"
 WATCHED = "val_robust_accuracy"
-WAY_OUT = (
+ADVICE = (
     "the same command repeats the step, --on_nan skip goes on without it, "
     "a smaller --learning_rate with another --workdir may avoid it"
 )
@@ -34,9 +34,9 @@ WAY_OUT = (
 class Checkpoints(keras.callbacks.Callback):
     """Save weights, optimizer, metrics and history; restore the newest that can be read.
 
-    Also keeps the weights of the best epoch on the validation images, and watches for SIGTERM and for steps in which
-    something was not finite, because both end with a checkpoint. Of several workers the chief alone writes; all of
-    them read, in a folder that they share, and what one of them is asked is done by all.
+    Also keeps the weights of the best epoch on the validation images, and saves a checkpoint before it stops the
+    training, at SIGTERM or at a step in which something was not finite. Of several workers the chief alone writes; all
+    of them read, in a folder that they share, and stop together.
 
     Args:
         folder: where the checkpoints lie.
@@ -103,7 +103,7 @@ class Checkpoints(keras.callbacks.Callback):
         return step
 
     def _read_shared(self, step: int, shapes: Sequence[tuple[int, ...]], iterations: int) -> list[np.ndarray]:
-        """Read the chief's checkpoint, once it is to be seen here."""
+        """Read the chief's checkpoint, once it is visible here."""
         deadline = time.monotonic() + SHARING_SECONDS
         while time.monotonic() < deadline:
             found, values = _read_newest([file for file in self._files() if _step(file) == step], shapes, iterations)
@@ -113,7 +113,7 @@ class Checkpoints(keras.callbacks.Callback):
         raise WorkerLostError(f"the chief's checkpoint of step {step} cannot be read in {self.folder}; is it shared?")
 
     def on_train_batch_end(self, batch, logs=None):
-        """Look after one step (Keras' hook).
+        """Save after a step if it is time, or the process was asked to end (Keras' hook).
 
         Raises:
             UserError: if something was not finite, and steps like that are not skipped.
@@ -142,7 +142,7 @@ class Checkpoints(keras.callbacks.Callback):
         logs = {name: float(value) for name, value in (logs or {}).items()}
         broken = [name for name, value in logs.items() if not math.isfinite(value)]
         if broken and self.on_nan == "stop":
-            raise UserError("--on_nan", "stop", f"{broken[0]} is {logs[broken[0]]} after epoch {epoch + 1}; {WAY_OUT}")
+            raise UserError("--on_nan", "stop", f"{broken[0]} is {logs[broken[0]]} after epoch {epoch + 1}; {ADVICE}")
         entry = {name: value if math.isfinite(value) else None for name, value in logs.items()}
         if self.on_nan == "skip":
             entry["skipped_steps"] = self.model.skipped_steps
@@ -181,7 +181,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._save(step)
         named = quantities[0] + (f" and {len(quantities) - 1} more" if len(quantities) > 1 else "")
         self.cluster.wait_for_all()
-        advice = f"{named} was not finite in step {step} (epoch {epoch + 1}), see {stem}.json; {WAY_OUT}"
+        advice = f"{named} was not finite in step {step} (epoch {epoch + 1}), see {stem}.json; {ADVICE}"
         raise UserError("--on_nan", "stop", advice)
 
     def _files(self) -> list[Path]:
@@ -210,7 +210,7 @@ class SingleStepWatch(keras.callbacks.Callback):
 
 
 def best_epoch(history: list[dict[str, Any]]) -> int | None:
-    """The epoch, counted from 1, of the highest validation accuracy under attack, the first of several.
+    """Return the epoch, counted from 1, of the highest validation accuracy under attack, the first of several.
 
     Args:
         history: what each epoch logged.
@@ -265,7 +265,7 @@ def _read_newest(
 
 
 def _state(trainer: AdversarialTrainer) -> list[Any]:
-    """Everything that a step changes. In order, not by name: Keras numbers names by what was built before."""
+    """Return everything that a step changes. In order, not by name: Keras numbers names by what was built before."""
     variables = (*trainer.variables, *trainer.metrics_variables, *trainer.optimizer.variables)
     state = {id(variable): variable for variable in variables}
     for variable in trainer.attack_classifier.variables if trainer.attack_classifier else ():

@@ -1,4 +1,4 @@
-"""The devices and processes that share a run, and what the processes agree on."""
+"""The devices and processes that share a run, and how the processes agree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cifs_tf.distribute import mirrored_strategy, spans_workers
 from cifs_tf.errors import UserError
 from cifs_tf.runs.preemption import WorkerLostError
 
-# Errors of an operation whose other side is gone, or has been started again without us.
+# Errors of an operation whose other worker has ended, or has been started again.
 LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -27,7 +27,7 @@ LOST = (
     tf.errors.CancelledError,
     tf.errors.FailedPreconditionError,
 )
-# Internal errors may be faults of a GPU, which another start would not mend, unless they speak of the others.
+# Internal errors may be faults of a GPU, which a restart would not fix, unless they name the other workers.
 LOST_WORDS = re.compile(r"collective|coordination|nccl", re.IGNORECASE)
 
 ADDRESS = re.compile(r".+:\d+")
@@ -74,7 +74,7 @@ class Cluster:
         return self.strategy.num_replicas_in_sync
 
     def any_of(self, flags: Sequence[bool]) -> list[bool]:
-        """Whether a flag is set on any worker; all of them ask at the same time.
+        """Return whether a flag is set on any worker; all of them ask at the same time.
 
         Args:
             flags: of this worker.
@@ -87,21 +87,21 @@ class Cluster:
         """
         if self.num_workers == 1:
             return list(flags)
-        with self.losses_told():
+        with self.translate_worker_errors():
             return [bool(count) for count in self._total(tf.constant(flags, tf.float32)).numpy()]
 
     def chief_says(self, question: Callable[[], bool]) -> bool:
-        """The chief's answer, whom alone it is put to; all workers ask at the same time.
+        """Return the chief's answer to a question that it alone is asked; all workers ask at the same time.
 
-        What depends on files goes by it: on a shared filesystem another worker may see them later.
+        Questions about files are asked so: on a shared filesystem another worker may see them later.
         """
         return self.any_of([self.is_chief and question()])[0]
 
     def from_chief(self, number: int) -> int:
-        """The chief's number; all workers ask at the same time."""
+        """Return the chief's number; all workers ask at the same time."""
         if self.num_workers == 1:
             return number
-        with self.losses_told():
+        with self.translate_worker_errors():
             total = self._total(tf.constant(number if self.is_chief else 0, tf.float64))
         return round(float(total) * self.num_workers / self.num_replicas)
 
@@ -118,7 +118,7 @@ class Cluster:
         deadline = time.monotonic() + SHARING_SECONDS
         while not file.exists():
             if time.monotonic() > deadline:
-                raise WorkerLostError(f"the chief's {file} is not to be seen here; is its folder shared?")
+                raise WorkerLostError(f"the chief's {file} is not visible here; is its folder shared?")
             time.sleep(0.1)
 
     def check_shared(self, file: Path) -> None:
@@ -130,12 +130,12 @@ class Cluster:
         try:
             self.wait_for_file(file)
         except WorkerLostError as error:
-            advice = f"the chief's {file.name} is not to be seen here, give a folder that all workers share"
+            advice = f"the chief's {file.name} is not visible here, give a folder that all workers share"
             raise UserError("--workdir", file.parent, advice) from error
 
-    def losses_told(self) -> contextlib.AbstractContextManager[None]:
-        """Turn the errors of operations whose other workers are gone into `WorkerLostError`."""
-        return _losses_told() if self.num_workers > 1 else contextlib.nullcontext()
+    def translate_worker_errors(self) -> contextlib.AbstractContextManager[None]:
+        """Translate errors of operations whose other workers have ended into `WorkerLostError`."""
+        return _translate_worker_errors() if self.num_workers > 1 else contextlib.nullcontext()
 
     @functools.cached_property
     def _total(self):
@@ -189,7 +189,7 @@ def make_local_cluster(config: MachineConfig) -> Cluster:
 
 
 @contextlib.contextmanager
-def _losses_told() -> Iterator[None]:
+def _translate_worker_errors() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
@@ -200,7 +200,7 @@ def _losses_told() -> Iterator[None]:
 
 
 def count_workers() -> int:
-    """How many workers `TF_CONFIG` names, 0 if there is none.
+    """Return how many workers `TF_CONFIG` names, 0 if there is none.
 
     Raises:
         UserError: if it cannot be used.
@@ -250,7 +250,7 @@ def _multi_worker(num_workers: int) -> tf.distribute.Strategy:
         advice = "TF_CONFIG names no other worker, start the program with one of training/launch"
         raise UserError("--strategy", "multiworker", advice)
     try:
-        with _losses_told():
+        with _translate_worker_errors():
             return tf.distribute.MultiWorkerMirroredStrategy()
     except (ValueError, TypeError, RuntimeError, tf.errors.OpError) as error:
         advice = f"it cannot be used ({str(error).splitlines()[0]})"

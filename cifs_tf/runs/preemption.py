@@ -1,5 +1,5 @@
-"""How a run ends early: SIGTERM, by which a cluster takes a machine back, saves and exits with code 0; and the loss of
-another worker, with a code that says to start again."""
+"""The early end of a run: SIGTERM (preemption), after which it saves and exits with code 0, and the loss of another
+worker, with a code that asks for a restart."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 
-# Exit code of a worker whose others are gone: sysexits' "try again".
+# Exit code of a worker after the loss of another: sysexits' "try again".
 START_AGAIN = os.EX_TEMPFAIL
 # Environment variable with the exit code after SIGTERM, for schedulers that take 0 for the end of the whole job.
 PREEMPTED_CODE = "CIFS_PREEMPTED_CODE"
@@ -23,7 +23,7 @@ class WorkerLostError(Exception):
 
 
 class _Request:
-    """What the signal handler and the main program tell each other."""
+    """State that the signal handler and the main program share."""
 
     deferred = False
     received = False

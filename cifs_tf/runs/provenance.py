@@ -1,4 +1,4 @@
-"""Where a result comes from: what every result file says beside its numbers."""
+"""Metadata needed to reproduce a result, for every result file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "tf2onnx", "o
 
 
 def describe(config: RunConfig) -> dict[str, Any]:
-    """What a result is worth nothing without.
+    """Return the metadata needed to reproduce a result.
 
     Args:
         config: of the run, with its seed and precision.
 
     Returns:
-        `config`, `versions` of Python and packages, git `revision` of the project (None outside a checkout), `machine`,
-        and the time at which it `started` (UTC).
+        `config`, `versions` of Python and the packages that are installed, git `revision` of the project (None outside
+        a checkout), `machine`, and the time at which it `started` (UTC).
     """
     return {
         "config": config.flat(),
@@ -38,15 +38,18 @@ def describe(config: RunConfig) -> dict[str, Any]:
 
 
 def revision() -> str | None:
-    """The project's git revision; None outside a checkout, or without git."""
+    """Return the project's git revision; None outside a checkout, or without git."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # installed, perhaps below somebody else's repository
+        return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     except OSError:
         return None
     return found.stdout.strip() or None
 
 
 def now() -> str:
-    """The time, as result files have it: UTC, to the second."""
+    """Return the time as result files have it: UTC, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

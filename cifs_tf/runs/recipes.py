@@ -24,20 +24,7 @@ RECIPES = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 
 
 def parse_config(program: str, description: str, argv: Sequence[str]) -> RunConfig:
-    """Parse the command line of a run, see `parse_flat`.
-
-    Args:
-        program: name shown in help and errors.
-        description: what the program does, for `--help`.
-        argv: arguments without the program's name.
-
-    Returns:
-        the config.
-
-    Raises:
-        UserError: naming the option, what was received and the way out.
-        SystemExit: after `--help` and `--print_config`, with code 0.
-    """
+    """Parse the command line of a run, with the arguments and errors of `parse_flat`, into a config."""
     return RunConfig.from_flat(parse_flat(program, description, argv))
 
 

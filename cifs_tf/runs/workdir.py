@@ -1,13 +1,13 @@
-"""The only folder that a run writes to, and what lies where in it.
+"""The only folder that a run writes to, and where its files are.
 
 config.yaml                     what the run was asked to do
 DEFENSE/checkpoints/            the newest checkpoints of the network with that defense, and its best epoch's weights
 DEFENSE/history.json            what each epoch logged
 DEFENSE/curves.png              the same as a picture
 DEFENSE/tensorboard/            the same, for TensorBoard
-DEFENSE/not_finite/             a step that could not be made: its batch and what was not finite
+DEFENSE/not_finite/             a step whose loss or gradients were not finite: its batch, and which they were
 DEFENSE/last.keras, best.keras  the trained network after its last epoch, and after its best on the validation images
-DEFENSE/evaluation/last/SUITE/  what the attacks left of it: ledger.jsonl, report.json, report.md, report.html
+DEFENSE/evaluation/last/SUITE/  what the attacks found: ledger.jsonl, report.json, report.md, report.html
 export/DEFENSE/1/               SavedModel and model.onnx
 result.json                     everything that was measured
 """
@@ -15,7 +15,6 @@ result.json                     everything that was measured
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -26,12 +25,14 @@ import yaml
 
 from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
-from cifs_tf.files import remove_abandoned, remove_unfinished, write_atomically
+from cifs_tf.files import hold_lock, remove_abandoned, remove_unfinished, write_atomically
 from cifs_tf.runs.recipes import dump_yaml, parse_config
 
 # Fields that may change between a run and its continuation: they say where and how, not what.
 PLACES = ("workdir", "data_dir", "checkpoint_minutes", "on_nan", "strategy", "replicas")
 LOCK_FILE = ".lock"
+# The precision of the run that lies there is taken then.
+SETTLED_LATER = ("precision", "auto")
 
 
 class Workdir:
@@ -70,7 +71,7 @@ class Workdir:
         different = [
             f"{name} {stored.get(name)} there, {asked.get(name)} here"
             for name in {**stored, **asked}
-            if name not in PLACES and stored.get(name) != asked.get(name)
+            if name not in PLACES and stored.get(name) != asked.get(name) and (name, asked.get(name)) != SETTLED_LATER
         ]
         if different:
             advice = f"it holds a run with another config ({'; '.join(different[:4])}), give another folder"
@@ -86,17 +87,15 @@ class Workdir:
             UserError: as for `check`, or if another process is at work there.
         """
         self.check(config)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / LOCK_FILE).open("w")
-        except OSError as error:
-            advice = f"it cannot be written to ({error.strerror}), give another folder"
-            raise UserError("--workdir", self.path, advice) from error
-        with lock:
+        with contextlib.ExitStack() as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock.enter_context(hold_lock(self.path / LOCK_FILE))
+            except BlockingIOError as error:
                 advice = "another process is at work there, wait for it or give another folder"
+                raise UserError("--workdir", self.path, advice) from error
+            except OSError as error:
+                advice = f"it cannot be written to ({error.strerror}), give another folder"
                 raise UserError("--workdir", self.path, advice) from error
             remove_unfinished(self.path)
             for base in self.path.glob("export/*"):
@@ -104,19 +103,24 @@ class Workdir:
             write_atomically(self.config_file, lambda file: file.write_text(dump_yaml(config)))
             yield
 
-    def read_config(self) -> RunConfig:
+    def read_config(self, option: str = "--run") -> RunConfig:
         """Read the config of the run.
+
+        Args:
+            option: names the run in errors. Default `"--run"`.
 
         Raises:
             UserError: if there is none, or it is damaged.
         """
+        if not self.path.exists():
+            raise UserError(option, self.path, "there is no such folder, give the workdir of a run")
         try:
             return parse_config("", "", [f"--recipe={self.config_file}"])
         except UserError as error:
-            raise UserError("--model", self.path, "it holds no whole config.yaml, give the workdir of a run") from error
+            raise UserError(option, self.path, "it holds no whole config.yaml, give the workdir of a run") from error
 
     def stored(self, name: str) -> Any:
-        """A value of the config that lies there; None if there is none that can be read."""
+        """Return a value of the config that lies there; None if it cannot be read."""
         try:
             return yaml.safe_load(self.config_file.read_text())[name]
         except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
@@ -133,31 +137,31 @@ class Workdir:
         return self.path / "result.json"
 
     def checkpoints(self, defense: str) -> Path:
-        """Folder of checkpoints."""
+        """Return the folder of checkpoints."""
         return self.path / defense / "checkpoints"
 
     def tensorboard(self, defense: str) -> Path:
-        """Folder of TensorBoard's event files."""
+        """Return the folder of TensorBoard's event files."""
         return self.path / defense / "tensorboard"
 
     def history_file(self, defense: str) -> Path:
-        """What each epoch logged."""
+        """Return the file of what each epoch logged."""
         return self.path / defense / "history.json"
 
     def curves_file(self, defense: str) -> Path:
-        """A picture of what each epoch logged."""
+        """Return the file of the training curves."""
         return self.path / defense / "curves.png"
 
     def model_file(self, defense: str, checkpoint: str = "last") -> Path:
-        """The trained network, after its last or its best epoch."""
+        """Return the file of the trained network, after its last or its best epoch."""
         return self.path / defense / f"{checkpoint}.keras"
 
     def evaluation(self, defense: str, checkpoint: str, suite: str) -> Path:
-        """Folder of what a suite of attacks left of it."""
+        """Return the folder of what a suite of attacks found."""
         return self.path / defense / "evaluation" / checkpoint / suite
 
     def export_base(self, defense: str) -> Path:
-        """Folder of the exported versions."""
+        """Return the folder of the exported versions."""
         return self.path / "export" / defense
 
 

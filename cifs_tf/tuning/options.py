@@ -1,16 +1,16 @@
-"""What a search is asked: its own options, and the config of a run under them. No TensorFlow."""
+"""Options of a search, beside those of a run; imported without TensorFlow."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any, Literal
 
-from cifs_tf.config import GROUPS, RunConfig
+from cifs_tf.config import GROUPS, Group, RunConfig, bounded
 from cifs_tf.errors import UserError
 
 OBJECTIVE = "val_robust_accuracy"
 MAX_TRIALS = 10
-# They say how long and by how many, not what: they may change between a search and its continuation.
+# Options that may change between a search and its continuation.
 HOW = ("max_trials", "workers")
 
 Searched = Literal["beta", "top_k", "importance", "temperature", "alpha", "cuts", "learning_rate", "weight_decay"]
@@ -49,8 +49,8 @@ DIMENSIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchOptions:
-    """What is searched, and how; every other option is that of each trial's run.
+class SearchOptions(Group):
+    """Search hyper-parameters; every other option is that of each trial's run.
 
     Args:
         search: hyper-parameters to search; the others keep the run's values.
@@ -70,8 +70,8 @@ class SearchOptions:
 
     search: tuple[Searched, ...] = ("beta",)
     tuner: Literal["random", "bayesian", "hyperband"] = "random"
-    max_trials: int | None = None
-    workers: int | None = None
+    max_trials: int | None = bounded(None, low=1)
+    workers: int | None = bounded(None, low=1)
     search_betas: tuple[float, ...] = (0.1, 1.0, 2.0, 10.0, 100.0)
     search_top_k: tuple[int, ...] = (1, 2, 3, 4)
     search_importances: tuple[str, ...] = ("softmax", "softplus", "sigmoid")
@@ -82,12 +82,9 @@ class SearchOptions:
     search_weight_decay: tuple[float, ...] = (5e-5, 5e-3)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.search or len(set(self.search)) < len(self.search):
             raise UserError("--search", _shown(self.search), "name each hyper-parameter once, one at least")
-        for name in ("max_trials", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name}", value, "give a number of 1 or more")
         if self.tuner == "hyperband" and self.max_trials is not None:
             raise UserError("--max_trials", self.max_trials, "hyperband counts its own trials, leave the option out")
         for name in self.search:
@@ -108,12 +105,12 @@ class SearchOptions:
             raise UserError(f"--{option}", _shown(values), f"give one value or more, each once{example}")
 
     def is_range(self, name: str) -> bool:
-        """Whether a hyper-parameter is drawn from a range, on a logarithmic scale, and not from a list."""
+        """Return whether a hyper-parameter is drawn from a range, on a logarithmic scale, and not from a list."""
         return DIMENSIONS[name].is_range or (name == "beta" and self.tuner != "random")
 
     @property
     def num_trials(self) -> int | None:
-        """How many trials there are at most; None for hyperband, which counts its own."""
+        """Number of trials at most; None for hyperband, which counts its own."""
         return None if self.tuner == "hyperband" else self.max_trials or MAX_TRIALS
 
 
@@ -131,25 +128,13 @@ class SearchConfig(RunConfig):
 
     search: SearchOptions = dataclasses.field(default_factory=SearchOptions)
 
-    @classmethod
-    def from_flat(cls, values: dict[str, Any]) -> SearchConfig:
-        """Sort flat values, such as a parsed command line, into their groups.
-
-        Raises:
-            UserError: for a value out of range, or a hyper-parameter that the network does not have.
-        """
-        names = {field.name for field in dataclasses.fields(SearchOptions)}
-        options = SearchOptions(**{name: _as_tuple(value) for name, value in values.items() if name in names})
-        run = RunConfig.from_flat(values)
-        config = cls(**{group: getattr(run, group) for group in GROUPS}, search=options)
-        for name in options.search:
-            config._check_use(name)
-        return config
+    def __post_init__(self) -> None:
+        for name in self.search.search:
+            self._check_use(name)
 
     def flat(self) -> dict[str, Any]:
         """Return every field but `HOW` with its value in plain types."""
-        options = {name: value for name, value in vars(self.search).items() if name not in HOW}
-        return {**super().flat(), **{name: _as_list(value) for name, value in options.items()}}
+        return {name: value for name, value in super().flat().items() if name not in HOW}
 
     def with_values(self, values: dict[str, Any]) -> RunConfig:
         """Return the config of a trial's run, whose workdir is its own.
@@ -178,14 +163,6 @@ class SearchConfig(RunConfig):
 def groups_of_options() -> list[type]:
     """Dataclasses whose fields are the options of a search: its own first, then those of a run."""
     return [SearchOptions, *GROUPS.values()]
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
-
-
-def _as_list(value: Any) -> Any:
-    return [_as_list(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _shown(values: tuple) -> str:

@@ -1,8 +1,7 @@
-"""The memory of a search: which trials there were, are and come next.
+"""Oracles that choose the trials of a search, and remember them through a kill.
 
-An oracle of Keras Tuner decides that. Left alone, it loses its memory to a kill (it writes its files in place, repeats
-a trial that ended just before, and never ends one that had just begun), and waits for ever for a worker that has
-died. `Resumable` mends both.
+Keras Tuner's lose trials in a kill (they write their files in place, repeat a trial that ended just before, and never
+end one that had just begun), and wait for ever for a worker that has died. `Resumable` fixes both.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ MAX_COLLISIONS = 1000
 
 
 class Resumable(keras_tuner.Oracle):
-    """What our oracles have beside their way to choose: they survive a kill, of their process or of a worker.
+    """An oracle that survives a kill, of its own process or of a worker.
 
     Attributes:
         is_alive: tells of a worker, by its id, whether its process is there. Default: it is.
@@ -61,7 +60,7 @@ class Resumable(keras_tuner.Oracle):
 
     @keras_tuner.synchronized
     def update_trial(self, trial_id, metrics, step=0):
-        """Record what an epoch of a trial came to."""
+        """Record the metrics of an epoch of a trial."""
         if self.announces_epochs:
             found = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             self.announce(f"trial {trial_id}, epoch {step}: {found}")
@@ -69,7 +68,7 @@ class Resumable(keras_tuner.Oracle):
 
     @keras_tuner.synchronized
     def end_trial(self, trial):
-        """Record how a trial ended."""
+        """Record the end of a trial."""
         with contextlib.redirect_stdout(io.StringIO()):  # Keras Tuner announces a retry in its own words
             super().end_trial(trial)
         ended = self.trials[trial.trial_id]

@@ -1,4 +1,4 @@
-"""What a search found: a table, a picture, and a recipe of the best."""
+"""The results of a search: a table, a figure, and a recipe of the best trial."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from keras_tuner.engine.trial import TrialStatus
 from rich.table import Table
 
+from cifs_tf.command_line import command
 from cifs_tf.figures import NATURAL, ROBUST, make_figure, save_figure, styled
 from cifs_tf.files import write_atomically
 from cifs_tf.runs.recipes import dump_yaml
@@ -90,9 +91,9 @@ def write_recipe(best: dict[str, Any], num_trials: int, config: SearchConfig, ar
     accuracies = ", ".join(f"{name} {100 * best[name]:.2f}" for name in METRICS)
     lines = [
         f"# Best of {num_trials} trials on {config.data.dataset}, {describe(best['values'])}: {accuracies}",
-        f"# python training/run.py --recipe {shlex.quote(str(file))}",
+        f"# {command('run')} --recipe {shlex.quote(str(file))}",
         "#",
-        f"# Found by python training/tune.py {shlex.join(argv)}".rstrip(),
+        f"# Found by {command('tune')} {shlex.join(argv)}".rstrip(),
         dump_yaml(config.with_values(best["values"])),
     ]
     write_atomically(file, lambda path: path.write_text("\n".join(lines)))

@@ -1,4 +1,4 @@
-"""One trial: a run with a workdir of its own, that tells the oracle how each epoch went."""
+"""One trial: a run with a workdir of its own, that reports each epoch to the oracle."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from cifs_tf.config import RunConfig
 from cifs_tf.data import ImageDataset
 from cifs_tf.errors import UserError
 from cifs_tf.files import temporary_of
-from cifs_tf.runs import network as experiment
 from cifs_tf.runs.cluster import ALONE, Cluster
+from cifs_tf.runs.networks import build, build_networks
+from cifs_tf.runs.training import fit
 from cifs_tf.runs.workdir import Workdir, read_json
 from cifs_tf.tuning.options import DIMENSIONS, OBJECTIVE, SearchConfig
 from cifs_tf.tuning.oracle import make_oracle
@@ -73,7 +74,8 @@ class SearchTuner(keras_tuner.Tuner):
             with workdir.open(config):
                 self._continue_shorter_trial(trial, workdir, defense)
                 session.on_train_begin()
-                experiment.fit(config, config.model, self.dataset, workdir, [report], self.cluster)
+                network = build(config, config.model, self.dataset, self.cluster)
+                fit(config, config.model, network, self.dataset, workdir, [report], self.cluster)
                 session.on_train_end()
         except UserError as error:
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
@@ -150,13 +152,13 @@ def trial_workdir(workdir: Workdir, trial_id: str) -> Workdir:
     return Workdir(workdir.path / "trials" / trial_id)
 
 
-def check(config: SearchConfig, dataset: ImageDataset) -> None:
-    """Refuse a search that does not fit itself or the dataset, before anything is written.
+def check(config: SearchConfig, dataset: ImageDataset, cluster: Cluster) -> None:
+    """Refuse a search that does not fit itself, the dataset or the devices, before anything is written.
 
     Raises:
         UserError: naming the option.
     """
-    experiment.check(config, dataset)
+    build_networks(config, dataset, cluster)
     if not len(dataset.validation):
         advice = "a search is judged on validation images, never on test images; give a number above 0"
         raise UserError("--val_examples", config.data.val_examples, advice)
@@ -166,7 +168,7 @@ def check(config: SearchConfig, dataset: ImageDataset) -> None:
     for name, values in alternatives(config).items():
         for value in values:
             try:
-                experiment.build(config, config.with_values({name: value}).model, dataset)
+                build(config, config.with_values({name: value}).model, dataset)
             except UserError as error:
                 raise UserError(f"--{DIMENSIONS[name].option}", error.received, error.advice) from error
     keras.backend.clear_session()

@@ -1,4 +1,4 @@
-"""Several processes at one search: Keras Tuner's chief and workers, and who of them is alive.
+"""Several processes at one search: Keras Tuner's chief and workers, and which of them are alive.
 
 A worker holds a lock on a file of its own in the workdir for as long as its process lives: the operating system
 lets go of it however the process ends, so the chief knows at once and for sure, without clocks and time limits.
@@ -8,31 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cifs_tf.errors import UserError
+from cifs_tf.files import hold_lock, is_locked
 from cifs_tf.runs.workdir import Workdir
 from cifs_tf.tuning.oracle import Resumable
 
 PREFIX = "KERASTUNER_"
 LAUNCHED = "CIFS_TUNE_LAUNCHED"
-# The chief's look at a lock takes it, for no time to speak of.
-LOCK_TRIES, LOCK_PAUSE_SECONDS = 10, 0.1
 GRACE_SECONDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Role:
-    """What this process is in a search, as Keras Tuner's environment variables say it.
+    """The part of this process in a search, as Keras Tuner's environment variables say it.
 
     Args:
         kind: alone, chief or worker.
@@ -88,25 +85,20 @@ class Workers:
             UserError: if another process is.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._file(name).open("a+") as lock:
-            for _ in range(LOCK_TRIES):
-                if _lock(lock, fcntl.LOCK_EX):
-                    break
-                time.sleep(LOCK_PAUSE_SECONDS)
-            else:
+        with contextlib.ExitStack() as lock:
+            try:
+                lock.enter_context(hold_lock(self._file(name)))
+            except BlockingIOError as error:
                 advice = "another process is this worker, end it or give another id"
-                raise UserError(f"{PREFIX}TUNER_ID", name, advice)
+                raise UserError(f"{PREFIX}TUNER_ID", name, advice) from error
             yield
 
     def is_alive(self, name: str) -> bool:
-        """Whether a process is this worker."""
-        if not self._file(name).exists():
-            return False
-        with self._file(name).open("a+") as lock:
-            return not _lock(lock, fcntl.LOCK_SH)
+        """Return whether a process is this worker."""
+        return is_locked(self._file(name))
 
     def alive(self) -> list[str]:
-        """Names of the workers that are alive."""
+        """Return the names of the workers that are alive."""
         return [file.stem for file in sorted(self.folder.glob("*.lock")) if self.is_alive(file.stem)]
 
     def start(self, num_workers: int, address: str, argv: Sequence[str]) -> list[subprocess.Popen]:
@@ -191,12 +183,3 @@ def serving(oracle: Resumable, address: str) -> Iterator[tuple[int, Callable[[],
         yield port, lambda: servicer.stop_triggered and exit_chief(oracle)
     finally:
         server.stop(GRACE_SECONDS).wait()
-
-
-def _lock(file, kind: int) -> bool:
-    """Take a lock if it is free."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

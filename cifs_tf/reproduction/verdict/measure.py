@@ -19,9 +19,10 @@ from cifs_tf.models import Classifier
 from cifs_tf.reproduction.verdict.cells import CHECKPOINTS, SCHEMA, Cell, pack_bits
 from cifs_tf.reproduction.verdict.study import Study
 from cifs_tf.runs.checkpoints import best_epoch
-from cifs_tf.runs.machine import exact_factors
-from cifs_tf.runs.network import VALIDATION_STEPS, load
+from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.provenance import now, revision
+from cifs_tf.runs.trained import find_network
+from cifs_tf.runs.training import VALIDATION_STEPS
 from cifs_tf.runs.workdir import Workdir, read_json
 
 DIGITS = 4
@@ -58,9 +59,9 @@ def measure_cell(cell: Cell, study: Study, workdir: Path, data_dir: str | None =
         evaluation = planned.settled(workdir)
         if evaluation.checkpoint not in found:
             folder = workdir / evaluation.folder
-            classifier = load(config, run, config.model.defense, evaluation.checkpoint)
+            classifier = find_network(run.path, checkpoint=evaluation.checkpoint).load()
             own = workdir / "measurements" / cell.name / evaluation.checkpoint
-            with exact_factors():
+            with tf32_disabled():
                 found[evaluation.checkpoint] = {
                     "epoch": epochs[checkpoint],
                     **_verdicts(folder),

@@ -16,9 +16,9 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from cifs_tf.data import ImageDataset
 from cifs_tf.extras import versions_of
 from cifs_tf.models import Classifier
+from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.serving.endpoint.servables import onnx_signature
 from cifs_tf.serving.publishing.quantization import accuracy_of
-from cifs_tf.serving.publishing.trained_run import TrainedRun
 
 CARD_FILE = "model_card.json"
 SCHEMA = 1
@@ -38,7 +38,7 @@ LIMITS = (
 
 
 def make_card(
-    path: Path, run: TrainedRun, classifier: Classifier, dataset: ImageDataset, int8: dict[str, Any] | None = None
+    path: Path, run: TrainedNetwork, classifier: Classifier, dataset: ImageDataset, int8: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Describe a version that is about to be published.
 
@@ -108,7 +108,7 @@ def write_card(path: Path, card: dict[str, Any]) -> None:
     (path / CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_measured(run: TrainedRun) -> tuple[dict[str, Any] | None, str | None]:
+def read_measured(run: TrainedNetwork) -> tuple[dict[str, Any] | None, str | None]:
     """Return what the run itself measured of this network: (clean and robust accuracy, None), or (None, the reason).
 
     `robust` is the worst case of each image over all attacks; `strongest_attack` the paper's convention, the lowest
@@ -141,7 +141,7 @@ def read_measured(run: TrainedRun) -> tuple[dict[str, Any] | None, str | None]:
     }, None
 
 
-def read_further(run: TrainedRun) -> dict[str, Any]:
+def read_further(run: TrainedNetwork) -> dict[str, Any]:
     """Return what `training/evaluate.py` measured of this network beyond the run itself, by suite of attacks."""
     return {
         suite: {

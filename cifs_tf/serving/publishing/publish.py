@@ -16,16 +16,16 @@ from cifs_tf.data import ImageDataset, load_dataset
 from cifs_tf.errors import UserError
 from cifs_tf.export import ExportError, export
 from cifs_tf.models import Classifier
+from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.serving.publishing.model_card import make_card, write_card
 from cifs_tf.serving.publishing.quantization import add_int8
-from cifs_tf.serving.publishing.trained_run import TrainedRun
 from cifs_tf.serving.publishing.warmup import write_warmup
 
 INT8_EXAMPLES = 200
 
 
 def publish_run(
-    run: TrainedRun,
+    run: TrainedNetwork,
     base: Path,
     data: DataConfig,
     *,

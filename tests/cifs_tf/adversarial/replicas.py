@@ -20,7 +20,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.layers import CIFS, BatchNormalization
 from cifs_tf.models import Classifier
 from cifs_tf.runs.cluster import ALONE, make_cluster
-from cifs_tf.runs.network import make_trainer
+from cifs_tf.runs.training import make_trainer
 
 BATCH, SEED = 16, 3
 DATASET = load_dataset(DataConfig(train_examples=40, val_examples=7))

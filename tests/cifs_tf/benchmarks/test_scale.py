@@ -14,7 +14,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.layers import CIFS, BatchNormalization
 from cifs_tf.models import Classifier
 from cifs_tf.programs import benchmark
-from cifs_tf.runs.network import make_trainer
+from cifs_tf.runs.training import make_trainer
 
 
 def two_cuts():

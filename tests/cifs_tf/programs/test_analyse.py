@@ -19,10 +19,11 @@ from cifs_tf.errors import UserError
 from cifs_tf.evaluation import Ledger
 from cifs_tf.layers import CIFS
 from cifs_tf.models import Classifier
-from cifs_tf.programs.analyse import Network, analyse, choose_beta
-from cifs_tf.programs.analyse_options import AnalyseOptions
-from cifs_tf.runs.findings import Findings
+from cifs_tf.programs.analyse import AnalyseOptions, analyse
+from cifs_tf.runs.comparison import Comparison
+from cifs_tf.runs.inspection import choose_beta
 from cifs_tf.runs.recipes import dump_yaml
+from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.runs.workdir import Workdir, write_json
 from tests.running import ROOT
 
@@ -154,37 +155,36 @@ def test_the_attack_takes_the_worst_beta_of_the_runs_evaluation(tmp_path):
         ledger.append("a", np.arange(2), {"ranks": np.zeros((2, 2))})
         ledger.append("b", np.arange(2), {"ranks": np.ones((2, 2))})
         ledger.finish()
-    network = Network("cifs", run, RunConfig(), "cifs")
-    options = AnalyseOptions(run=(str(tmp_path),), attack="pgd2")
-    assert choose_beta(network, options, num_probes=2) == 10
-    assert choose_beta(network, options, num_probes=0) == 0
-    assert choose_beta(network, dataclasses.replace(options, attack_beta="infinity"), num_probes=2) == "infinity"
-    assert choose_beta(network, dataclasses.replace(options, attack="fgsm"), num_probes=2) == RunConfig().train.beta
+    network = TrainedNetwork(run, RunConfig(), "cifs")
+    assert choose_beta(network, "pgd2", None, num_probes=2) == 10
+    assert choose_beta(network, "pgd2", None, num_probes=0) == 0
+    assert choose_beta(network, "pgd2", "infinity", num_probes=2) == "infinity"
+    assert choose_beta(network, "fgsm", None, num_probes=2) == RunConfig().train.beta
 
 
 def test_what_is_not_known_is_left_out(tmp_path):
     """A network that activates nothing has no share and no rank; a class without images no accuracy."""
     silent = np.zeros((2, 3))
     right = np.array([True, False])
-    findings = Findings(
+    comparison = Comparison(
         {"net": Measurement(np.array([0, 0]), np.ones((3, 2)), silent, silent, right, right)}, "ab", "FGSM"
     )
-    assert findings.means["net"]["natural_accuracy"] == 0.5
-    assert findings.means["net"]["natural_negative_share"] is None
-    assert findings.most_and_least_robust() == [0]
-    findings.write_numbers(tmp_path)
+    assert comparison.means["net"]["natural_accuracy"] == 0.5
+    assert comparison.means["net"]["natural_negative_share"] is None
+    assert comparison.most_and_least_robust() == [0]
+    comparison.write_numbers(tmp_path)
     first, second = read_csv(tmp_path / "classes.csv")
     assert (first["natural_accuracy"], first["natural_alignment"]) == ("0.5", "")
     assert (second["num_examples"], second["natural_accuracy"]) == ("0", "")
-    assert len(findings.tables("title", {"net": 0})) == 2
-    assert set(findings.draw([0])) == {"channels_0_a.png", "class_robustness.png"}
+    assert len(comparison.tables("title", {"net": 0})) == 2
+    assert set(comparison.draw([0])) == {"channels_0_a.png", "class_robustness.png"}
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         ([], "--run: received no value"),
-        (["--run=nowhere"], "--run: received nowhere; it holds no whole config.yaml"),
+        (["--run=nowhere"], "--run: received nowhere; there is no such folder"),
         (["--run=RUN", "--checkpoint=best"], "it has no vanilla/best.keras, finish its training"),
         (["--run=RUN", "--attack=pgd"], "--attack: received pgd; give fgsm, pgdN or cwN"),
         (["--run=RUN", "--examples=0"], "--examples: received 0"),

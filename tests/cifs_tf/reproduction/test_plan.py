@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cifs_tf.command_line import parse_options
-from cifs_tf.programs.analyse_options import AnalyseOptions
-from cifs_tf.programs.evaluate_options import EvaluateOptions
+from cifs_tf.programs.analyse import AnalyseOptions
+from cifs_tf.programs.evaluate import EvaluateOptions
 from cifs_tf.reproduction.catalogue import figures, tables
 from cifs_tf.reproduction.plan import Analysis, Evaluation, Training, jobs_of, plan_figure, plan_table
 from cifs_tf.reproduction.scales import SCALES, arguments

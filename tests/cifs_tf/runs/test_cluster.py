@@ -15,8 +15,8 @@ from cifs_tf.data import load_dataset
 from cifs_tf.errors import UserError
 from cifs_tf.launch.worker import tf_config
 from cifs_tf.runs import cluster
-from cifs_tf.runs.cluster import ALONE, _losses_told, count_workers
-from cifs_tf.runs.network import check_test_images
+from cifs_tf.runs.cluster import ALONE, _translate_worker_errors, count_workers
+from cifs_tf.runs.measurement import check_test_images
 from cifs_tf.runs.preemption import WorkerLostError
 from tests.running import ROOT
 
@@ -33,7 +33,7 @@ errors = tf.errors
     ids=lambda error: type(error).__name__,
 )
 def test_a_lost_worker_is_a_reason_to_start_again(error):
-    with pytest.raises(WorkerLostError), _losses_told():
+    with pytest.raises(WorkerLostError), _translate_worker_errors():
         raise error
 
 
@@ -48,13 +48,13 @@ def test_a_lost_worker_is_a_reason_to_start_again(error):
     ids=lambda error: type(error).__name__,
 )
 def test_other_errors_are_what_they_are(error):
-    with pytest.raises(type(error)) as caught, _losses_told():
+    with pytest.raises(type(error)) as caught, _translate_worker_errors():
         raise error
     assert caught.value is error
 
 
 def test_the_loss_is_told_in_the_line_that_speaks_of_it():
-    with pytest.raises(WorkerLostError, match=r"^Collective ops is aborted by: worker 1$"), _losses_told():
+    with pytest.raises(WorkerLostError, match=r"^Collective ops is aborted by: worker 1$"), _translate_worker_errors():
         raise errors.InternalError(None, None, "Graph execution error:\nCollective ops is aborted by: worker 1\nnode x")
 
 
@@ -64,13 +64,13 @@ def test_a_file_of_the_chief_is_waited_for(tmp_path, monkeypatch):
     ALONE.wait_for_file(file)
     assert file.exists()
     monkeypatch.setattr(cluster, "SHARING_SECONDS", 0)
-    with pytest.raises(WorkerLostError, match=r"other\.keras is not to be seen here; is its folder shared\?"):
+    with pytest.raises(WorkerLostError, match=r"other\.keras is not visible here; is its folder shared\?"):
         ALONE.wait_for_file(tmp_path / "other.keras")
 
 
 def test_a_workdir_that_is_not_shared_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "SHARING_SECONDS", 0)
-    with pytest.raises(UserError, match=r"--workdir: received .*; the chief's config\.yaml is not to be seen here"):
+    with pytest.raises(UserError, match=r"--workdir: received .*; the chief's config\.yaml is not visible here"):
         ALONE.check_shared(tmp_path / "config.yaml")
 
 

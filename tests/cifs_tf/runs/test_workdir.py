@@ -11,6 +11,8 @@ import pytest
 from cifs_tf.config import DataConfig, ModelConfig, OutputConfig, RunConfig, TrainConfig
 from cifs_tf.errors import UserError
 from cifs_tf.files import write_atomically
+from cifs_tf.runs.cluster import ALONE
+from cifs_tf.runs.precision import settle_precision
 from cifs_tf.runs.workdir import Workdir, read_json, write_json
 
 
@@ -35,6 +37,18 @@ def test_a_run_from_before_an_option_continues_with_its_default(tmp_path):
     workdir.check(RunConfig())
     with pytest.raises(UserError, match="label_in_mask True there, False here"):
         workdir.check(RunConfig(model=ModelConfig(label_in_mask=False)))
+
+
+def test_an_automatic_precision_continues_what_is_there(tmp_path):
+    workdir = Workdir(tmp_path)
+    with workdir.open(RunConfig(train=TrainConfig(precision="float64"))):
+        pass
+    workdir.check(RunConfig(train=TrainConfig(precision="auto")))
+    with pytest.raises(UserError, match="precision float64 there, float32 here"):
+        workdir.check(RunConfig(train=TrainConfig(precision="float32")))
+    config = RunConfig(train=TrainConfig(precision="auto"))
+    assert settle_precision(config, workdir, ALONE).train.precision == "float64"
+    assert settle_precision(config, Workdir(tmp_path / "new"), ALONE).train.precision in ("float32", "mixed_bfloat16")
 
 
 def test_check_writes_nothing(tmp_path):

@@ -27,9 +27,9 @@ from cifs_tf.errors import UserError
 from cifs_tf.evaluation import as_attacked, evaluate, make_attacks, make_suite
 from cifs_tf.export import ExportError, write_onnx
 from cifs_tf.programs.export import ExportOptions, publish, show
-from cifs_tf.programs.run import summarise
+from cifs_tf.runs.pipeline import summarise
+from cifs_tf.runs.trained import find_network
 from cifs_tf.serving.publishing import quantization
-from cifs_tf.serving.publishing.trained_run import read_run
 from cifs_tf.serving.publishing.warmup import WARMUP_FILE
 
 ROOT = Path(__file__).parents[3]
@@ -337,10 +337,10 @@ def test_plugins_of_the_run_are_imported(workdir, tmp_path, monkeypatch):
     (tmp_path / "a_plugin.py").write_text("IMPORTED = True")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    read_run(copy_run(workdir, tmp_path / "run", plugins=["a_plugin"])).load()
+    find_network(copy_run(workdir, tmp_path / "run", plugins=["a_plugin"])).load()
     assert sys.modules.pop("a_plugin").IMPORTED
     with pytest.raises(UserError, match="no_such_plugin"):
-        read_run(copy_run(workdir, tmp_path / "other", plugins=["no_such_plugin"])).load()
+        find_network(copy_run(workdir, tmp_path / "other", plugins=["no_such_plugin"])).load()
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from cifs_tf.data import load_dataset
 from cifs_tf.models import Classifier, build_classifier
 from cifs_tf.reproduction.verdict.cells import plan_cells, scale_of
 from cifs_tf.reproduction.verdict.study import load_study
-from cifs_tf.runs.network import build, make_trainer
+from cifs_tf.runs.networks import build
 from cifs_tf.runs.recipes import parse_config
+from cifs_tf.runs.training import make_trainer
 
 STUDY = load_study()
 CELLS = {cell.arm.name: cell for cell in plan_cells(STUDY, scale_of(STUDY, "smoke"), seeds=1)}

@@ -1,4 +1,4 @@
-"""What an analysis leaves: tables of numbers, figures, and a summary on the screen."""
+"""Networks that were measured on the same images, side by side: numbers, figures, and tables for the screen."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from rich.table import Table
 
+from cifs_tf.analysis import Measurement, class_wise_accuracy
+from cifs_tf.analysis.plots import plot_class_robustness, plot_profiles
 from cifs_tf.files import write_atomically
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from cifs_tf.analysis import Measurement
 
 # On the screen; the files have all of them.
 SHOWN_CLASSES = 20
@@ -27,8 +25,8 @@ KINDS = ("natural", "adversarial")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Findings:
-    """What was measured of some networks on the same images.
+class Comparison:
+    """Measurements of some networks on the same images.
 
     Args:
         measurements: by name of the network.
@@ -42,7 +40,7 @@ class Findings:
 
     @functools.cached_property
     def means(self) -> dict[str, dict[str, float | None]]:
-        """For each network, means over all images of what is known of each; None where nothing is."""
+        """Means over all images, for each network; None where nothing is known of any."""
         found: dict[str, dict[str, float | None]] = {}
         for name, measurement in self.measurements.items():
             known = {key: values[~np.isnan(values)] for key, values in measurement.per_example().items()}
@@ -51,9 +49,7 @@ class Findings:
 
     @functools.cached_property
     def class_means(self) -> dict[str, dict[str, np.ndarray]]:
-        """The same for each class, float (classes,) with NaN where nothing is known."""
-        from cifs_tf.analysis import class_wise_accuracy
-
+        """Means over the images of each class, float (classes,), for each network; NaN where nothing is known."""
         found: dict[str, dict[str, np.ndarray]] = {}
         for name, measurement in self.measurements.items():
             found[name] = {}
@@ -64,7 +60,7 @@ class Findings:
         return found
 
     def most_and_least_robust(self) -> list[int]:
-        """Labels of the last network's two classes that Figure 1 would show; one if all are equally robust."""
+        """Return the labels of the last network's two classes for Figure 1; one if all are equally robust."""
         accuracies = list(self.class_means.values())[-1]["adversarial_accuracy"]
         return list(dict.fromkeys([int(np.nanargmax(accuracies)), int(np.nanargmin(accuracies))]))
 
@@ -81,8 +77,6 @@ class Findings:
         Returns:
             the figures by file name.
         """
-        from cifs_tf.analysis.plots import plot_class_robustness, plot_profiles
-
         figures = {}
         for label in classes:
             class_name = self.class_names[label]

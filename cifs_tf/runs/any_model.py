@@ -1,0 +1,168 @@
+"""The robust accuracy of any model: attack it, and write and show the report."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cifs_tf.command_line import command, import_plugins
+from cifs_tf.config import RunConfig
+from cifs_tf.data import load_dataset
+from cifs_tf.errors import UserError
+from cifs_tf.evaluation import AttackedModel, build_report, load_attacked, merge, write_report
+from cifs_tf.evaluation.examples import pick_examples
+from cifs_tf.evaluation.records import Example, Report
+from cifs_tf.runs.cluster import make_local_cluster
+from cifs_tf.runs.measurement import attack, ledger_name
+from cifs_tf.runs.precision import tf32_disabled
+from cifs_tf.runs.trained import TrainedNetwork
+
+
+def evaluate_model(
+    model: TrainedNetwork | str,
+    config: RunConfig,
+    folder: Path,
+    *,
+    suite: str,
+    examples: int | None = None,
+    at_most: int | None = None,
+    mask_gradients: Sequence[str] | None = None,
+    audit: bool | None = None,
+    surrogate: TrainedNetwork | str | None = None,
+    shard: str = "1/1",
+) -> int:
+    """Attack a model with a suite, or with what is left of it, and write the report.
+
+    Args:
+        model: a run's network, or the path of a .keras file or SavedModel.
+        config: the images, the attacks, their epsilon, batch size and seed, and the devices.
+        folder: for ledger and report.
+        suite: see `cifs_tf.evaluation.make_suite`.
+        examples: attack a class-balanced subset of so many test images. Default None: of `at_most`.
+        at_most: attack so many, if there are as many. Default None: all.
+        mask_gradients: attack through these. Default None: all there are, first that of the config.
+        audit: whether to look for gradient masking. Default None: as the suite does.
+        surrogate: as `model`, for a transfer attack in the audit. Default None.
+        shard: attack the part `i/n` of the images, and write no report. Default all of them.
+
+    Returns:
+        0, or 1 if the audit failed.
+
+    Raises:
+        UserError: for input that does not fit; nothing has been written then.
+    """
+    import_plugins(config.model)
+    cluster = make_local_cluster(config.machine)
+    strategy = cluster.strategy if cluster.num_replicas > 1 else None
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        victim = _load(model)
+        other = None if surrogate is None else _load_surrogate(surrogate)
+    dataset = load_dataset(config.data)
+    split = dataset.test
+    if examples is not None or at_most is not None:
+        split = split.class_balanced(examples or min(at_most or 0, len(split)), "--examples")
+    console = Console()
+    console.rule(f"{victim.name}: {suite}, {len(split):,} images, epsilon {config.attack.epsilon}")
+    tasks, report = attack(
+        config,
+        victim,
+        dataset,
+        split,
+        folder,
+        suite=suite,
+        mask_gradients=mask_gradients or _mask_gradients(config, victim),
+        audit=audit,
+        surrogate=other,
+        shard=shard,
+        strategy=strategy,
+    )
+    if shard != "1/1":
+        console.print(f"shard {shard} is finished: {folder / ledger_name(shard)}", soft_wrap=True)
+        console.print(f"When all are: {command('evaluate')} merge FOLDER LEDGER LEDGER ...")
+        return 0
+    write_report(report, folder)  # whatever the pictures come to
+    with tf32_disabled(), console.status("making a few of the broken images again, to look at"):
+        pictures = pick_examples(victim, split, tasks, report, dataset.class_names)
+    return _publish(report, folder, console, pictures)
+
+
+def merge_shards(ledgers: Sequence[Path], folder: Path) -> int:
+    """Join the ledgers of all shards, and write the report of the whole.
+
+    Returns:
+        0, or 1 if the audit failed.
+
+    Raises:
+        UserError: if shards are missing, overlap, are not finished or belong to different evaluations.
+    """
+    report = build_report(merge(ledgers, folder / ledger_name("1/1")))
+    console = Console()
+    code = _publish(report, folder, console)
+    console.print(f"The evaluation's command with --workdir {folder}, without --shard, adds pictures of broken images.")
+    return code
+
+
+def _publish(report: Report, folder: Path, console: Console, pictures: Sequence[Example] = ()) -> int:
+    written = write_report(report, folder, pictures)
+    console.print(summary(report))
+    for check in report["audit"]:
+        if check["verdict"] in ("warn", "fail"):
+            console.print(f"audit: {check['verdict']}: {check['name']}: {check['sentence']}", soft_wrap=True)
+    for limit in report["about"]["limits"]:
+        console.print(f"note: {limit}", soft_wrap=True)
+    console.print("Written:", *(f"  {path}" for path in written), sep="\n", soft_wrap=True)
+    return 1 if report["believable"] is False else 0
+
+
+def summary(report: Report) -> Table:
+    """Lay out a report's main numbers."""
+    about = report["about"]
+    table = Table(
+        title=f"{about['network']}: {about['suite']}\n"
+        f"{report['num_examples']:,} images, epsilon {about['epsilon']:.4g}",
+        caption="audit: " + {None: "not done", True: "no check failed", False: "FAILED"}[report["believable"]],
+    )
+    for column, justify in (("after", "left"), ("runs", "right"), ("broke", "right"), ("survivors", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table.add_column("accuracy %", justify="right")
+    natural = report["natural"]
+    table.add_row("natural", "", "", f"{natural['count']:,}", f"{100 * natural['accuracy']:.2f}")
+    for row in report["attacks"]:
+        share = row["standing"] / report["num_examples"]
+        name = f"{row['attack']} ({row['section']})"
+        table.add_row(name, f"{row['runs']}", f"{row['broke_first']:,}", f"{row['standing']:,}", f"{100 * share:.2f}")
+    worst = report["worst_case"]
+    interval = "" if not worst["interval"] else " ({:.2f} to {:.2f})".format(*(100 * b for b in worst["interval"]))
+    table.add_section()
+    table.add_row("worst case of each image", "", "", f"{worst['count']:,}", f"{100 * worst['accuracy']:.2f}{interval}")
+    if report["paper"]:
+        paper = report["paper"]
+        label = f"the paper's convention ({paper['attack']}, beta {paper['beta']})"
+        table.add_row(label, "", "", "", f"{100 * paper['robust_accuracy']:.2f}")
+        table.add_row("gap between the two", "", "", "", f"{100 * (report['gap'] or 0):.2f}")
+    return table
+
+
+def _load(model: TrainedNetwork | str) -> AttackedModel:
+    if isinstance(model, TrainedNetwork):
+        return load_attacked(model.model_file, name=model.title)
+    return load_attacked(model)
+
+
+def _load_surrogate(model: TrainedNetwork | str) -> AttackedModel:
+    try:
+        return _load(model)
+    except UserError as error:
+        raise UserError("--surrogate", error.received, error.advice) from error
+
+
+def _mask_gradients(config: RunConfig, victim: AttackedModel) -> tuple[str, ...] | None:
+    """Return that of the config first, for the paper's protocol; then the others the network has."""
+    first = config.evaluation.eval_mask_gradient
+    if first not in victim.mask_gradients:
+        return None
+    return first, *(mask for mask in victim.mask_gradients if mask != first)

@@ -1,0 +1,219 @@
+"""The robust accuracy of networks: those of a run at its end, and any model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from cifs_tf.attacks import PGD
+from cifs_tf.config import RunConfig
+from cifs_tf.data import ImageDataset, Split
+from cifs_tf.errors import UserError
+from cifs_tf.evaluation import (
+    AttackedModel,
+    as_attacked,
+    build_report,
+    evaluate,
+    make_attacks,
+    make_suite,
+    merge,
+    write_report,
+)
+from cifs_tf.evaluation.records import Report
+from cifs_tf.evaluation.tasks import Task
+from cifs_tf.runs.checkpoints import best_epoch
+from cifs_tf.runs.cluster import ALONE, Cluster
+from cifs_tf.runs.precision import tf32_disabled
+from cifs_tf.runs.provenance import revision
+from cifs_tf.runs.trained import TrainedNetwork
+from cifs_tf.runs.workdir import Workdir, read_json
+
+
+def measure_checkpoints(
+    config: RunConfig, defense: str, dataset: ImageDataset, workdir: Workdir, cluster: Cluster = ALONE
+) -> dict[str, dict[str, Any]]:
+    """Measure the last and the best epoch, whichever a config asks for; without validation images there is no best one.
+
+    Returns:
+        for each its `epoch`, counted from 1, and the `report` of `measure`; nothing in a worker that is not the chief.
+    """
+    epochs = _epochs_to_measure(config, workdir, defense) if cluster.is_chief else {}
+    # The best epoch may be the last one: one network, one report, under the name that comes first.
+    names = {name: next(first for first in epochs if epochs[first] == epochs[name]) for name in epochs}
+    reports = {
+        name: measure(TrainedNetwork(workdir, config, defense, name, "--workdir"), dataset, cluster)
+        for name in ("last", "best")
+        if cluster.chief_says(lambda name=name: name in names.values())  # type: ignore[misc]
+    }
+    return {name: {"epoch": epochs[name], "report": reports[names[name]]} for name in epochs}
+
+
+def _epochs_to_measure(config: RunConfig, workdir: Workdir, defense: str) -> dict[str, int]:
+    best = best_epoch(read_json(workdir.history_file(defense)))
+    epochs = {"last": config.train.epochs, "best": best}
+    return {name: epoch for name in config.evaluation.checkpoints if (epoch := epochs[name]) is not None}
+
+
+def measure(network: TrainedNetwork, dataset: ImageDataset, cluster: Cluster = ALONE) -> Mapping[str, Any]:
+    """Attack one network of a run on the test split with the suite `paper`, or read what was found before.
+
+    Args:
+        network: what is attacked.
+        dataset: whose test images are attacked.
+        cluster: workers that share the images. Default this process alone.
+
+    Returns:
+        the report, see `cifs_tf.evaluation.build_report`; an empty dict in a worker that is not the chief.
+    """
+    folder = network.evaluation("paper")
+    report_file = folder / "report.json"
+    if cluster.chief_says(report_file.exists):
+        return read_json(report_file) if cluster.is_chief else {}
+    if not cluster.is_chief:
+        cluster.wait_for_file(network.model_file)
+    strategy = cluster.strategy if cluster.num_workers == 1 < cluster.num_replicas else None
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        victim = as_attacked(network.load(), name=network.title)
+    mask_gradient = network.config.evaluation.eval_mask_gradient
+    _, report = attack(
+        network.config,
+        victim,
+        dataset,
+        dataset.test,
+        folder,
+        mask_gradients=(mask_gradient,) if mask_gradient in victim.mask_gradients else None,
+        shard=cluster.shards[cluster.index],
+        strategy=strategy,
+        title=f"attacking {network.defense}, {network.checkpoint} epoch",
+    )
+    cluster.wait_for_all()
+    if not cluster.is_chief:
+        return {}
+    if cluster.num_workers > 1:
+        ledgers = [folder / ledger_name(shard) for shard in cluster.shards]
+        whole = folder / ledger_name("1/1")
+        whole.unlink(missing_ok=True)  # one process may have begun it
+        report = build_report(merge(ledgers, whole))
+    write_report(report, folder)
+    return report
+
+
+def attack(
+    config: RunConfig,
+    victim: AttackedModel,
+    dataset: ImageDataset,
+    split: Split,
+    folder: Path,
+    *,
+    suite: str = "paper",
+    mask_gradients: Sequence[str] | None = None,
+    audit: bool | None = None,
+    surrogate: AttackedModel | None = None,
+    shard: str = "1/1",
+    strategy: tf.distribute.Strategy | None = None,
+    title: str = "attacking",
+) -> tuple[list[Task], Report]:
+    """Attack a network with a suite, or with what is left of it, and show the progress.
+
+    Args:
+        config: its attacks and their beta_atk, epsilon, batch size and seed.
+        victim: what is attacked.
+        dataset: what the report names.
+        split: the images of it to attack.
+        folder: where the ledger is written.
+        suite: see `cifs_tf.evaluation.make_suite`, as for the three below. Default `"paper"`.
+        mask_gradients: the mask gradients to attack through. Default all.
+        audit: whether to look for gradient masking. Default None: as the suite does.
+        surrogate: another model, for a transfer attack in the audit. Default None.
+        shard: the part `i/n` of the images. Default all of them.
+        strategy: devices that share each batch. Default one device.
+        title: of the progress bar.
+
+    Returns:
+        the tasks of the suite, and the report, see `cifs_tf.evaluation.build_report`.
+    """
+    tasks = make_suite(
+        suite,
+        victim,
+        config.attack.epsilon,
+        attacks=attacks_of(config),
+        betas=config.evaluation.attack_betas,
+        mask_gradients=mask_gradients,
+        audit=audit,
+        surrogate=surrogate,
+    )
+    about = {
+        "revision": revision(),
+        "suite": suite,
+        "dataset": dataset.name,
+        "class_names": list(dataset.class_names),
+        "subset_of": dataset.num_test_images if len(split) < dataset.num_test_images else None,
+    }
+    with tf32_disabled(), _attack_progress(title) as on_progress:
+        report = evaluate(
+            victim,
+            split,
+            tasks,
+            epsilon=config.attack.epsilon,
+            ledger_file=folder / ledger_name(shard),
+            shard=shard,
+            batch_size=config.evaluation.eval_batch_size,
+            seed=config.train.seed,
+            strategy=strategy,
+            about=about,
+            on_progress=on_progress,
+        )
+    return tasks, report
+
+
+def check_test_images(dataset: ImageDataset, cluster: Cluster) -> None:
+    """Refuse, before the training, workers for which there are no test images to attack.
+
+    Raises:
+        UserError: if so.
+    """
+    if len(dataset.test) < cluster.num_workers:
+        advice = f"give {cluster.num_workers} or more, the workers share them"
+        raise UserError("--test_examples", len(dataset.test), advice)
+
+
+def ledger_name(shard: str) -> str:
+    """Return the file name of the ledger of a part, `i/n`, of the images."""
+    return "ledger.jsonl" if shard == "1/1" else f"ledger-{shard.replace('/', '-of-')}.jsonl"
+
+
+def attacks_of(config: RunConfig) -> dict[str, PGD]:
+    """Return the attacks of a config that measure.
+
+    Raises:
+        UserError: for an unknown attack.
+    """
+    evaluation = config.evaluation
+    return make_attacks(
+        evaluation.attacks, config.attack.epsilon, evaluation.eval_step_size, evaluation.eval_step_sizes
+    )
+
+
+@contextlib.contextmanager
+def _attack_progress(title: str = "attacking") -> Iterator[Any]:
+    """Show a progress bar with the survivors and the time left; yield the function that moves it."""
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[survivors]} survivors"),
+        TextColumn("{task.fields[attack]}"),
+    ]
+    with Progress(*columns) as progress:
+        bar = progress.add_task(title, total=1.0, attack="", survivors="")
+
+        def on_progress(task: str, share: float, survivors: int) -> None:
+            progress.update(bar, completed=share, attack=task, survivors=f"{survivors:,}")
+
+        yield on_progress

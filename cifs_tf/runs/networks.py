@@ -1,0 +1,120 @@
+"""The networks of a run: how they are built, and which configs do not fit them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+
+from cifs_tf.adversarial import make_method, step_decay
+from cifs_tf.command_line import import_plugins
+from cifs_tf.config import ModelConfig, RunConfig
+from cifs_tf.data import ImageDataset
+from cifs_tf.errors import UserError
+from cifs_tf.losses import attack_betas_for, head_weights
+from cifs_tf.models import Classifier, build_classifier
+from cifs_tf.runs.cluster import ALONE, Cluster
+from cifs_tf.runs.measurement import attacks_of
+from cifs_tf.runs.workdir import Workdir
+
+
+def model_configs(config: RunConfig) -> list[ModelConfig]:
+    """Return the networks of a run: the twin first, if there is one."""
+    twin = config.output.twin
+    if twin is None or twin == config.model.defense:
+        return [config.model]
+    return [dataclasses.replace(config.model, defense=twin), config.model]
+
+
+def build_networks(config: RunConfig, dataset: ImageDataset, cluster: Cluster = ALONE) -> dict[str, Classifier]:
+    """Build the networks of a run; refuse a config that does not fit itself, them, the dataset or the devices.
+
+    Nothing is written.
+
+    Args:
+        config: of the run.
+        dataset: of its images.
+        cluster: devices that get the networks' variables. Default one device.
+
+    Returns:
+        the networks by their defense, the twin first, if there is one.
+
+    Raises:
+        UserError: naming the option.
+    """
+    attacks_of(config)
+    networks: dict[str, Classifier] = {}
+    for model in model_configs(config):
+        network = networks[model.defense] = build(config, model, dataset, cluster)
+        for beta in attack_betas_for(config.evaluation.attack_betas, network.num_probes):
+            head_weights(beta, network.num_probes)
+        make_method(config, model, network.num_probes)
+    train = config.train
+    step_decay(train.learning_rate, train.lr_milestones, train.lr_decay, steps_per_epoch=1)
+    if list(train.fat_tau_milestones) != sorted(set(train.fat_tau_milestones)):
+        raise UserError("--fat_tau_milestones", list(train.fat_tau_milestones), "give ascending numbers of epochs")
+    _check_checkpoints(config, dataset)
+    global_batch_size(config, dataset, cluster)
+    return networks
+
+
+def build(config: RunConfig, model: ModelConfig, dataset: ImageDataset, cluster: Cluster = ALONE) -> Classifier:
+    """Build one network of a run with its own initial weights, the same for the same seed.
+
+    Raises:
+        UserError: if it does not fit the dataset, or a plugin cannot be imported.
+    """
+    import_plugins(model)
+    with cluster.translate_worker_errors(), cluster.strategy.scope():
+        keras.utils.set_random_seed(config.train.seed)
+        classifier = build_classifier(model, dataset.image_shape, dataset.num_classes, config.train.precision)
+        if config.train.warm_start is not None:
+            _warm_start(classifier, config.train.warm_start, model.defense)
+    return classifier
+
+
+def global_batch_size(config: RunConfig, dataset: ImageDataset, cluster: Cluster) -> int:
+    """Return the number of images in an optimizer step, over all devices.
+
+    Raises:
+        UserError: if the devices cannot share them evenly.
+    """
+    size = min(config.train.batch_size, len(dataset.train))
+    if size % cluster.num_replicas:
+        advice = f"give a multiple of {cluster.num_replicas}, the devices that share a batch, or --strategy one"
+        if size < config.train.batch_size:
+            advice += f"; the {size} training images are one batch"
+        raise UserError("--batch_size", config.train.batch_size, advice)
+    return size
+
+
+def _check_checkpoints(config: RunConfig, dataset: ImageDataset) -> None:
+    wanted = list(config.evaluation.checkpoints)
+    if not wanted:
+        raise UserError("--checkpoints", wanted, "give last, best or both")
+    if len(dataset.validation):
+        return
+    if wanted == ["best"]:
+        raise UserError("--checkpoints", wanted, "there is no best epoch without --val_examples; give last")
+    if config.output.export_checkpoint == "best":
+        raise UserError("--export_checkpoint", "best", "there is no best epoch without --val_examples; give last")
+
+
+def _warm_start(classifier: Classifier, path: str, defense: str) -> None:
+    model_file = Workdir(path).model_file(defense)
+    if not model_file.exists():
+        advice = f"there is no {model_file}, give the workdir of a finished run with the same defense"
+        raise UserError("--warm_start", path, advice)
+    source = keras.models.load_model(model_file, compile=False)
+    theirs, ours = [w.shape for w in source.weights], [w.shape for w in classifier.weights]
+    if theirs != ours:
+        advice = (
+            f"its network ({_summary(source)}) is not this one ({_summary(classifier)}), "
+            "give a run of the same architecture and dataset"
+        )
+        raise UserError("--warm_start", path, advice)
+    classifier.set_weights(source.get_weights())
+
+
+def _summary(classifier: Classifier) -> str:
+    return f"{classifier.name}, {classifier.num_classes} classes, {classifier.count_params():,} parameters"

@@ -1,0 +1,196 @@
+"""A run from its config to its results: train, attack and export each of its networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+
+from cifs_tf.config import RunConfig
+from cifs_tf.data import ImageDataset, load_dataset
+from cifs_tf.errors import UserError
+from cifs_tf.export import ExportError, export
+from cifs_tf.extras import is_installed
+from cifs_tf.models import Classifier
+from cifs_tf.runs.cluster import Cluster, make_cluster
+from cifs_tf.runs.measurement import check_test_images, measure_checkpoints
+from cifs_tf.runs.networks import build_networks, model_configs
+from cifs_tf.runs.precision import settle_precision
+from cifs_tf.runs.provenance import describe, now
+from cifs_tf.runs.trained import TrainedNetwork
+from cifs_tf.runs.training import fit
+from cifs_tf.runs.workdir import Workdir, read_json, write_json
+
+
+def run(config: RunConfig, workdir: Workdir) -> dict[str, Any]:
+    """Carry out a run, or what is left of it.
+
+    Args:
+        config: what to do.
+        workdir: where to leave it.
+
+    Returns:
+        the content of `result.json`; an empty dict in a worker that is not the chief.
+
+    Raises:
+        UserError: for input that does not fit; nothing has been written then.
+    """
+    if config.train.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    cluster = make_cluster(config.machine)
+    config = settle_precision(config, workdir, cluster)
+    workdir.check(config)
+    if cluster.is_chief:
+        dataset = load_dataset(config.data)  # and download it
+    cluster.wait_for_all()
+    if not cluster.is_chief:
+        dataset = load_dataset(config.data)
+    check_test_images(dataset, cluster)
+    networks = build_networks(config, dataset, cluster)
+    if not cluster.is_chief:
+        _run_worker(config, workdir, dataset, networks, cluster)
+        cluster.wait_for_all()
+        return {}
+    with workdir.open(config):
+        cluster.wait_for_all()
+        result = _run_chief(config, workdir, dataset, networks, cluster)
+    cluster.wait_for_all()
+    return result
+
+
+def _run_worker(
+    config: RunConfig, workdir: Workdir, dataset: ImageDataset, networks: dict[str, Classifier], cluster: Cluster
+) -> None:
+    """Make the same steps as the chief; write nothing but what this worker's attacks found."""
+    cluster.wait_for_all()  # the chief has opened the workdir
+    cluster.check_shared(workdir.config_file)
+    for model in model_configs(config):
+        fit(config, model, networks[model.defense], dataset, workdir, cluster=cluster)
+        measure_checkpoints(config, model.defense, dataset, workdir, cluster)
+
+
+def _run_chief(
+    config: RunConfig, workdir: Workdir, dataset: ImageDataset, networks: dict[str, Classifier], cluster: Cluster
+) -> dict[str, Any]:
+    console = Console()
+    if missing := [extra for extra in ("report", "export") if not is_installed(extra)]:
+        left_out = {"report": "figures", "export": "ONNX file"}
+        console.print(
+            f"note: no {' and no '.join(left_out[extra] for extra in missing)}, for want of an extra: "
+            f"pip install 'cifs-tf[{','.join(missing)}]'",
+            soft_wrap=True,
+            markup=False,
+        )
+    result = read_json(workdir.result_file) if workdir.result_file.exists() else {**describe(config), "networks": {}}
+    if dataset.unreadable:
+        names = ", ".join(dataset.unreadable[:5]) + (", ..." if len(dataset.unreadable) > 5 else "")
+        console.print(f"{len(dataset.unreadable)} files cannot be read as images and are left out: {names}")
+        result["unreadable_images"] = list(dataset.unreadable)
+    reports = {}
+    for model in model_configs(config):
+        defense, network = model.defense, networks[model.defense]
+        console.rule(f"{defense}: {len(dataset.train):,} training images, {config.train.epochs} epochs")
+        fit(config, model, network, dataset, workdir, cluster=cluster)
+        measured = measure_checkpoints(config, defense, dataset, workdir, cluster)
+        for checkpoint, found in measured.items():
+            epoch, report = found["epoch"], found["report"]
+            reports[f"{defense}, {checkpoint} epoch ({epoch})"] = report
+            evaluations = result["networks"].setdefault(defense, {"evaluation": {}})["evaluation"]
+            evaluations[checkpoint] = {"epoch": epoch, **summarise(report)}
+        result["networks"][defense] |= {
+            "name": network.name,
+            "parameters": network.count_params(),
+            "history": read_json(workdir.history_file(defense)),
+        }
+        write_json(workdir.result_file, result)
+    result.setdefault("finished", now())
+    write_json(workdir.result_file, result)
+    console.print(results_table(config, reports))
+    if len(networks) > 1:
+        console.print(footnote(*((name, result["networks"][name]["evaluation"]) for name in networks)))
+
+    defense = config.model.defense
+    written = [workdir.config_file, workdir.result_file, workdir.model_file(defense)]
+    written += [workdir.curves_file(defense)] if is_installed("report") else []
+    written.append(workdir.tensorboard(defense))
+    written.append(workdir.evaluation(defense, next(iter(measured)), "paper") / "report.html")
+    if config.output.export:
+        written.append(_export(config, workdir, dataset, console))
+        result["exported_example"] = example = classify_one(written[-1], dataset)
+        write_json(workdir.result_file, result)
+        console.print(
+            f"The exported SavedModel takes test image {example['test_image']}, {example['label']!r}, for "
+            f"{example['predicted']!r} with probability {example['probability']:.3f}."
+        )
+    console.print("Written:", *(f"  {path}" for path in written), sep="\n", soft_wrap=True)
+    return result
+
+
+def _export(config: RunConfig, workdir: Workdir, dataset: ImageDataset, console: Console) -> Path:
+    """Export the run's own network, if it is not exported already, and return the version's folder."""
+    defense = config.model.defense
+    exported = workdir.export_base(defense) / "1"
+    if exported.exists():
+        return exported
+    formats = ("savedmodel", "onnx") if is_installed("export") else ("savedmodel",)
+    with console.status(f"exporting {' and '.join(formats)}, and comparing with the trained network"):
+        classifier = TrainedNetwork(workdir, config, defense, config.output.export_checkpoint, "--workdir").load()
+        try:
+            return export(classifier, exported.parent, class_names=dataset.class_names, version=1, formats=formats)
+        except ExportError as error:
+            advice = f"{error}; the trained network and result.json are whole, give --export false to go without"
+            raise UserError("--export", True, advice) from error
+
+
+def summarise(report: dict) -> dict:
+    """Return what `result.json` repeats of a report; the rest lies beside its ledger."""
+    return {name: report[name] for name in ("num_examples", "natural", "paper", "worst_case")}
+
+
+def classify_one(exported: Path, dataset: ImageDataset) -> dict:
+    """Classify one test image, as a PNG file, with the exported SavedModel."""
+    loaded = tf.saved_model.load(str(exported))
+    png = tf.io.encode_png(dataset.test.images[0])
+    probabilities = loaded.signatures["encoded"](image_bytes=png[None])["probabilities"].numpy()[0]
+    return {
+        "test_image": 0,
+        "label": dataset.class_names[dataset.test.labels[0]],
+        "predicted": dataset.class_names[probabilities.argmax()],
+        "probability": float(probabilities.max()),
+    }
+
+
+def results_table(config: RunConfig, reports: dict) -> Table:
+    """Lay out the accuracies as the paper does: the worst over beta_atk for each attack."""
+    first = next(iter(reports.values()))
+    title = f"{config.data.dataset}: accuracy in % on {first['num_examples']:,} test images"
+    table = Table(
+        title=f"{title}, epsilon {config.attack.epsilon}",
+        caption="attacks: worst over beta_atk (in brackets)",
+    )
+    table.add_column("network")
+    for column in ("natural", *first["paper"]["attacks"]):
+        table.add_column(column, justify="right")
+    for network, report in reports.items():
+        cells = [f"{100 * report['natural']['accuracy']:.1f}"]
+        for found in report["paper"]["attacks"].values():
+            beta = f" ({found['beta']})" if len(found["by_beta"]) > 1 else ""
+            cells.append(f"{100 * found['accuracy']:.1f}{beta}")
+        table.add_row(network, *cells)
+    return table
+
+
+def footnote(twin: tuple, main_network: tuple) -> str:
+    """Say plainly which network is the more robust one under the strongest attack."""
+    (twin_name, twin_evaluations), (name, evaluations) = twin, main_network
+    checkpoint = next(iter(evaluations))
+    lowest, twin_lowest = (found[checkpoint]["paper"]["robust_accuracy"] for found in (evaluations, twin_evaluations))
+    gain = 100 * (lowest - twin_lowest)
+    verdict = "more robust than" if gain > 0 else "as robust as" if gain == 0 else "LESS robust than"
+    return (
+        f"Under its strongest attack {name} is {verdict} {twin_name} ({checkpoint} epoch): {100 * lowest:.1f} against "
+        f"{100 * twin_lowest:.1f}, one seed, nothing tuned on these images."
+    )

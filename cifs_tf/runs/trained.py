@@ -1,0 +1,133 @@
+"""A trained network of a run, read from the run's folder; TensorFlow is imported when it is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cifs_tf.command_line import import_plugins
+from cifs_tf.config import RunConfig
+from cifs_tf.errors import UserError
+from cifs_tf.runs.workdir import Workdir
+
+if TYPE_CHECKING:
+    from cifs_tf.models import Classifier
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedNetwork:
+    """One network of a run, after its last or its best epoch.
+
+    Args:
+        run: the run's folder.
+        config: of the run.
+        defense: which of its networks: `"cifs"`, `"cas"` or `"vanilla"`.
+        checkpoint: `"last"` or `"best"`. Default `"last"`.
+        option: names the run in errors. Default `"--run"`.
+
+    Example:
+        >>> network = find_network("runs/digits")
+        >>> classifier = network.load()
+    """
+
+    run: Workdir
+    config: RunConfig
+    defense: str
+    checkpoint: str = "last"
+    option: str = "--run"
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.run.path
+
+    @property
+    def title(self) -> str:
+        """The network as reports call it."""
+        return f"{self.path}, {self.defense}, {self.checkpoint} epoch"
+
+    @property
+    def model_file(self) -> Path:
+        """The network's file."""
+        return self.run.model_file(self.defense, self.checkpoint)
+
+    def evaluation(self, suite: str) -> Path:
+        """Return the folder of what a suite of attacks found."""
+        return self.run.evaluation(self.defense, self.checkpoint, suite)
+
+    def load(self) -> Classifier:
+        """Load the network, in float32 whatever it was trained in (or float64).
+
+        Raises:
+            UserError: if it cannot be loaded, or a plugin of the run cannot be imported.
+        """
+        import keras
+
+        from cifs_tf.models import Classifier, with_precision
+
+        import_plugins(self.config.model)
+        try:
+            classifier = keras.models.load_model(self.model_file, compile=False)
+        except Exception as error:  # whatever a damaged file makes Keras raise
+            reason = str(error).strip().partition("\n")[0]
+            advice = f"Keras cannot load {self.model_file.name} ({reason})"
+            raise UserError(self.option, self.path, advice) from error
+        if not isinstance(classifier, Classifier):
+            advice = f"{self.model_file} is no network of this project, give a run's folder"
+            raise UserError(self.option, self.path, advice)
+        mixed = self.config.train.precision == "mixed_bfloat16"
+        return with_precision(classifier, "float32") if mixed else classifier
+
+    def result(self) -> dict[str, Any]:
+        """Read `result.json`; it is empty if there is none.
+
+        Raises:
+            UserError: if it is damaged.
+        """
+        return self._read_json(self.run.result_file) if self.run.result_file.exists() else {}
+
+    def reports(self) -> dict[str, dict[str, Any]]:
+        """Read the reports of all evaluations of this network, by suite of attacks.
+
+        Raises:
+            UserError: if one is damaged.
+        """
+        files = sorted(self.evaluation("").glob("*/report.json"))
+        return {file.parent.name: self._read_json(file) for file in files}
+
+    def _read_json(self, file: Path) -> dict[str, Any]:
+        try:
+            return json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            advice = f"{file.relative_to(self.path)} is damaged, make it anew"
+            raise UserError(self.option, self.path, advice) from error
+
+
+def find_network(
+    path: str | os.PathLike[str], defense: str | None = None, checkpoint: str = "last", option: str = "--run"
+) -> TrainedNetwork:
+    """Find a trained network in a run's folder.
+
+    Args:
+        path: the run's folder.
+        defense: which of its networks; None (default) is its own, not the twin.
+        checkpoint: `"last"` (default) or `"best"`.
+        option: names the run in errors. Default `"--run"`.
+
+    Returns:
+        the network, not loaded yet.
+
+    Raises:
+        UserError: if there is no run, or that network is not there.
+    """
+    run = Workdir(path)
+    config = run.read_config(option)
+    network = TrainedNetwork(run, config, defense or config.model.defense, checkpoint, option)
+    if not network.model_file.exists():
+        missing = network.model_file.relative_to(run.path)
+        advice = f"it has no {missing}, finish its training, or give another --defense or --checkpoint"
+        raise UserError(option, run.path, advice)
+    return network

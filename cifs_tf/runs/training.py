@@ -1,0 +1,160 @@
+"""Training of one network of a run, which continues from its checkpoints."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from cifs_tf.adversarial import SGD, AdversarialTrainer, WeightPerturbation, make_method, step_decay
+from cifs_tf.attacks import PGD
+from cifs_tf.config import ModelConfig, RunConfig
+from cifs_tf.data import ImageDataset
+from cifs_tf.extras import is_installed
+from cifs_tf.files import write_atomically
+from cifs_tf.models import Classifier, build_classifier
+from cifs_tf.runs import preemption
+from cifs_tf.runs.checkpoints import BEST, Checkpoints, SingleStepWatch, best_epoch, read_arrays
+from cifs_tf.runs.cluster import ALONE, Cluster
+from cifs_tf.runs.curves import write_curves
+from cifs_tf.runs.networks import global_batch_size
+from cifs_tf.runs.workdir import Workdir, read_json
+
+VALIDATION_STEPS = 10
+
+
+def make_trainer(
+    config: RunConfig, model: ModelConfig, classifier: Classifier, steps_per_epoch: int
+) -> AdversarialTrainer:
+    """Make the compiled trainer of one network."""
+    train = config.train
+    trainer = AdversarialTrainer(
+        classifier,
+        make_method(config, model, classifier.num_probes),
+        steps_per_epoch=steps_per_epoch,
+        weight_perturbation=None
+        if train.awp_gamma is None
+        else WeightPerturbation(gamma=train.awp_gamma, start_epoch=train.awp_start),
+        ema_decay=train.ema_decay,
+        attack_classifier=_attack_classifier(config, model, classifier),
+        validation_attack=PGD(
+            epsilon=config.attack.epsilon, step_size=config.attack.epsilon / 4, num_steps=VALIDATION_STEPS
+        ),
+        seed=train.seed,
+    )
+    schedule = step_decay(train.learning_rate, train.lr_milestones, train.lr_decay, steps_per_epoch)
+    trainer.compile(optimizer=SGD(schedule, momentum=train.momentum, weight_decay=train.weight_decay))
+    return trainer
+
+
+def _attack_classifier(config: RunConfig, model: ModelConfig, classifier: Classifier) -> Classifier | None:
+    precision = config.attack.attack_precision
+    if precision in (None, config.train.precision):
+        return None
+    return build_classifier(model, classifier.image_shape, classifier.num_classes, precision)
+
+
+def fit(
+    config: RunConfig,
+    model: ModelConfig,
+    classifier: Classifier,
+    dataset: ImageDataset,
+    workdir: Workdir,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    cluster: Cluster = ALONE,
+) -> None:
+    """Train one network, or what is left of it, and write it as it is after the last and after the best epoch.
+
+    Args:
+        config: what to do.
+        model: which of its networks.
+        classifier: that network, as `cifs_tf.runs.networks.build` makes it.
+        dataset: images to train on and, if there are any, to validate on.
+        workdir: where to leave it.
+        callbacks: called after those that log and checkpoint.
+        cluster: the devices and workers that share the work. Default one device.
+
+    Raises:
+        UserError: if something is not finite, the disk is full, or the devices cannot share a batch evenly.
+        Preempted: after SIGTERM, with a checkpoint.
+    """
+    defense, train = model.defense, config.train
+    if cluster.chief_says(workdir.model_file(defense).exists):
+        return
+    batch_size = global_batch_size(config, dataset, cluster)
+    steps_per_epoch = dataset.train.steps_per_epoch(batch_size)
+    with cluster.translate_worker_errors(), cluster.strategy.scope():
+        trainer = make_trainer(config, model, classifier, steps_per_epoch)
+
+    def batches_from(step: int) -> tf.data.Dataset:
+        augmentation = config.data.augmentation
+        return dataset.train.training_batches(batch_size, seed=train.seed, start_step=step, augmentation=augmentation)
+
+    logging = [keras.callbacks.TensorBoard(workdir.tensorboard(defense), write_graph=False)]
+    verbosity = 1 if sys.stdout.isatty() else 2
+    if not cluster.is_chief:
+        logging, verbosity = [], 0
+    with preemption.deferred() as requested:
+        checkpoints = Checkpoints(
+            workdir.checkpoints(defense),
+            workdir.history_file(defense),
+            steps_per_epoch=steps_per_epoch,
+            minutes=config.output.checkpoint_minutes,
+            on_nan=config.output.on_nan,
+            batch_at=lambda step: next(batches_from(step).as_numpy_iterator()),
+            requested=requested,
+            cluster=cluster,
+        )
+        single_step = getattr(getattr(trainer.method, "attack", None), "num_steps", None) == 1
+        watches = [SingleStepWatch(checkpoints)] if single_step and cluster.is_chief else []
+        with cluster.translate_worker_errors():
+            first_step = checkpoints.restore(trainer)
+        if first_step and cluster.is_chief:
+            print(f"continuing after step {first_step}, in epoch {first_step // steps_per_epoch + 1}")
+        epoch, done = divmod(first_step, steps_per_epoch)
+        trainer.continues_an_epoch = done > 0
+        # Keras counts the steps of an epoch from its beginning: what is left of one is an epoch of its own.
+        legs = [(epoch, epoch + 1, done)] if done else []
+        for first, last, skipped in (*legs, (epoch + len(legs), train.epochs, 0)):
+            if first == last:
+                continue
+            with cluster.translate_worker_errors():
+                trainer.fit(
+                    batches_from(first * steps_per_epoch + skipped),
+                    initial_epoch=first,
+                    epochs=last,
+                    steps_per_epoch=steps_per_epoch - skipped,
+                    validation_data=_validation_batches(config, dataset, cluster.num_replicas),
+                    validation_freq=config.evaluation.val_every,
+                    callbacks=[*logging, checkpoints, *watches, *callbacks],
+                    shuffle=False,  # the batches are shuffled by (seed, epoch) already
+                    verbose=verbosity,
+                )
+    if cluster.is_chief:
+        _write_networks(config, defense, workdir, trainer)
+    cluster.wait_for_all()
+
+
+def _write_networks(config: RunConfig, defense: str, workdir: Workdir, trainer: AdversarialTrainer) -> None:
+    """Write curves and networks of a training that is finished."""
+    history = read_json(workdir.history_file(defense))
+    if is_installed("report"):
+        write_curves(history, f"{config.data.dataset}, {defense}, {config.train.method}", workdir.curves_file(defense))
+    if best_epoch(history) is not None:
+        network = trainer.measured
+        last = network.get_weights()
+        network.set_weights(read_arrays(workdir.checkpoints(defense) / BEST, [weights.shape for weights in last]))
+        write_atomically(workdir.model_file(defense, "best"), trainer.save)
+        network.set_weights(last)
+    # Last of all: its presence says that training is finished.
+    write_atomically(workdir.model_file(defense), trainer.save)
+
+
+def _validation_batches(config: RunConfig, dataset: ImageDataset, num_replicas: int) -> tf.data.Dataset | None:
+    if not len(dataset.validation):
+        return None
+    size = min(config.evaluation.eval_batch_size, len(dataset.validation))
+    return dataset.validation.validation_batches(math.ceil(size / num_replicas) * num_replicas)
