@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from cifs_tf.errors import UserError
 from cifs_tf.reproduction.runner import run_jobs
 from cifs_tf.reproduction.scales import Scale
 from cifs_tf.reproduction.verdict.cells import Cell, plan_cells, read_cells, scale_of, write_cell
 from cifs_tf.reproduction.verdict.hours import hours
 from cifs_tf.reproduction.verdict.page import write_page
+from cifs_tf.reproduction.verdict.statistics import gate
 from cifs_tf.reproduction.verdict.study import NAME, Study, load_study
 
 # Of a checkout; an installed package has no documentation beside it.
@@ -52,7 +55,8 @@ def run_study(scale_name: str, seeds: int | None, workdir: Path, data_dir: str |
         console: told of every job and cell.
 
     Raises:
-        UserError: if a job ends with an error, or a cell is of other images than the rest.
+        UserError: if a job ends with an error, a cell is of other images than the rest, or vanilla does not reach the
+            regime, see `check_regime`.
         Preempted: after SIGTERM; what was done is saved, and the same command continues.
     """
     study, scale, places = _opened(scale_name, workdir)
@@ -61,10 +65,34 @@ def run_study(scale_name: str, seeds: int | None, workdir: Path, data_dir: str |
     for cell in cells:
         if not cell.file(places.cells).exists():
             console.rule(f"{cell.name}, of {len(cells)} cells", align="left")
+            if scale_name == "full":
+                check_regime(read_cells(places.cells, study), study)
             _compute(cell, study, scale, places, data_dir, console)
             write_page(study, seeds, places.cells, places.page)
     written = write_page(study, seeds, places.cells, places.page)
     console.print("Written:", *(f"  {path}" for path in written), sep="\n", soft_wrap=True, highlight=False)
+
+
+def check_regime(cells: Sequence[dict[str, Any]], study: Study) -> None:
+    """Refuse to compute other arms where vanilla, which comes first, does not overfit: that needs another schedule.
+
+    Once there are cells of other arms the study goes on to its end, whatever they are worth.
+
+    Args:
+        cells: finished ones.
+        study: with the gate.
+
+    Raises:
+        UserError: with the numbers.
+    """
+    found = gate(cells, study)
+    if found["reached"] is False and {cell["arm"] for cell in cells} == {"vanilla"}:
+        advice = (
+            f"vanilla ends at {found['training']:.1%} robust accuracy on training images and declines by "
+            f"{found['decline']:.1%}, the gate asks for {study.gate['training']:.0%} and {study.gate['decline']:.0%}; "
+            "choose another schedule in training/recipes/verdict.yaml, and keep this cell as a pilot"
+        )
+        raise UserError("--study", NAME, advice)
 
 
 def _compute(cell: Cell, study: Study, scale: Scale, places: Places, data_dir: str | None, console: Console) -> None:

@@ -15,6 +15,7 @@ from cifs_tf.reproduction.verdict.cells import plan_cells, scale_of, unpack_bits
 from cifs_tf.reproduction.verdict.hours import FLOPS, hours
 from cifs_tf.reproduction.verdict.study import load_study
 from tests import running
+from tests.cifs_tf.reproduction.verdict.synthetic import make_cell
 
 STUDY = load_study()
 
@@ -48,6 +49,16 @@ def test_hours_are_those_of_the_network(tmp_path):
     assert count_flops(build_classifier(config, (32, 32, 3), 10)).forward == FLOPS
     cells = plan_cells(STUDY, scale_of(STUDY, "full"), 1)
     assert 0.5 < hours(cells[0], STUDY, tmp_path) < hours(cells[1], STUDY, tmp_path) < 2
+
+
+def test_other_arms_wait_for_the_regime():
+    """Vanilla at 50% on its training images stops the study, unless other arms have been computed."""
+    vanilla, other = make_cell("vanilla", 0, training=0.5), make_cell("cifs", 0)
+    with pytest.raises(UserError, match=r"--study: received verdict; vanilla ends at 50\.0% .* another schedule"):
+        runner.check_regime([vanilla], STUDY)
+    runner.check_regime([vanilla, other], STUDY)
+    runner.check_regime([make_cell("vanilla", 0)], STUDY)
+    runner.check_regime([], STUDY)
 
 
 def test_refusals(tmp_path):
