@@ -144,7 +144,7 @@ def _write_networks(config: RunConfig, defense: str, workdir: Workdir, trainer: 
     if is_installed("report"):
         write_curves(history, f"{config.data.dataset}, {defense}, {config.train.method}", workdir.curves_file(defense))
     if best_epoch(history) is not None:
-        network = trainer.measured
+        network = trainer.inference_classifier
         last = network.get_weights()
         network.set_weights(read_arrays(workdir.checkpoints(defense) / BEST, [weights.shape for weights in last]))
         write_atomically(workdir.model_file(defense, "best"), trainer.save)
