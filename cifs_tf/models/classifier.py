@@ -264,7 +264,8 @@ class Classifier(keras.Model):
 
         Example:
             >>> classifier.export("exported")
-            >>> tf.saved_model.load("exported").serve(images)["probabilities"].shape
+            >>> exported = tf.saved_model.load("exported")  # keep a reference, or its variables are gone
+            >>> exported.serve(images)["probabilities"].shape
         """
         path = Path(filepath)
         if format == "tf_saved_model":
