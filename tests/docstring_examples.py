@@ -18,6 +18,7 @@ import cifs_tf
 
 AT_HAND = [
     "classifier",
+    "config",
     "dataset",
     "features",
     "header",
@@ -27,7 +28,7 @@ AT_HAND = [
     "pandas",
     "profile",
     "vanilla",
-    "victim",
+    "workdir",
 ]
 
 

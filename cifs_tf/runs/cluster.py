@@ -43,9 +43,9 @@ class Cluster:
         strategy: of `tf.distribute`.
 
     Example:
-        >>> cluster = make_cluster(MachineConfig(strategy="mirrored"))
+        >>> cluster = make_cluster(MachineConfig(strategy="one"))
         >>> with cluster.strategy.scope():
-        ...     trainer = make_trainer()
+        ...     model = keras.Sequential([keras.layers.Dense(10)])
     """
 
     def __init__(self, strategy: tf.distribute.Strategy):

@@ -41,7 +41,6 @@ def deferred() -> Iterator[Callable[[], bool]]:
     Example:
         >>> with deferred() as requested:
         ...     for step in range(1000):
-        ...         train(step)
         ...         if requested():
         ...             break
     """

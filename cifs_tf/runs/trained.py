@@ -29,7 +29,7 @@ class TrainedNetwork:
         option: names the run in errors. Default `"--run"`.
 
     Example:
-        >>> network = find_network("runs/digits")
+        >>> network = find_network(workdir)
         >>> classifier = network.load()
     """
 

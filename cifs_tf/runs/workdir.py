@@ -42,8 +42,9 @@ class Workdir:
         path: the folder; made, with its parents, by `open`.
 
     Example:
-        >>> with Workdir("runs/digits").open(config):
-        ...     train()
+        >>> folder = Workdir("runs/digits")
+        >>> with folder.open(config):
+        ...     print(folder.path)
     """
 
     def __init__(self, path: str | os.PathLike[str]):
