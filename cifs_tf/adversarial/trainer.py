@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 import tensorflow as tf
 
 from cifs_tf.adversarial.methods import Method
+from cifs_tf.adversarial.sgd import SGD
 from cifs_tf.adversarial.weight_perturbation import WeightPerturbation
 from cifs_tf.attacks import PGD, example_seeds
+from cifs_tf.checks import ONE_HOT_NDIM, check_first_batch
 from cifs_tf.distribute import check_even, num_replicas, positions, replica_sum, spans_workers
 from cifs_tf.errors import UserError
 from cifs_tf.framework_internals import FittedModel, layers_of
@@ -30,8 +34,10 @@ class AdversarialTrainer(FittedModel):
     Under a `tf.distribute` strategy, build and compile it in the strategy's scope. Batches are the global ones then,
     and a step is the same whatever the number of replicas, random starts included; it must divide the batch size.
 
-    A step whose loss or gradients are not finite changes nothing but the count in `skipped_steps`, if the optimizer is
-    our `SGD` (another one gets NaN gradients); `not_finite` names the quantities.
+    A step whose loss or gradients are not finite changes nothing but the count in `skipped_steps`; `not_finite` names
+    the quantities, and an epoch of nothing else logs NaN. The classifier's own losses (regularisers, `add_loss`) are
+    part of what is minimised, not of the loss that is logged. Labels may be one-hot. The first batch that `fit` or
+    `evaluate` is given is looked at: other pixels than [0, 1] and other labels are refused.
 
     Args:
         classifier: the network to train.
@@ -125,6 +131,35 @@ class AdversarialTrainer(FittedModel):
     def call(self, images, training=None):
         return self.inference_classifier(images, training=training)[:, 0]
 
+    def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, **kwargs):
+        """Take an optimizer and metrics, as Keras does; the loss is the method's.
+
+        Raises:
+            UserError: for a loss.
+        """
+        for name, value in {"loss": loss, "loss_weights": loss_weights}.items():
+            if value is not None:
+                raise UserError(name, value, f"leave it out, {type(self.method).__name__} has the loss; give metrics")
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """Train, as Keras' `fit` does, on images in [0, 1].
+
+        Raises:
+            UserError: for other pixels or labels in the first batch, or in arrays.
+        """
+        x = check_first_batch(x, y, self.classifier.num_classes)
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """Measure, as Keras' `evaluate` does, on images in [0, 1].
+
+        Raises:
+            UserError: as for `fit`.
+        """
+        x = check_first_batch(x, y, self.classifier.num_classes)
+        return super().evaluate(x, y, *args, **kwargs)
+
     def train_step(self, data):
         """Perturb, then one optimizer step on the method's loss."""
         images, labels, sample_weight = self._unpack(data)
@@ -140,7 +175,10 @@ class AdversarialTrainer(FittedModel):
                 per_example_loss, heads = method.loss(self.classifier, images, x_adv, labels)
                 per_example_loss *= sample_weight
                 # Gradients are summed over replicas, so each carries its share of the global mean.
-                loss = self.optimizer.scale_loss(tf.reduce_mean(per_example_loss) / num_replicas())
+                loss = tf.reduce_mean(per_example_loss) / num_replicas()
+                for own in self.classifier.losses:
+                    loss += tf.cast(own, loss.dtype) / num_replicas()
+                loss = self.optimizer.scale_loss(loss)
             return per_example_loss, heads, tape.gradient(loss, variables)
 
         variables = self.classifier.trainable_variables
@@ -153,7 +191,7 @@ class AdversarialTrainer(FittedModel):
         bad = self._count_not_finite([x_adv, heads, per_example_loss, *gradients])
         nan = tf.constant(float("nan"))
         gradients = [None if g is None else tf.where(bad, tf.cast(nan, g.dtype), g) for g in gradients]
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self._apply(gradients, variables, bad)
         for variable, value in zip(self.classifier.non_trainable_variables, statistics, strict=True):
             variable.assign(tf.where(bad, value, variable))
         if self.average is not None:
@@ -162,7 +200,7 @@ class AdversarialTrainer(FittedModel):
         counts = tf.where(bad, tf.zeros_like(per_example_loss), tf.ones_like(per_example_loss))
         self.loss_metric.update_state(tf.where(bad, tf.zeros_like(per_example_loss), per_example_loss), counts)
         metric = self.clean_accuracy if x_adv is images else self.robust_accuracy
-        metric.update_state(correct(heads[:, 0], labels), counts)
+        metric.update_state(correct(heads[:, 0], labels), counts * sample_weight)
         # Compiled metrics would not forget a NaN until the end of the epoch.
         logits = tf.where(bad, tf.zeros_like(heads[:, 0]), heads[:, 0])
         return self._logs([metric], labels, logits, sample_weight)
@@ -193,6 +231,8 @@ class AdversarialTrainer(FittedModel):
         """Bring a batch to (images, labels int32 (batch,), sample weights (batch,))."""
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         dtype = self.classifier.variable_dtype
+        if labels.shape.rank == ONE_HOT_NDIM and labels.shape[1] != 1:
+            labels = tf.argmax(labels, axis=1)
         labels = tf.cast(tf.reshape(labels, [-1]), tf.int32)
         sample_weight = tf.ones_like(labels) if sample_weight is None else tf.reshape(sample_weight, [-1])
         return tf.cast(images, dtype), labels, tf.cast(sample_weight, dtype)
@@ -224,6 +264,17 @@ class AdversarialTrainer(FittedModel):
         for variable, value in moved:
             variable.assign(value)
         return found
+
+    def _apply(self, gradients: list[tf.Tensor | None], variables: list[keras.Variable], bad: tf.Tensor) -> None:
+        """Let the optimizer make its step, and take it back if the step is bad."""
+        if isinstance(self.optimizer, SGD):  # makes none with a gradient that is not finite
+            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+            return
+        state = [*variables, *(v for v in self.optimizer.variables if v is not self.optimizer.iterations)]
+        before = [tf.identity(variable) for variable in state]
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        for variable, value in zip(state, before, strict=True):
+            variable.assign(tf.where(bad, value, variable))
 
     def _count_not_finite(self, quantities: list[tf.Tensor | None]) -> tf.Tensor:
         """Count which quantities are not finite; return whether any is not, bool ()."""
@@ -261,7 +312,7 @@ class AdversarialTrainer(FittedModel):
 
     def _logs(self, own: list[keras.metrics.Metric], labels, logits, sample_weight) -> dict:
         """Collect the loss, those of the trainer's own metrics that this step fed, and the compiled ones."""
-        logs = {metric.name: metric.result() for metric in (self.loss_metric, *own)}
+        logs = {metric.name: mean_of(metric) for metric in (self.loss_metric, *own)}
         logs |= self.update_compiled_metrics(labels, logits, sample_weight)
         if spans_workers(self.distribute_strategy):
             # Keras 3.15 takes their mean over the first axis, which a scalar does not have.
@@ -285,8 +336,17 @@ class AdversarialTrainer(FittedModel):
 
         Keras 3.15 keeps the mean of the last step's logs over the replicas, unless every metric was fed.
         """
-        results = self.get_metrics_result()
+        results = {
+            metric.name: mean_of(metric) for metric in (self.loss_metric, self.clean_accuracy, self.robust_accuracy)
+        }
+        results = self.get_metrics_result() | results
         return {name: results.get(name, value) for name, value in logs.items()}
+
+
+def mean_of(metric: keras.metrics.Mean) -> tf.Tensor:
+    """Return the value of a mean; NaN, where Keras has 0, if nothing was counted."""
+    result = tf.convert_to_tensor(metric.result())
+    return tf.where(tf.convert_to_tensor(metric.count) > 0, result, tf.cast(math.nan, result.dtype))
 
 
 def correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from cifs_tf.attacks.ball import NORMS, Ball
 from cifs_tf.attacks.objective import HeadsFn
+from cifs_tf.checks import check_images, check_labels
 from cifs_tf.errors import UserError
 
 
@@ -81,7 +82,20 @@ class Attack(Ball, abc.ABC):
         """Attack a batch; see the class."""
         if self.needs_seed and seed is None:
             raise UserError("seed", None, "give one per example (example_seeds), the attack draws random numbers")
+        if tf.executing_eagerly():
+            labels = self._checked(images, labels)
         return self.search(heads_fn, images, labels, head_weights, seed, target_rank)
+
+    def _checked(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Refuse images outside the bounds; return labels as integers. In a graph, whoever built it has checked."""
+        low, high = self.bounds
+        if (low, high) == (0.0, 1.0):
+            check_images(images)
+        elif (np.asarray(images) < low).any() or (np.asarray(images) > high).any():
+            raise UserError(
+                "images", "pixels outside the bounds", f"give pixels from {low:g} to {high:g}, or other bounds"
+            )
+        return tf.constant(check_labels(labels))
 
     @abc.abstractmethod
     def search(

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from cifs_tf.checks import check_labels
 from cifs_tf.data.augmentation import AUGMENTATIONS
-from cifs_tf.data.checks import check_labels
 from cifs_tf.data.partition import choose_count, choose_share
 from cifs_tf.errors import UserError
 

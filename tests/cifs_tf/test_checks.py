@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from cifs_tf.checks import check_images, check_labels
 from cifs_tf.data import Split
-from cifs_tf.data.checks import check_float_pixels, check_labels
 from cifs_tf.errors import UserError
 
 LABELS = np.array([0, 2, 1, 2])
@@ -63,13 +64,13 @@ def test_other_labels_are_refused_in_a_sentence(labels, expected):
 )
 def test_pixels_of_another_range_are_refused(low, high, dtype, advice):
     with pytest.raises(UserError, match=advice):
-        check_float_pixels(low, high, dtype)
+        check_images(np.array([low, high]).astype(dtype))
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.2, 0.7), (0, 0), (-1e-7, 1 + 1e-7), (np.nan, np.nan)])
 def test_pixels_in_range_pass(low, high):
-    check_float_pixels(low, high, "float32")
-    check_float_pixels(low, high, "bfloat16")
+    check_images(np.array([low, high], np.float32))
+    check_images(tf.constant([low, high], tf.bfloat16))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -67,21 +69,25 @@ def _from_one_hot(array: np.ndarray, num_classes: int | None, argument: str) -> 
     return array.argmax(axis=1)
 
 
-def check_float_pixels(low: float, high: float, dtype: str, argument: str = "images") -> None:
+def check_images(images: Any, argument: str = "images") -> None:
     """Refuse images that are not floats in [0, 1], with the way to bring them there.
 
     Args:
-        low: least value of some images; NaN passes, for it is another fault, which training names.
-        high: greatest value.
-        dtype: of the images, such as `"float32"`.
+        images: array or tensor (examples, height, width, channels); NaN is another fault, which training names.
         argument: name of the argument, for the error.
 
     Raises:
         UserError: for integers, and for values below 0 or above 1 by more than rounding.
 
     Example:
-        >>> check_float_pixels(0.0, 1.0, "float32")
+        >>> check_images(np.zeros((1, 8, 8, 3), np.float32))
     """
+    array = np.asarray(images)
+    dtype = str(array.dtype)
+    if array.size == 0:
+        return
+    # Of the values that are numbers.
+    low, high = (float(end.reduce(array, axis=None)) for end in (np.fmin, np.fmax))
     received = f"{dtype} pixels from {low:.4g} to {high:.4g}"
     if not dtype.startswith(("float", "bfloat")):
         raise UserError(argument, received, "divide by 255: images are floats in [0, 1]")
@@ -93,3 +99,34 @@ def check_float_pixels(low: float, high: float, dtype: str, argument: str = "ima
         raise UserError(argument, received, "divide by 255: images are floats in [0, 1]")
     if 0 < high <= TWICE:
         raise UserError(argument, received, "multiply by 255, they seem divided twice: images are floats in [0, 1]")
+
+
+def check_first_batch(x: Any, y: Any, num_classes: int) -> Any:
+    """Refuse data for Keras' `fit` whose pixels are not in [0, 1] or whose labels are none.
+
+    Args:
+        x: images, all of which are looked at; or what gives batches (images, labels, ...), of which the first is: a
+            `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator.
+        y: labels of the images; None for batches.
+        num_classes: of the network.
+
+    Returns:
+        `x`, or of a generator another one that begins with the batch that was taken.
+
+    Raises:
+        UserError: naming the range or the labels that were received.
+    """
+    batch: Any = (x, y)
+    if y is None:
+        if isinstance(x, Iterator):
+            first = next(x)
+            # Keras knows no other iterators than generators.
+            x, batch = (each for each in itertools.chain([first], x)), first
+        elif hasattr(x, "take"):
+            batch = next(iter(x.take(1)), None)
+        elif hasattr(x, "__getitem__") and not hasattr(x, "shape"):
+            batch = x[0]
+    if isinstance(batch, tuple | list) and len(batch) > 1 and batch[1] is not None:
+        check_images(batch[0])
+        check_labels(batch[1], num_classes)
+    return x

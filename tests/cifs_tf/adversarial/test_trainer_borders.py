@@ -1,0 +1,165 @@
+"""What people hand a trainer: pixels, labels, losses and optimizers of all kinds."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cifs_tf.adversarial import SGD, AdversarialTrainer, PGDTraining
+from cifs_tf.attacks import PGD
+from cifs_tf.errors import UserError
+from cifs_tf.losses import head_weights
+from cifs_tf.models import Classifier
+
+CLASSES = 3
+RNG = np.random.default_rng(0)
+LABELS = (np.arange(24) % CLASSES).astype(np.int32)
+IMAGES = RNG.random((24, 6, 6, 3), np.float32)
+
+
+def make_trainer(optimizer=None, **layer):
+    keras.utils.set_random_seed(0)
+    image = keras.Input(IMAGES.shape[1:])
+    x = keras.layers.Conv2D(4, 3, activation="relu", name="low", **layer)(image)
+    logits = keras.layers.Dense(CLASSES)(keras.layers.GlobalAveragePooling2D()(x))
+    attack = PGD(epsilon=0.03, step_size=0.01, num_steps=1, random_start=True)
+    trainer = AdversarialTrainer(
+        Classifier(keras.Model(image, logits)), PGDTraining(head_weights=head_weights(0, 0), attack=attack)
+    )
+    trainer.compile(optimizer=optimizer or SGD(0.05, momentum=0.9))
+    return trainer
+
+
+def fit(x, y=None, trainer=None, **kwargs):
+    trainer = trainer or make_trainer()
+    if y is not None:
+        kwargs = {"batch_size": 8, **kwargs}
+    return trainer.fit(x, y, epochs=1, verbose=0, **kwargs).history
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, images, labels):
+        super().__init__()
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        part = slice(8 * index, 8 * index + 8)
+        return self.images[part], self.labels[part]
+
+
+FORMS = {
+    "arrays": lambda images, labels: {"x": images, "y": labels},
+    "tensors": lambda images, labels: {"x": tf.constant(images), "y": tf.constant(labels)},
+    "tf.data": lambda images, labels: {"x": tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)},
+    "PyDataset": lambda images, labels: {"x": Batches(images, labels)},
+    "generator": lambda images, labels: {"x": (Batches(images, labels)[i] for i in range(3)), "steps_per_epoch": 3},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("images", "labels", "expected"),
+    [
+        (IMAGES * 255, LABELS, "images: received float32 pixels from .*divide by 255"),
+        ((IMAGES * 255).astype(np.uint8), LABELS, "images: received uint8 pixels from .*divide by 255"),
+        (IMAGES * 2 - 1, LABELS, "images: received float32 pixels from -.*add 1 and divide by 2"),
+        (IMAGES, LABELS + 1, "labels: received labels from 1 to 3; labels are 0 to 2"),
+        (IMAGES, LABELS - 1, "labels: received labels from -1 to 1"),
+        (IMAGES, LABELS + 0.7, "labels: received 0.7; labels are whole numbers"),
+    ],
+)
+def test_what_is_not_meant_is_refused_in_a_sentence(form, images, labels, expected):
+    with pytest.raises(UserError, match=expected):
+        fit(**FORMS[form](images, labels))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_data_trains_alike(form):
+    """No batch is lost to the look at the first one."""
+    kwargs = {"shuffle": False} if form in ("arrays", "tensors", "PyDataset") else {}
+    assert fit(**FORMS[form](IMAGES, LABELS), **kwargs) == fit(IMAGES, LABELS, shuffle=False)
+
+
+def test_evaluate_looks_too():
+    trainer = make_trainer()
+    with pytest.raises(UserError, match="divide by 255"):
+        trainer.evaluate(IMAGES * 255, LABELS, verbose=0)
+
+
+def test_one_hot_labels_are_the_labels():
+    assert fit(IMAGES, keras.utils.to_categorical(LABELS, CLASSES)) == fit(IMAGES, LABELS)
+    assert fit(IMAGES, LABELS[:, None]) == fit(IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("kwargs", [{"loss": "mse"}, {"loss_weights": [2.0]}])
+def test_the_loss_is_the_methods(kwargs):
+    trainer = make_trainer()
+    with pytest.raises(UserError, match=r"leave it out, PGDTraining has the loss"):
+        trainer.compile(optimizer="sgd", **kwargs)
+
+
+def test_the_networks_own_losses_are_minimised_and_not_logged():
+    """With an L2 of 1 the gradient gains 2 w, and one step of SGD at rate r moves w to w - r (g + 2 w)."""
+    plain, ours = make_trainer(SGD(0.1)), make_trainer(SGD(0.1), kernel_regularizer=keras.regularizers.L2(1.0))
+    start = plain.classifier.backbone.get_layer("low").kernel.numpy()
+    found = [fit(IMAGES[:8], LABELS[:8], trainer) for trainer in (plain, ours)]
+    assert found[0]["loss"] == pytest.approx(found[1]["loss"])
+    kernels = [trainer.classifier.backbone.get_layer("low").kernel.numpy() for trainer in (plain, ours)]
+    np.testing.assert_allclose(kernels[1], kernels[0] - 0.1 * 2 * start, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd", SGD(0.05, momentum=0.9)])
+def test_a_step_that_is_not_finite_changes_nothing(optimizer):
+    """Neither a weight nor what the optimizer keeps, with any optimizer; the steps around it count."""
+    images = IMAGES.copy()
+    images[9] = np.nan
+    trainer = make_trainer(optimizer)
+    fit(images[:8], LABELS[:8], trainer)
+    before = [v.numpy() for v in (*trainer.classifier.weights, *trainer.optimizer.variables[1:])]
+    history = fit(images[8:16], LABELS[8:16], trainer)
+    after = [v.numpy() for v in (*trainer.classifier.weights, *trainer.optimizer.variables[1:])]
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert trainer.skipped_steps == 1
+    assert np.isnan([history["loss"], history["robust_accuracy"]]).all()
+    assert np.isfinite(fit(images[16:], LABELS[16:], trainer)["loss"]).all()
+
+
+def test_examples_of_weight_0_count_in_no_accuracy():
+    weights = np.ones(24, np.float32)
+    weights[12:] = 0
+    wrong = np.where(weights > 0, LABELS, (LABELS + 1) % CLASSES)
+    found = [
+        make_trainer().fit(IMAGES, labels, sample_weight=weights, batch_size=24, verbose=0).history
+        for labels in (LABELS, wrong)
+    ]
+    assert found[0]["robust_accuracy"] == found[1]["robust_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "expected"),
+    [
+        (IMAGES * 255, LABELS, "divide by 255"),
+        (IMAGES * 2 - 1, LABELS, "add 1 and divide by 2"),
+        (IMAGES, LABELS - 1, "labels from -1"),
+        (IMAGES, LABELS + 0.5, "whole numbers"),
+    ],
+)
+def test_an_attack_called_by_hand_looks_too(images, labels, expected):
+    classifier = make_trainer().classifier
+    attack = PGD(epsilon=0.03, step_size=0.01, num_steps=1)
+    with pytest.raises(UserError, match=expected):
+        attack(classifier.heads_fn(), tf.constant(images), tf.constant(labels), head_weights=head_weights(0, 0))
+
+
+def test_an_attack_called_by_hand_takes_one_hot_labels():
+    classifier = make_trainer().classifier
+    attack = PGD(epsilon=0.03, step_size=0.01, num_steps=1)
+    found = [
+        attack(classifier.heads_fn(), tf.constant(IMAGES), labels, head_weights=head_weights(0, 0)).numpy()
+        for labels in (tf.constant(LABELS), keras.utils.to_categorical(LABELS, CLASSES))
+    ]
+    np.testing.assert_array_equal(*found)
