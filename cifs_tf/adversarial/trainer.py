@@ -231,7 +231,7 @@ class AdversarialTrainer(FittedModel):
         """Bring a batch to (images, labels int32 (batch,), sample weights (batch,))."""
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         dtype = self.classifier.variable_dtype
-        if labels.shape.rank == ONE_HOT_NDIM and labels.shape[1] != 1:
+        if len(labels.shape) == ONE_HOT_NDIM and labels.shape[1] != 1:
             labels = tf.argmax(labels, axis=1)
         labels = tf.cast(tf.reshape(labels, [-1]), tf.int32)
         sample_weight = tf.ones_like(labels) if sample_weight is None else tf.reshape(sample_weight, [-1])
