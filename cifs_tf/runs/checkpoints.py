@@ -136,13 +136,16 @@ class Checkpoints(keras.callbacks.Callback):
         """Save after an epoch (Keras' hook).
 
         Raises:
-            UserError: if a validation result is not finite, and steps like that are not skipped.
+            UserError: if a validation result is not finite, and steps like that are not skipped; or if every step of
+                the epoch was skipped.
             Preempted: if the process was asked to end.
         """
         logs = {name: float(value) for name, value in (logs or {}).items()}
         broken = [name for name, value in logs.items() if not math.isfinite(value)]
         if broken and self.on_nan == "stop":
             raise UserError("--on_nan", "stop", f"{broken[0]} is {logs[broken[0]]} after epoch {epoch + 1}; {ADVICE}")
+        if self.on_nan == "skip" and not math.isfinite(logs.get("loss", 0.0)):
+            raise UserError("--on_nan", "skip", f"no step of epoch {epoch + 1} was finite, nothing is learnt; {ADVICE}")
         entry = {name: value if math.isfinite(value) else None for name, value in logs.items()}
         if self.on_nan == "skip":
             entry["skipped_steps"] = self.model.skipped_steps
