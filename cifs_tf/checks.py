@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,7 +74,8 @@ def check_images(images: Any, argument: str = "images") -> None:
     """Refuse images that are not floats in [0, 1], with the way to bring them there.
 
     Args:
-        images: array or tensor (examples, height, width, channels); NaN is another fault, which training names.
+        images: array or tensor (examples, height, width, channels); what is not finite is another
+            fault, which training names.
         argument: name of the argument, for the error.
 
     Raises:
@@ -86,8 +88,10 @@ def check_images(images: Any, argument: str = "images") -> None:
     dtype = str(array.dtype)
     if array.size == 0:
         return
-    # Of the values that are numbers.
-    low, high = (float(end.reduce(array, axis=None)) for end in (np.fmin, np.fmax))
+    low, high = float(array.min()), float(array.max())
+    if not math.isfinite(high - low):
+        finite = array[np.isfinite(array)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     received = f"{dtype} pixels from {low:.4g} to {high:.4g}"
     if not dtype.startswith(("float", "bfloat")):
         raise UserError(argument, received, "divide by 255: images are floats in [0, 1]")

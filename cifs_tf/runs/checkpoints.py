@@ -25,10 +25,10 @@ KEPT = 2
 FILE_NAME = re.compile(r"step-(\d+)\.npz")
 BEST = "best.npz"
 WATCHED = "val_robust_accuracy"
-ADVICE = (
-    "the same command repeats the step, --on_nan skip goes on without it, "
-    "a smaller --learning_rate with another --workdir may avoid it"
-)
+SMALLER = "a smaller --learning_rate with another --workdir may avoid it"
+ADVICE = f"the same command repeats the step, --on_nan skip goes on without it, {SMALLER}"
+# No step was skipped, so none is repeated: the weights are finite, what they answer is not.
+VALIDATION_ADVICE = f"the weights are finite, what they answer is not: --on_nan skip leaves such values out, {SMALLER}"
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -143,9 +143,13 @@ class Checkpoints(keras.callbacks.Callback):
         logs = {name: float(value) for name, value in (logs or {}).items()}
         broken = [name for name, value in logs.items() if not math.isfinite(value)]
         if broken and self.on_nan == "stop":
-            raise UserError("--on_nan", "stop", f"{broken[0]} is {logs[broken[0]]} after epoch {epoch + 1}; {ADVICE}")
+            raise UserError(
+                "--on_nan", "stop", f"{broken[0]} is {logs[broken[0]]} after epoch {epoch + 1}; {VALIDATION_ADVICE}"
+            )
         if self.on_nan == "skip" and not math.isfinite(logs.get("loss", 0.0)):
-            raise UserError("--on_nan", "skip", f"no step of epoch {epoch + 1} was finite, nothing is learnt; {ADVICE}")
+            raise UserError(
+                "--on_nan", "skip", f"no step of epoch {epoch + 1} was finite, nothing is learnt; {SMALLER}"
+            )
         entry = {name: value if math.isfinite(value) else None for name, value in logs.items()}
         if self.on_nan == "skip":
             entry["skipped_steps"] = self.model.skipped_steps

@@ -154,10 +154,17 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(make_trainer, make_ch
     assert all(np.all(np.isfinite(weight)) for weight in trainer.get_weights())
 
 
+def test_an_epoch_of_nothing_but_skipped_steps_ends_the_run(make_trainer, make_checkpoints):
+    images, _ = data()
+    images[:] = np.nan
+    with pytest.raises(UserError, match=r"--on_nan: received skip; no step of epoch 1 was finite.*--learning_rate"):
+        fit(make_trainer(), make_checkpoints(on_nan="skip"), epochs=2, images=images)
+
+
 def test_a_validation_result_that_is_not_finite(make_trainer, make_checkpoints):
     checkpoints = make_checkpoints()
     checkpoints.set_model(make_trainer())
-    with pytest.raises(UserError, match=r"--on_nan: received stop; val_loss is nan after epoch 3"):
+    with pytest.raises(UserError, match=r"--on_nan: received stop; val_loss is nan after epoch 3; the weights"):
         checkpoints.on_epoch_end(2, {"loss": 1.0, "val_loss": float("nan")})
     skipping = make_checkpoints(on_nan="skip")
     skipping.set_model(make_trainer())
