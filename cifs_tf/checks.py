@@ -1,4 +1,4 @@
-"""What enters from outside as pixels or labels is what it is taken for: checked once, where it enters."""
+"""Checks of pixels and labels that enter from outside: once, where they enter."""
 
 from __future__ import annotations
 

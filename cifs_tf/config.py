@@ -74,7 +74,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Group):
-    """Where images come from.
+    """The images of a run: their source, number, size and augmentation.
 
     Args:
         dataset: digits, svhn, cifar10, cifar100, fashion_mnist, tfds:NAME (any TFDS image classification set) or
@@ -275,7 +275,7 @@ class EvaluationConfig(Group):
 
 @dataclasses.dataclass(frozen=True)
 class OutputConfig(Group):
-    """What a run leaves behind.
+    """The results of a run: their folder, networks, exports and checkpoints.
 
     Args:
         workdir: the only folder that a run writes to; null is runs/DATASET. The same command again continues it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Bad input, said in one sentence: which argument, what was received, and the way out.
+    """Bad input, said in one sentence: which argument, what was received, and how to fix it.
 
     Command-line programs print it and exit with code 2; library callers can catch it as a `ValueError`.
 

@@ -1,4 +1,4 @@
-"""What attacks share: hyper-parameters in the constructor, data in the call."""
+"""The base of all attacks: hyper-parameters in the constructor, data in the call."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class PassSeconds:
 
 
 class Limits(NamedTuple):
-    """What the steps of a network are measured against.
+    """The convolutions' own speed, against which the steps of a network are measured.
 
     Args:
         peak: FLOP/s of chains of convolutions, by shape, see `convolution_peak`.

@@ -1,4 +1,4 @@
-"""Which images a run was trained on: their names, splits and pixels, so that other images are not taken for them."""
+"""The identity of a dataset: names, splits and pixels of its images, so that others are not taken for them."""
 
 from __future__ import annotations
 

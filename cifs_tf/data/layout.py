@@ -1,4 +1,4 @@
-"""Which files of a folder are images, of which class and of which split."""
+"""The layout of a folder: its image files by class and split."""
 
 from __future__ import annotations
 

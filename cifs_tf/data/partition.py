@@ -1,4 +1,4 @@
-"""Which split an image falls into: a function of the image's name, so that another file more or less moves no other.
+"""The split of an image: a function of the image's name, so that another file more or less moves no other.
 
 A name is hashed to a position in [0, 1), and a share of the images are those whose position lies below it. What a class
 needs at least comes first: a class of two images and more has one on either side, the one with the lowest or the

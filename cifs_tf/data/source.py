@@ -1,4 +1,4 @@
-"""What a source of images gives before a run takes its part."""
+"""All images of a source, before a run takes its part."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ FINAL_LOGITS = (
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSetup:
-    """How one kind of evaluation is carried out.
+    """The settings of one kind of evaluation.
 
     Args:
         suite: of evaluate.py.
@@ -39,7 +39,7 @@ class EvaluationSetup:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """What becomes of the paper's networks and evaluations.
+    """A size at which the paper's networks and evaluations are carried out.
 
     Args:
         name: `"full"`, `"small"` or `"smoke"`.

@@ -1,4 +1,4 @@
-"""What channels do under attack: networks are attacked, and what is found is written and shown."""
+"""Channels under attack: attack networks, measure their channels, write and show the results."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def parse_flat(
         the value of every option.
 
     Raises:
-        UserError: naming the option, what was received and the way out.
+        UserError: naming the option, what was received and how to fix it.
         SystemExit: after `--help` and `--print_config`, with code 0.
     """
     arguments = [with_underscores(argument) for argument in argv]

@@ -47,11 +47,11 @@ class Cell:
 
     @property
     def jobs(self) -> tuple[Job, ...]:
-        """What has to be done before it can be written, in order."""
+        """Jobs to carry out before it can be written, in order."""
         return self.training, *self.evaluations
 
     def file(self, folder: Path) -> Path:
-        """Where it lies in a folder of finished cells."""
+        """Its file in a folder of finished cells."""
         return folder / f"{self.name}.json"
 
 

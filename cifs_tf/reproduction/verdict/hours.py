@@ -1,4 +1,4 @@
-"""What a cell costs, before it is computed: floating-point operations, at a pace that was measured."""
+"""The cost of a cell before it is computed: floating-point operations, at a pace that was measured."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def measure_cell(cell: Cell, study: Study, workdir: Path, data_dir: str | None =
 
 
 def _verdicts(folder: Path) -> dict[str, Any]:
-    """The verdict of each image in the ledger of an evaluation: true if the final prediction was right."""
+    """Return the verdict of each image in the ledger of an evaluation: true if the final prediction was right."""
     ledger, report = Ledger.read(folder / "ledger.jsonl"), read_json(folder / "report.json")
     ids = ledger.ids("natural")
 

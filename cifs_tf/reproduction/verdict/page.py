@@ -89,7 +89,7 @@ def render(study: Study, seeds: int, cells: Sequence[dict[str, Any]], pilots: Se
 def sentences(
     study: Study, num_cells: int, seeds: int, gate: dict[str, Any], judged: dict[str, dict[str, Any]]
 ) -> list[str]:
-    """The outcome in three sentences that may be quoted, or what is still missing in one or two."""
+    """Write the outcome in three sentences that may be quoted, or what is still missing in one or two."""
     planned = len(study.arms) * seeds
     if any(each["verdict"] == statistics.WAITING for each in judged.values()):
         missing = f"Not enough cells yet: {num_cells} of {planned} are finished; a verdict needs {study.seeds} seeds."

@@ -25,7 +25,7 @@ DOCS = Path(__file__).resolve().parents[3] / "docs"
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where the study keeps what.
+    """The folders of the study.
 
     Args:
         workdir: runs and evaluations.
