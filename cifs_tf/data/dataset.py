@@ -9,8 +9,8 @@ import numpy as np
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data.folder import load_folder
+from cifs_tf.data.folder_scan import LeftOut
 from cifs_tf.data.identity import Identity, identify
-from cifs_tf.data.layout import LeftOut
 from cifs_tf.data.source import Source
 from cifs_tf.data.split import Split
 from cifs_tf.data.tfds import load_tfds

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data.decoding import decode_image
-from cifs_tf.data.layout import ImageFile, LeftOut, find_layout, is_image_by_content
+from cifs_tf.data.folder_scan import ImageFile, LeftOut, find_layout, is_image_by_content
 from cifs_tf.data.memory import check_memory, resize
 from cifs_tf.data.source import Source
 from cifs_tf.data.split import Split

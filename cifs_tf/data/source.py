@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from cifs_tf.data.layout import LeftOut
+from cifs_tf.data.folder_scan import LeftOut
 from cifs_tf.data.split import Split
 
 
