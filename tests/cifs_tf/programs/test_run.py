@@ -79,13 +79,13 @@ def test_every_method_trains_what_goes_on_top_too(argv, tmp_path):
 
 
 @pytest.mark.slow
-def test_plugins_of_this_folder_make_the_mask_and_the_readmes_method(tmp_path):
+def test_plugins_of_this_folder_make_the_mask_and_the_guides_method(tmp_path):
     (tmp_path / "my_plugin.py").write_text(
         "import tensorflow as tf\nfrom cifs_tf import register_importance\n\n\n"
         "@register_importance('my_relu')\ndef my_relu(relevance):\n    return tf.nn.relu(relevance)\n"
     )
-    readme = (ROOT / "README.md").read_text()
-    block = next(b for b in re.findall(r"^```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE) if "my_method" in b)
+    guide = (ROOT / "docs" / "guides" / "own_method.md").read_text()
+    block = next(b for b in re.findall(r"^```python\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE) if "my_method" in b)
     (tmp_path / "my_method.py").write_text(block)
     argv = [*SMALL, "--twin=null", "--epochs=1", "--export=false", "--plugins=[my_plugin, my_method]"]
     argv += ["--importance=my_relu", "--method=hinge"]
