@@ -82,7 +82,7 @@ def __dir__() -> list[str]:
 
 
 # What is imported with `adversarial`: with `layers` and `models` it has the classes of a saved classifier.
-_PARTS = ("framework_internals", "distribute", "layers", "models", "losses", "attacks", "adversarial")
+_PARTS = ("framework_internals", "distribute", "data", "layers", "models", "losses", "attacks", "adversarial")
 _WATCHED = ("tensorflow", "keras", *(f"cifs_tf.{part}" for part in _PARTS))
 _imported: set[str] = set()
 

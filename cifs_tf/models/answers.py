@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 import keras
 import tensorflow as tf
 
+from cifs_tf.data.decoding import decode_image
+
 DECODABLE_CHANNELS = (1, 3, 4)
 
 PredictFn = Callable[[tf.Tensor], dict[str, tf.Tensor]]
@@ -76,9 +78,10 @@ def disagreement(heads: tf.Tensor) -> tf.Tensor:
 
 
 def decode_images(image_bytes: tf.Tensor, image_shape: tuple[int, int, int], resize: bool = False) -> tf.Tensor:
-    """Decode image files: PNG (16 bits are read as 8) or JPEG (for 1 or 3 channels); for 3 channels GIF and BMP too.
+    """Decode image files: PNG (16 bits are read as 8), or JPEG for 1 or 3 channels; for 3 also GIF, WebP and BMP.
 
-    Grey, colour and alpha become the model's channels; of an animation the first frame counts.
+    Grey, colour and alpha become the model's channels; of an animation the first frame counts; photographs are turned
+    upright as EXIF says, as those of a folder are that is trained on.
 
     Args:
         image_bytes: string (batch,), whole files.
@@ -90,10 +93,8 @@ def decode_images(image_bytes: tf.Tensor, image_shape: tuple[int, int, int], res
     """
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
-        image = tf.io.decode_image(encoded, channels=image_shape[2], expand_animations=False)
-        image = tf.cast(image, tf.float32) / 255.0
+        image = tf.cast(decode_image(encoded, image_shape[2]), tf.float32) / 255.0
         if resize:
-            image.set_shape((None, None, image_shape[2]))  # unknown to the decoder, which might find an animation
             image = tf.clip_by_value(tf.image.resize(image, image_shape[:2], antialias=True), 0.0, 1.0)
         return tf.ensure_shape(image, image_shape)
 

@@ -326,3 +326,14 @@ def test_bad_input_is_refused(classifier, tmp_path, wrong, named):
     with pytest.raises(UserError, match=named):
         export(classifier, tmp_path / "model", **wrong)
     assert not (tmp_path / "model").exists()
+
+
+def test_a_photograph_is_turned_upright_as_in_training():
+    """Rows become columns where EXIF says that the camera was held upright."""
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    decoded = decode_images(tf.constant([buffer.getvalue()]), (6, 4, 3)).numpy()
+    np.testing.assert_allclose(decoded[0], np.rot90(pixels, -1) / np.float32(255), atol=1e-7)

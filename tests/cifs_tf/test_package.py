@@ -82,6 +82,7 @@ def saved(tmp_path_factory):
         "import keras, cifs_tf",
         "import cifs_tf, tensorflow, keras",
         "import tensorflow, cifs_tf, keras",
+        "import cifs_tf.data, keras",
         "import cifs_tf.layers, keras",
         "import cifs_tf.attacks, keras",
         "import cifs_tf.distribute, keras",
