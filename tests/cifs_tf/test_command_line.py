@@ -107,7 +107,7 @@ def test_errors_are_one_sentence(argv, message):
 def test_help_shows_the_form_and_the_command(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["cifs-tf evaluate"])
     with pytest.raises(SystemExit):
-        parse("--help")
+        parse_options(Options, "evaluate.py", ["--help"], "")
     out = capsys.readouterr().out
     assert "--names A,B,C" in out
     assert "usage: cifs-tf evaluate" in out
