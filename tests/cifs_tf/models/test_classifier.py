@@ -365,3 +365,12 @@ def test_layer_used_twice_cannot_be_cut():
 def test_top_k_larger_than_the_classes():
     with pytest.raises(UserError, match=r"^top_k: received 6; give at most 5"):
         Classifier(small_backbone(), {"first": CIFS(top_k=6)})
+
+
+def test_half_precision_is_refused():
+    """Attacks would see gradients of 0 where they are small, and robust accuracy would be far too high."""
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="low", dtype="mixed_float16")(image)
+    backbone = keras.Model(image, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)))
+    with pytest.raises(UserError, match=r"layers in float16 \(low\); .*float32 or mixed_bfloat16"):
+        Classifier(backbone)
