@@ -123,9 +123,9 @@ def check_first_batch(x: Any, y: Any, num_classes: int) -> Any:
     batch: Any = (x, y)
     if y is None:
         if isinstance(x, Iterator):
-            first = next(x)
-            # Keras knows no other iterators than generators.
-            x, batch = (each for each in itertools.chain([first], x)), first
+            # Keras knows no other iterators than generators, and has an error of its own for an empty one.
+            first = list(itertools.islice(x, 1))
+            x, batch = (each for each in itertools.chain(first, x)), first[0] if first else None
         elif hasattr(x, "take"):
             batch = next(iter(x.take(1)), None)
         elif hasattr(x, "__getitem__") and not hasattr(x, "shape"):
