@@ -110,7 +110,8 @@ class ModelConfig(Group):
     Args:
         arch: backbone; auto is resnet18 for images of 32 pixels or more a side, resnet10 below.
         width: channels of the backbone's stem; null is the usual one (64 for resnet, 16 for wrn).
-        defense: cifs, cas (Bai et al. 2021), ewas (Zhang and Liu 2023) or vanilla (no selection layer).
+        defense: cifs, cas (Bai et al. 2021), ewas (Zhang and Liu 2023), fsr (Kim et al. 2023), se (squeeze and
+            excitation, Hu et al. 2018) or vanilla (no selection layer).
         cuts: names of the layers that selection layers follow; null is the paper's last two residual blocks.
         probes: probe of each CIFS layer, linear or mlp, in the order of the network.
         top_k: k of Eq. (1).
@@ -131,7 +132,7 @@ class ModelConfig(Group):
 
     arch: Arch = "auto"
     width: int | None = bounded(None, low=1)
-    defense: Literal["cifs", "cas", "ewas", "vanilla"] = "cifs"
+    defense: Literal["cifs", "cas", "ewas", "fsr", "se", "vanilla"] = "cifs"
     cuts: tuple[str, ...] | None = None
     probes: tuple[Literal["linear", "mlp"], ...] = ("mlp", "linear")
     top_k: int = bounded(2, low=1)

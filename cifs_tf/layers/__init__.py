@@ -1,10 +1,11 @@
-"""The mechanism: probes, relevance (Eq. 1), importance functions, the CIFS (Eq. 2), CAS and EWAS layers."""
+"""The mechanism: probes, relevance (Eq. 1), importance functions, the CIFS layer (Eq. 2), and others to compare."""
 
 from cifs_tf.layers.batch_normalization import BatchNormalization
 from cifs_tf.layers.cas import CAS
 from cifs_tf.layers.channel_relevance import relevance, top_k_class_weights
 from cifs_tf.layers.cifs import CIFS, MASK_GRADIENTS, channel_permutation
 from cifs_tf.layers.ewas import EWAS
+from cifs_tf.layers.fsr import FSR
 from cifs_tf.layers.importance import (
     ConstantImportance,
     SigmoidImportance,
@@ -14,11 +15,13 @@ from cifs_tf.layers.importance import (
     register_importance,
 )
 from cifs_tf.layers.probe import LinearProbe, MLPProbe
+from cifs_tf.layers.squeeze_excitation import SqueezeExcitation
 
 __all__ = [
     "CAS",
     "CIFS",
     "EWAS",
+    "FSR",
     "MASK_GRADIENTS",
     "BatchNormalization",
     "ConstantImportance",
@@ -27,6 +30,7 @@ __all__ = [
     "SigmoidImportance",
     "SoftmaxImportance",
     "SoftplusImportance",
+    "SqueezeExcitation",
     "channel_permutation",
     "get_importance",
     "register_importance",

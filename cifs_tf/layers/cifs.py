@@ -113,13 +113,9 @@ class CIFS(keras.layers.Layer):
         mask_gradient = _check_mask_gradient(mask_gradient or self.mask_gradient)
         pooled = self._probed(tf.cast(features, self.variable_dtype))
         probe_logits = self.probe(pooled)
-        read_labels = training and self.label_in_mask
-        class_weights = top_k_class_weights(probe_logits, self.top_k, labels if read_labels else None)
-        if mask_gradient == "smoothed":
-            class_weights = with_smooth_gradient(class_weights, probe_logits)
+        labels = labels if training and self.label_in_mask else None
         source = tf.stop_gradient(pooled) if mask_gradient == "detached" else pooled
-        channel_relevance = relevance(self.probe, source, class_weights)
-        importance = self.importance(channel_relevance)
+        channel_relevance, importance = self._importance(source, probe_logits, labels, mask_gradient)
         if self.mask_permutation is not None:
             order = channel_permutation(self.mask_permutation, importance.shape[-1])
             importance = tf.gather(importance, order, axis=-1)
@@ -129,6 +125,14 @@ class CIFS(keras.layers.Layer):
             "relevance": channel_relevance,
             "importance": importance,
         }
+
+    def _importance(self, pooled, probe_logits, labels, mask_gradient):
+        """Return relevance and importance of what the probe reads; labels are None where the mask may not see them."""
+        class_weights = top_k_class_weights(probe_logits, self.top_k, labels)
+        if mask_gradient == "smoothed":
+            class_weights = with_smooth_gradient(class_weights, probe_logits)
+        channel_relevance = relevance(self.probe, pooled, class_weights)
+        return channel_relevance, self.importance(channel_relevance)
 
     def _probed_size(self, features_shape):
         """Return how many numbers the probe reads of an image: one for each channel."""

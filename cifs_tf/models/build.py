@@ -9,15 +9,15 @@ import keras
 
 from cifs_tf.config import Arch, ModelConfig
 from cifs_tf.errors import UserError
-from cifs_tf.layers import CAS, CIFS, EWAS, MLPProbe, get_importance
+from cifs_tf.layers import CAS, CIFS, EWAS, FSR, MLPProbe, SqueezeExcitation, get_importance
 from cifs_tf.models.classifier import Classifier
 from cifs_tf.models.resnets import BLOCKS_PER_STAGE, resnet
 from cifs_tf.models.wide_resnets import DEPTH_AND_FACTOR, wide_resnet
 
 MINIMUM_SIDE = 8
 AUTO_DEEPER_FROM_SIDE = 32
-# Defenses whose mask is a row of the probe's weights: they have no options of their own.
-WEIGHT_ROWS = {"cas": CAS, "ewas": EWAS}
+# Defenses that fix their probe and importance.
+OTHER_LAYERS = {"cas": CAS, "ewas": EWAS, "fsr": FSR, "se": SqueezeExcitation}
 # The official wide network's MLP probe is wider than the ResNet's.
 MLP_HIDDEN_UNITS = {**dict.fromkeys(BLOCKS_PER_STAGE, 128), **dict.fromkeys(DEPTH_AND_FACTOR, 240)}
 
@@ -96,8 +96,8 @@ def _make_cuts(config: ModelConfig, num_classes: int) -> dict[str, keras.layers.
     names = default_cuts(config.arch) if config.cuts is None else config.cuts
     if not names:
         raise UserError("cuts", list(names), "name a layer at least, or leave selection out with the defense vanilla")
-    if config.defense in WEIGHT_ROWS:
-        make = WEIGHT_ROWS[config.defense]
+    if config.defense in OTHER_LAYERS:
+        make = OTHER_LAYERS[config.defense]
         return {
             name: make(name=f"{config.defense}{index}", **_mask_options(config, index))
             for index, name in enumerate(names)

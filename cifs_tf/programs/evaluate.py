@@ -66,7 +66,7 @@ class EvaluateOptions(Group):
     model: str
     suite: Suite = "quick"
     checkpoint: Literal["last", "best"] = "last"
-    defense: Literal["cifs", "cas", "ewas", "vanilla"] | None = None
+    defense: Literal["cifs", "cas", "ewas", "fsr", "se", "vanilla"] | None = None
     dataset: str | None = None
     data_dir: str | None = None
     examples: int | None = bounded(None, low=1)

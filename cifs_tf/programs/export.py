@@ -54,7 +54,7 @@ class ExportOptions:
     run: str
     format: str = "savedmodel,onnx"
     version: int | None = None
-    defense: Literal["cifs", "cas", "ewas", "vanilla"] | None = None
+    defense: Literal["cifs", "cas", "ewas", "fsr", "se", "vanilla"] | None = None
     checkpoint: Literal["last", "best"] = "last"
     model_base_path: str | None = None
     resize: bool = False

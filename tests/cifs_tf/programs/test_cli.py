@@ -106,7 +106,7 @@ def test_config_survives_yaml(tmp_path):
     [
         (["--epochs", "x"], "--epochs", "x", "an integer"),
         (["--epochs", "0"], "--epochs", "0", "1 or more"),
-        (["--defense", "foo"], "--defense", "foo", "cifs, cas, ewas, vanilla"),
+        (["--defense", "foo"], "--defense", "foo", "cifs, cas, ewas, fsr, se, vanilla"),
         (["--epsilon", "1/0"], "--epsilon", "1/0", "8/255"),
         (["--epsilon", "2"], "--epsilon", "2", "at most 1"),
         (["--widht", "3"], "--widht", "option", "--width"),
