@@ -6,11 +6,13 @@ holds.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend import AutocastScope
 from keras.src.losses.loss import unscale_loss_for_distribution
 from keras.src.models.functional import Functional
 
@@ -62,6 +64,25 @@ def operation_of(tensor: Any) -> Any:
 def layers_of(layer: keras.layers.Layer, *, include_self: bool = True) -> Iterator[keras.layers.Layer]:
     """Yield a layer and all layers in it, at any depth."""
     return layer._flatten_layers(include_self=include_self)
+
+
+@contextlib.contextmanager
+def computing_in(layer: keras.layers.Layer, dtype: str) -> Iterator[None]:
+    """Let a layer and all layers in it compute in another type while the context lasts, with the weights they have."""
+    policies = [(each, each._dtype_policy) for each in layers_of(layer)]
+    try:
+        for each, _ in policies:
+            each._dtype_policy = keras.DTypePolicy(dtype)
+        with AutocastScope(dtype):
+            yield
+    finally:
+        for each, policy in policies:
+            each._dtype_policy = policy
+
+
+def built_shapes(model: keras.Model) -> dict[str, Any]:
+    """Return the shapes of the inputs that a model was first called on, by argument; empty if it was not."""
+    return dict(getattr(model, "_build_shapes_dict", None) or {})
 
 
 def update_loss_metric(model: keras.Model, loss: tf.Tensor, num_examples: tf.Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -16,12 +17,22 @@ import tensorflow as tf
 
 from cifs_tf.attacks import HeadsFn
 from cifs_tf.errors import UserError
-from cifs_tf.framework_internals import layers_of
+from cifs_tf.evaluation.outputs import (
+    HALF_TYPES,
+    as_logits,
+    as_rows,
+    choose_output,
+    differentiable,
+    keras_answers,
+    lowest_precision,
+    with_backward,
+    with_scaled_gradient,
+)
+from cifs_tf.framework_internals import built_shapes, layers_of
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.models import Classifier, load_model, with_precision
 
 PAPER_TOP_K = 2
-SMALLEST_PROBABILITY = 1e-30
 # Parts of a configuration that do not affect what a model computes.
 NAMES = ("name", "build_config", "registered_name", "compile_config", "shared_object_id", "keras_history")
 
@@ -41,7 +52,8 @@ class AttackedModel:
         top_k: k of each selection layer, for counting how often an attack changes its choice.
         labelled_heads_fn: (images, labels) -> heads, to test whether labels leak; None where it takes no labels.
         limits: sentences on what could not be attacked or measured, for the report.
-        precision: type that the model computes in; of a SavedModel, the type of its images. Default float32.
+        precision: lowest type that a layer computes in. Default float32.
+        reload: loads the model from its file again, to see whether it is the same; None where there is no file.
     """
 
     name: str
@@ -54,6 +66,7 @@ class AttackedModel:
     labelled_heads_fn: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
     limits: tuple[str, ...] = ()
     precision: str = "float32"
+    reload: Callable[[], AttackedModel] | None = None
 
     @property
     def mask_gradients(self) -> tuple[str, ...]:
@@ -61,16 +74,26 @@ class AttackedModel:
         return tuple(self.heads_fns)
 
 
-def as_attacked(model: keras.Model, name: str | None = None) -> AttackedModel:
+def as_attacked(
+    model: keras.Model,
+    name: str | None = None,
+    *,
+    image_shape: tuple[int, ...] | None = None,
+    backward: HeadsFn | None = None,
+) -> AttackedModel:
     """Wrap a Keras model as an attacked one.
 
     Args:
-        model: a `Classifier`, or any Keras model of one image input and one output (batch, classes), logits or
-            probabilities (then their logarithms are attacked).
+        model: a `Classifier`, or any Keras model of one image input, functional or subclassed. Of several outputs the
+            one named `logits`, `probabilities` or `predictions` is attacked, or else the first with rows. It may answer
+            with logits, probabilities, log-probabilities, one sigmoid per class, or one column for two classes.
         name: what the report calls it; None (default) is the model's own name.
+        image_shape: (height, width, channels), for a subclassed model that has not been called. Default None.
+        backward: a differentiable stand-in for the whole network, images -> (batch, classes), whose gradient is taken
+            in place of the network's own (BPDA, Athalye et al. 2018); decisions stay the network's. Default None.
 
     Returns:
-        the attacked model; a `Classifier` of another precision is attacked in float32.
+        the attacked model; layers in half precision are attacked in float32.
 
     Raises:
         UserError: if the model is no image classifier.
@@ -82,27 +105,17 @@ def as_attacked(model: keras.Model, name: str | None = None) -> AttackedModel:
     name = name or model.name
     if isinstance(model, Classifier):
         return _from_classifier(model, name)
-    shape, outputs = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
-    if not (isinstance(shape, tuple) and len(shape) == 4 and isinstance(outputs, tuple) and len(outputs) == 2):
-        advice = (
-            f"its input has shape {shape} and its output {outputs}, give a model of one image and one row of logits"
-        )
-        raise UserError("model", name, advice)
-    _check_input(name, shape, model.inputs[0].dtype)
-
-    def logits_fn(images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(model(images, training=False), tf.float32)
-
-    heads_fn, limits = _single_head(logits_fn, shape[1:])
-    return AttackedModel(
-        name,
-        {"exact": heads_fn},
-        num_probes=0,
-        num_classes=outputs[-1],
-        image_shape=shape[1:],
+    shape, dtype = _input_of(model, name, image_shape)
+    _check_input(name, shape, dtype)
+    answers, are_logits, limits = keras_answers(model, shape[1:])
+    half = next((layer.compute_dtype for layer in layers_of(model) if layer.compute_dtype in HALF_TYPES), None)
+    found = _single_head(answers, shape[1:], are_logits, backward)
+    return dataclasses.replace(
+        found,
+        name=name,
         fingerprint=fingerprint_of(model),
-        limits=limits,
-        precision=model.compute_dtype,
+        limits=(*limits, *found.limits),
+        precision=half or (model.compute_dtype if found.precision == "float32" else found.precision),
     )
 
 
@@ -122,6 +135,10 @@ def load_attacked(path: str | os.PathLike[str], name: str | None = None) -> Atta
     Raises:
         UserError: if there is no such model, it cannot be loaded, or it is no image classifier.
     """
+    return dataclasses.replace(_load(path, name), reload=functools.partial(_load, path, name))
+
+
+def _load(path: str | os.PathLike[str], name: str | None) -> AttackedModel:
     path, name = Path(path), name or str(path)
     if not path.exists():
         raise UserError("model", path, "there is no such file, give a .keras file or a SavedModel folder")
@@ -143,7 +160,11 @@ def load_attacked(path: str | os.PathLike[str], name: str | None = None) -> Atta
 
 def fingerprint_of(model: keras.Model) -> str:
     """Hash a live model: its layers and their options, and the values of its weights."""
-    digest = hashlib.sha256(json.dumps(_structure(model), sort_keys=True, default=str).encode())
+    try:
+        structure = json.dumps(_structure(model), sort_keys=True, default=str)
+    except (NotImplementedError, TypeError):  # a subclass that does not tell its options
+        structure = f"{type(model).__module__}.{type(model).__qualname__}"
+    digest = hashlib.sha256(structure.encode())
     for weight in model.weights:
         value = np.ascontiguousarray(weight.numpy())
         digest.update(f"{value.shape}{value.dtype}".encode())
@@ -219,37 +240,45 @@ def _from_foreign(loaded: Any, name: str, fingerprint: str) -> AttackedModel:
         raise UserError("model", name, f"it has no signature serving_default (it has: {known}), export it with one")
     signature = loaded.signatures["serving_default"]
     inputs, outputs = signature.structured_input_signature[1], signature.structured_outputs
-    rows = {key: spec for key, spec in outputs.items() if spec.shape.rank == 2 and spec.dtype.is_floating}
-    chosen = next((key for key in ("logits", "probabilities", "predictions") if key in rows), None)
-    if chosen is None and len(rows) == 1:
-        chosen = next(iter(rows))
+    shapes = {key: tuple(spec.shape) for key, spec in outputs.items() if spec.dtype.is_floating}
+    chosen = choose_output(shapes)
     is_image = len(inputs) == 1 and next(iter(inputs.values())).shape.rank == 4
-    if not is_image or chosen is None or rows[chosen].shape[-1] is None:
+    if not is_image or chosen is None:
         found = f"inputs {sorted(inputs)}, outputs {sorted(outputs)}"
         raise UserError("model", name, f"serving_default has {found}; give one with one image input and one output")
-    (key, spec), num_classes = next(iter(inputs.items())), rows[chosen].shape[-1]
+    ((key, spec),) = inputs.items()
     _check_input(name, tuple(spec.shape), spec.dtype.name)
-    image_shape = tuple(spec.shape[1:])
 
-    def logits_fn(images: tf.Tensor, loaded: Any = loaded) -> tf.Tensor:
-        return _as_many(tf.cast(signature(**{key: tf.cast(images, spec.dtype)})[chosen], tf.float32), images)
+    def answers(images: tf.Tensor, loaded: Any = loaded) -> tf.Tensor:
+        return _as_many(as_rows(signature(**{key: tf.cast(images, spec.dtype)})[chosen]), images)
 
-    heads_fn, limits = _single_head(logits_fn, image_shape)
-    limits = (
+    victim = _single_head(answers, tuple(spec.shape[1:]))
+    limit = (
         f"A foreign SavedModel: the output {chosen!r} of serving_default was attacked, through the gradient it was "
-        "saved with; raw predictions, other mask gradients and labels were not available.",
-        *limits,
+        "saved with; raw predictions, other mask gradients and labels were not available."
     )
-    return AttackedModel(
-        name,
-        {"exact": heads_fn},
-        num_probes=0,
-        num_classes=num_classes,
-        image_shape=image_shape,
-        fingerprint=fingerprint,
-        limits=limits,
-        precision=spec.dtype.name,
+    precision = spec.dtype.name if victim.precision == "float32" else victim.precision
+    return dataclasses.replace(
+        victim, name=name, fingerprint=fingerprint, limits=(limit, *victim.limits), precision=precision
     )
+
+
+def _input_of(model: keras.Model, name: str, image_shape: tuple[int, ...] | None) -> tuple[tuple[Any, ...], str]:
+    """Return the shape of a model's images, with the batch, and their type."""
+    shape = getattr(model, "input_shape", None)
+    if isinstance(shape, dict | list) and len(shape) == 1:
+        (shape,) = shape.values() if isinstance(shape, dict) else shape
+    if shape is None:
+        shapes = built_shapes(model)
+        shape = next(iter(shapes.values())) if len(shapes) == 1 else None
+        if image_shape is not None or isinstance(shape, tuple):
+            shape = (None, *(image_shape or shape[1:]))  # type: ignore[index]
+    if not (isinstance(shape, tuple) and len(shape) == 4):
+        advice = (
+            f"its input has shape {shape}, give a model of one image; one of a class of your own is called once before"
+        )
+        raise UserError("model", name, advice)
+    return shape, model.inputs[0].dtype if getattr(model, "inputs", None) else "float32"
 
 
 def _check_input(name: str, shape: tuple[int | None, ...], dtype: str) -> None:
@@ -269,23 +298,29 @@ def _as_many(outputs: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
     return outputs
 
 
-def _single_head(logits_fn: HeadsFn, image_shape: tuple[int, ...]) -> tuple[HeadsFn, tuple[str, ...]]:
-    """Make the heads of a model with one output; of probabilities, the logarithms; without a gradient, one of zeros."""
-    images = tf.random.stateless_uniform((8, *image_shape), seed=(0, 0))
-    try:
-        with tf.GradientTape() as tape:
-            tape.watch(images)
-            logits = logits_fn(images)
-        tape.gradient(logits, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    except LookupError:
-        limit = "An operation of the network has no gradient: attacks that need one were blind, only Square speaks."
-        heads_fn, limits = _single_head(lambda images: tf.stop_gradient(logits_fn(images)), image_shape)
-        return heads_fn, (limit, *limits)
-    outputs = logits.numpy()
-    if np.all(outputs >= 0) and np.allclose(outputs.sum(axis=1), 1, atol=1e-3):
-        limit = "The network answers with probabilities: their logarithms were attacked, which hides small gradients."
-        return lambda images: tf.math.log(tf.maximum(logits_fn(images), SMALLEST_PROBABILITY))[:, None], (limit,)
-    return lambda images: logits_fn(images)[:, None], ()
+def _single_head(
+    answers: HeadsFn, image_shape: tuple[int, ...], are_logits: bool = False, backward: HeadsFn | None = None
+) -> AttackedModel:
+    """Wrap images -> (batch, columns) of a network from elsewhere; name and fingerprint are the caller's."""
+    half, limits = lowest_precision(answers, image_shape), []
+    if half:
+        limits.append(f"The network computes in {half} inside: what it rounds to zero there no attack sees.")
+        answers = with_scaled_gradient(answers)
+    answers, missing = differentiable(answers, image_shape)
+    logits, num_classes, told = as_logits(answers, image_shape, are_logits)
+    if backward is not None:
+        logits, missing = with_backward(logits, backward), []
+        told.append("The gradient of a stand-in that was given took the place of the network's own (BPDA).")
+    return AttackedModel(
+        "",
+        {"exact": lambda images: logits(images)[:, None]},
+        num_probes=0,
+        num_classes=num_classes,
+        image_shape=image_shape,
+        fingerprint="",
+        limits=(*missing, *limits, *told),
+        precision=half or "float32",
+    )
 
 
 def _hash_files(folder: Path) -> str:

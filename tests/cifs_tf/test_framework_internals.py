@@ -137,3 +137,26 @@ def test_make_callable():
         y = tf.identity(2 * x, name="y")
         run = internals.make_callable(session, config_pb2.CallableOptions(feed=[x.name], fetch=[y.name]))
         assert run(np.float32(3)) == [6.0]
+
+
+def test_computing_in_another_type_and_back(model):
+    """A Dense layer of a half-precision policy answers in float32, with its own weights, while the context lasts."""
+    half = keras.layers.Dense(2, dtype="mixed_float16")
+    network = keras.Sequential([keras.Input((4,)), half])
+    x = tf.constant([[1.0, 2.0, 3.0, 4.0]]) / 3
+    with internals.computing_in(network, "float32"):
+        answer = network(x)
+    np.testing.assert_allclose(answer, x @ half.kernel.value + half.bias.value, rtol=1e-6)
+    assert (half.compute_dtype, network(x).dtype) == ("float16", tf.float16)
+
+
+def test_built_shapes():
+    class Subclass(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    model = Subclass()
+    assert internals.built_shapes(model) == {}
+    model(tf.zeros((2, 4, 4, 1)))
+    (shape,) = internals.built_shapes(model).values()
+    assert tuple(shape)[1:] == (4, 4, 1)

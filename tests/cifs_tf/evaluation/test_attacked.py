@@ -104,14 +104,6 @@ def test_any_keras_model(plain_model, make_images):
     np.testing.assert_array_equal(victim.heads_fns["exact"](images)[:, 0], plain_model(images))
 
 
-def test_probabilities_are_taken_for_logits_by_their_logarithm(plain_model, make_images):
-    softmax = keras.Model(plain_model.input, keras.layers.Softmax()(plain_model.output))
-    victim, images = as_attacked(softmax), make_images((3, 8, 8, 1))
-    expected = tf.nn.log_softmax(plain_model(images))
-    np.testing.assert_allclose(victim.heads_fns["exact"](images)[:, 0], expected, atol=1e-4)
-    assert "probabilities" in victim.limits[0]
-
-
 def test_a_foreign_saved_model(plain_model, tmp_path, digits):
     """No signature of ours: what it has is attacked, and the report says what was not available."""
     plain_model.export(str(tmp_path / "foreign"), verbose=False)

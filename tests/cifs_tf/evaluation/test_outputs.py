@@ -1,0 +1,190 @@
+"""A trained network with other ends decides as before, so attacks must see the same decisions and the same gradient."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cifs_tf.attacks import PGD
+from cifs_tf.evaluation import as_attacked, evaluate, load_attacked
+from cifs_tf.evaluation.outputs import choose_output, lowest_precision, with_scaled_gradient
+from cifs_tf.evaluation.tasks import Crafted, Natural
+from cifs_tf.losses import cross_entropy
+
+
+class Ends(keras.Model):
+    """A network of a class of its own, which is no graph of layers."""
+
+    def __init__(self, network, end, **kwargs):
+        super().__init__(**kwargs)
+        self.network, self.end = network, end
+
+    def call(self, images):
+        return self.end(self.network(images))
+
+
+def functional(network, end):
+    return keras.Model(network.input, end(network.output))
+
+
+def dense(network, activation):
+    """The last layer itself has the activation."""
+    end = keras.layers.Dense(10, activation=activation)
+    model = keras.Model(network.input, end(network.layers[-2].output))
+    end.set_weights(network.layers[-1].get_weights())
+    return model
+
+
+ENDS = {
+    "softmax": lambda network: functional(network, keras.layers.Softmax()),
+    "activation": lambda network: functional(network, keras.layers.Activation("softmax", dtype="float32")),
+    "operation": lambda network: functional(network, keras.ops.softmax),
+    "log softmax": lambda network: functional(network, keras.ops.log_softmax),
+    "dense softmax": lambda network: dense(network, "softmax"),
+    "dense sigmoid": lambda network: dense(network, "sigmoid"),
+    "sequential": lambda network: keras.Sequential([network, keras.layers.Softmax()]),
+    "nested": lambda network: functional(functional(network, keras.layers.Softmax()), keras.layers.Identity()),
+    "nested end": lambda network: keras.Sequential([keras.Input((8, 8, 1)), functional(network, keras.ops.sigmoid)]),
+    "dict": lambda network: functional(network, lambda x: {"features": x[:, :3], "logits": x}),
+    "list": lambda network: functional(network, lambda x: [keras.layers.Softmax()(x), x[:, :3]]),
+    "subclass": lambda network: Ends(network, keras.layers.Softmax()),
+    "subclass sigmoid": lambda network: Ends(network, keras.ops.sigmoid),
+    "subclass log": lambda network: Ends(network, keras.ops.log_softmax),
+    "subclass dict": lambda network: Ends(
+        network, lambda x: {"a": x[:, None, :4], "probabilities": keras.ops.softmax(x)}
+    ),
+    "one by one": lambda network: functional(network, keras.layers.Reshape((1, 1, 10))),
+}
+
+
+def gradient_of(heads_fn, images, labels):
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        loss = cross_entropy(heads_fn(images), labels)
+    return tape.gradient(loss, images).numpy()
+
+
+@pytest.fixture(scope="module")
+def network(trained):
+    """Its logits lie within +-9, so that no sigmoid is 1 in float32."""
+    backbone = trained.classifier.backbone
+    halved = keras.layers.Rescaling(0.25)(backbone.output)
+    return keras.Model(backbone.input, keras.layers.Dense(10, kernel_initializer="identity")(halved))
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_every_end_gives_the_gradient_of_the_logits(name, network, trained):
+    images, labels = trained.images[:16], trained.labels[:16]
+    model = ENDS[name](network)
+    model(images)
+    found = as_attacked(model).heads_fns["exact"]
+    expected = as_attacked(network).heads_fns["exact"]
+    assert found(images).shape == (16, 1, 10)
+    np.testing.assert_array_equal(np.argmax(found(images), 2), np.argmax(expected(images), 2))
+    ours, right = (gradient_of(heads_fn, images, labels) for heads_fn in (found, expected))
+    np.testing.assert_allclose(ours, right, atol=2e-3 * np.abs(right).max())
+
+
+def test_what_was_done_is_said(network):
+    limits = as_attacked(ENDS["dense sigmoid"](network)).limits
+    assert limits == ("The last activation of the network (sigmoid) was taken off: the attacks see its logits.",)
+    model = ENDS["subclass sigmoid"](network)
+    assert "one sigmoid per class" in as_attacked(model, image_shape=(8, 8, 1)).limits[0]
+    assert "the output logits was attacked" in as_attacked(ENDS["dict"](network)).limits[0]
+    assert as_attacked(network).limits == ()
+
+
+@pytest.mark.parametrize("end", ["sigmoid", None, "subclass"])
+def test_one_column_is_two_classes(end, network, trained):
+    """Class 1 above probability 0.5 or the logit 0; the two heads differ by the logit."""
+    score = keras.layers.Lambda(lambda x: x[:, 3:4] - x[:, 5:6])(network.output)
+    logits = keras.Model(network.input, score)
+    model = {"sigmoid": lambda: functional(logits, keras.ops.sigmoid), None: lambda: logits}.get(
+        end, lambda: Ends(logits, keras.ops.sigmoid)
+    )()
+    victim = as_attacked(model, image_shape=(8, 8, 1))
+    heads = victim.heads_fns["exact"](trained.images)
+    assert victim.num_classes == 2
+    np.testing.assert_allclose(heads[:, 0, 1] - heads[:, 0, 0], logits(trained.images)[:, 0], atol=2e-3)
+    assert "class 1 above" in victim.limits[-1]
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "float16", "half-way"])
+def test_half_precision_is_attacked_in_float32(policy, trained):
+    """Logits times 20 behind a softmax in float16 have no gradient there."""
+    config = trained.classifier.backbone.get_config()
+    layers = config["layers"][1:]
+    for layer in layers[2:4] if policy == "half-way" else layers:
+        layer["config"]["dtype"] = "mixed_float16" if policy == "half-way" else policy
+    copy = keras.Model.from_config(config)
+    copy.set_weights(trained.classifier.backbone.get_weights())
+    model = functional(copy, lambda x: keras.ops.softmax(x * 5))
+    victim = as_attacked(model)
+    assert victim.precision == "float16"
+    assert "attacked in float32" in victim.limits[0]
+    right = trained.classifier.backbone(trained.images)
+    np.testing.assert_allclose(victim.heads_fns["exact"](trained.images)[:, 0], 5 * right, atol=0.3)
+    zero = np.all(gradient_of(victim.heads_fns["exact"], trained.images, trained.labels) == 0, axis=(1, 2, 3))
+    assert not zero.any()
+
+
+def test_half_precision_inside_a_layer_is_seen_and_its_gradient_scaled(trained):
+    """A layer that casts by itself cannot be lifted: a gradient of 1e-9 comes back as it is, where float16 has 0."""
+    weights = tf.random.stateless_normal((64, 10), (0, 1))
+
+    def half(images):
+        return tf.cast(tf.reshape(tf.cast(images, tf.float16), [-1, 64]) @ tf.cast(weights, tf.float16), tf.float32)
+
+    assert lowest_precision(half, (8, 8, 1)) == "float16"
+    assert lowest_precision(lambda images: tf.reshape(images, [-1, 64]) @ weights, (8, 8, 1)) is None
+    images = trained.images[:2]
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(images)
+        plain, scaled = (1e-9 * function(images)[:, 0] for function in (half, with_scaled_gradient(half)))
+    assert np.all(tape.gradient(plain, images) == 0)
+    expected = np.tile(1e-9 * np.reshape(weights[:, 0], (1, 8, 8, 1)), (2, 1, 1, 1))
+    np.testing.assert_allclose(tape.gradient(scaled, images), expected, rtol=2e-3)
+
+    class Half(keras.layers.Layer):
+        def call(self, images):
+            return half(images)
+
+        def compute_output_shape(self, shape):
+            return (shape[0], 10)
+
+    image = keras.Input((8, 8, 1))
+    victim = as_attacked(keras.Model(image, Half()(image)))
+    assert victim.precision == "float16"
+    assert "float16 inside" in victim.limits[0]
+
+
+def test_a_saved_model_with_named_outputs(network, tmp_path, trained):
+    ENDS["dict"](network).export(str(tmp_path / "model"), verbose=False)
+    victim = load_attacked(tmp_path / "model")
+    found = victim.heads_fns["exact"](trained.images)[:, 0]
+    np.testing.assert_allclose(found, network(trained.images), atol=1e-4)
+
+
+def test_which_output_holds_the_classes():
+    assert choose_output({"boxes": (None, 5, 4), "scores": (None, 3), "logits": (None, 10)}) == "logits"
+    assert choose_output({"boxes": (None, 5, 4), "scores": (None, 3)}) == "scores"
+    assert choose_output({"pixels": (None, 5, 4)}) is None
+
+
+def test_a_stand_in_for_the_gradient(network, digits):
+    """Grey levels have no gradient; with the network itself as stand-in the attacks see through them."""
+
+    def levels(images):
+        return tf.stop_gradient(tf.round(images * 16) / 16)
+
+    model = Ends(lambda images: network(levels(images)), keras.layers.Identity())
+    victim = as_attacked(model, image_shape=(8, 8, 1), backward=network)
+    found = victim.heads_fns["exact"](levels(digits.images[:4] / np.float32(255)))
+    np.testing.assert_allclose(found[:, 0], network(levels(digits.images[:4] / np.float32(255))), atol=1e-4)
+    attack = PGD(epsilon=0.1, step_size=0.02, num_steps=10)
+    tasks = [Natural(), Crafted(name="pgd10", attack=attack, counts=True)]
+    blind, seeing = (
+        evaluate(each, digits, tasks)["worst_case"]["count"]
+        for each in (as_attacked(model, image_shape=(8, 8, 1)), victim)
+    )
+    assert seeing < blind - 10
