@@ -1,7 +1,5 @@
 """Checks of pixels and labels that enter from outside: once, where they enter."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator

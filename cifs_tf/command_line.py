@@ -1,7 +1,5 @@
 """Parse options that a dataclass declares, and report a person's error in one sentence, in every program."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import difflib

@@ -4,8 +4,6 @@ Field names are unique across the groups, so the command line and a recipe are f
 enters, once, by the declaration beside the field.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any, Literal, Self
@@ -27,7 +25,7 @@ class Ratio(float):
 
     text: str
 
-    def __new__(cls, value: float | str) -> Ratio:
+    def __new__(cls, value: float | str) -> Self:
         """Parse the value.
 
         Args:

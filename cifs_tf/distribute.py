@@ -1,7 +1,5 @@
 """Sums, means and positions over the replicas of a `tf.distribute` strategy; without a strategy there is one."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import tensorflow as tf

@@ -1,7 +1,5 @@
 """The one exception a person can cause and a person can fix."""
 
-from __future__ import annotations
-
 
 class UserError(ValueError):
     """Bad input, said in one sentence: which argument, what was received, and how to fix it.

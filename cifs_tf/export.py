@@ -3,8 +3,6 @@
 A published version is a folder BASE/N with `saved_model.pb` (TF Serving reads BASE) and `model.onnx`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The optional packages: which extra of `pip install 'cifs-tf[EXTRA]'` brings which module."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import importlib.util

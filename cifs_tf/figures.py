@@ -13,8 +13,6 @@ Example:
     >>> save_figure(draw([0.2, 0.5]), "accuracy.png")
 """
 
-from __future__ import annotations
-
 import io
 import itertools
 import os

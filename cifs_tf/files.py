@@ -1,7 +1,5 @@
 """Files, and folders of numbered versions, that are complete or not there; and locks between processes."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -4,8 +4,6 @@ They are why both have upper bounds in `pyproject.toml`. Before a bound rises, t
 holds.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Describe the machine that measures: its processor and devices, and the memory that was used."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

@@ -3,8 +3,6 @@
 heads: float (batch, 1 + P, classes); a loss of the heads: (batch, 1 + P); head weights: (1 + P,).
 """
 
-from __future__ import annotations
-
 import math
 import re
 

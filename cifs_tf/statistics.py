@@ -1,7 +1,5 @@
 """Confidence intervals and tests of the accuracies that this project reports."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence

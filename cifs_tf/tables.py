@@ -1,7 +1,5 @@
 """Tables of texts: described once, shown on the screen or in Markdown."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Jinja templates, in one way for reports, tables and the documentation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import jinja2

@@ -4,13 +4,11 @@ A recording is an `.npz` with the weights of a small network, its images, the ra
 alone on all images, which of them survived and how many seconds it took.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -77,7 +75,7 @@ class Recording:
     clean_deviation: float
 
     @classmethod
-    def load(cls, path: str | Path, limit: int | None = None) -> Recording:
+    def load(cls, path: str | Path, limit: int | None = None) -> Self:
         """Rebuild the network of a recording: 3x3 convolutions of stride 2 with ReLU, flattened, one dense layer.
 
         Args:

@@ -1,7 +1,5 @@
 """Measure how fast a machine convolves: its peak, and the convolutions of a network, each alone."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """Options of `benchmark.py`, a class for each of its commands; TensorFlow is not needed to refuse a bad one."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any, Literal

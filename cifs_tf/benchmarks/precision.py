@@ -1,7 +1,5 @@
 """Compare attacks made in bfloat16 with the same in float32, both judged in float32: `benchmark.py precision`."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

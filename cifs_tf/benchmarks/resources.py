@@ -1,7 +1,5 @@
 """Measure the input pipeline and the memory of attacks, which could hold a step up: `benchmark.py resources`."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import functools
 import multiprocessing

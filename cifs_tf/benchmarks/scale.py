@@ -1,7 +1,5 @@
 """Time a training step on one device and shared among several: `benchmark.py scale`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from cifs_tf.benchmarks import timing

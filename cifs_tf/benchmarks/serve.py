@@ -1,7 +1,5 @@
 """Time requests to the server beside calls of the same model in a loop: `benchmark.py serve`."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import http.client

@@ -1,7 +1,5 @@
 """Time training steps and evaluations of a CIFS network beside a vanilla one: `benchmark.py step`."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """The tables of what each command measured; the screen and the documentation show the same."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

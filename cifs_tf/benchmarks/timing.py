@@ -4,8 +4,6 @@ A machine that others share drifts by more than the differences looked for. So t
 time in the other order, and are compared by the ratios within the pairs.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import time

@@ -6,8 +6,6 @@ Worker 0 is the chief, which writes. Every line of worker i's output begins with
 start again from the last checkpoint. Ctrl-C or SIGTERM saves a checkpoint and ends all of them, a second one kills.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os

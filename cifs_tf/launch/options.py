@@ -1,7 +1,5 @@
 """The command line of a launcher: its options, --, and the program that it starts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@
 Worker 0 is the chief, which writes. The workdir must be the same folder on all machines.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

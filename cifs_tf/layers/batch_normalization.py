@@ -1,7 +1,5 @@
 """Batch normalisation with PyTorch's running variance."""
 
-from __future__ import annotations
-
 import keras
 import tensorflow as tf
 

@@ -1,7 +1,5 @@
 """The CAS layer, the baseline of the paper (Bai et al., ICLR 2021)."""
 
-from __future__ import annotations
-
 import keras
 
 from cifs_tf.layers.cifs import CIFS

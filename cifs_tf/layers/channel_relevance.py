@@ -1,7 +1,5 @@
 """Relevance of channels to a prediction (Section 3.2, step 2, Eq. 1)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import tensorflow as tf

@@ -1,7 +1,5 @@
 """The CIFS layer: probe, relevance, importance, selection (Figure 2 of the paper)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import keras

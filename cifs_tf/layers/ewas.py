@@ -1,7 +1,5 @@
 """The EWAS layer: CAS for each element of the features (Zhang and Liu, FGCS 2023)."""
 
-from __future__ import annotations
-
 import math
 
 import keras

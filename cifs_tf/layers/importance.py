@@ -4,10 +4,9 @@ Any callable (batch, channels) -> (batch, channels) that is registered with `reg
 built-in name can, and survives saving.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
+from typing import Self
 
 import keras
 import tensorflow as tf
@@ -53,7 +52,7 @@ class _Importance:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_config(cls, config: dict) -> _Importance:
+    def from_config(cls, config: dict) -> Self:
         """Rebuild the function from `get_config()`."""
         return cls(**config)
 

@@ -5,8 +5,6 @@ selection layer, because the relevance of Eq. (1) is the gradient to exactly tha
 signature can be a probe.
 """
 
-from __future__ import annotations
-
 import keras
 import tensorflow as tf
 

@@ -10,8 +10,6 @@ numbers behind them (channels.csv, classes.csv, summary.json) into RUN/analysis;
 The same command again continues there.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Sequence

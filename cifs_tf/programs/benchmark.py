@@ -13,8 +13,6 @@ A forward pass is F; a step of an attack 2 F (forward, and backward to the image
 backward to inputs and kernels) without the first layer's gradient to the image (`cifs_tf.models.flops`).
 """
 
-from __future__ import annotations
-
 import importlib
 import tempfile
 from collections.abc import Sequence

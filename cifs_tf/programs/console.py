@@ -1,7 +1,5 @@
 """The console command `cifs-tf`: one word for each program."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import sys

@@ -10,8 +10,6 @@
 to --workdir; the same command again continues there.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Sequence

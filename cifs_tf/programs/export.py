@@ -7,8 +7,6 @@
 A version is a folder BASE/N; it appears complete, or not at all.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import signal

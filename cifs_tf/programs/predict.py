@@ -12,8 +12,6 @@ Other programs import it:
     probabilities = Client("http://127.0.0.1:8501", "cifs").predict(["cat.png"])["probabilities"]
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import NoReturn, cast

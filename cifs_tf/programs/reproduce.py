@@ -9,8 +9,6 @@
 Everything is written to --workdir; the same command again continues there.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path

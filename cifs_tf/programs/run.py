@@ -7,8 +7,6 @@
 Everything is written to --workdir; the same command again continues there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn

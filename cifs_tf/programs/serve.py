@@ -9,8 +9,6 @@ Flags, files and answers are TF Serving's, so that the real one can take its pla
 SIGTERM answers what has come and ends.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NoReturn
 

@@ -8,8 +8,6 @@ All options of run.py are the base of every trial. Everything is written to --wo
 there. docs/tuning.md tells how several machines share a search.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn

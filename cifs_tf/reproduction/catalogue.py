@@ -1,7 +1,5 @@
 """The paper's tables and figures as data: their networks, what each column reads, and the paper's own numbers."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Estimate what a plan costs: hours, by floating-point operations at a pace that was measured, and disk space."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 

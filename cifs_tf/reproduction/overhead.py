@@ -1,7 +1,5 @@
 """The overhead of CIFS (Section 4.1.1): seconds of an epoch and of an evaluation, measured in interleaved pairs."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Plan what was asked for: tables, figures and the overhead, each with its jobs and the files that it ends in."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import shutil

@@ -1,7 +1,5 @@
 """Plan the work for rows: distinct networks to train and evaluations to make, as commands that a person could type."""
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 import json

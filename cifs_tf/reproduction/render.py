@@ -1,7 +1,5 @@
 """A table as files: JSON with everything, Markdown, and one HTML page that needs nothing beside it."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from pathlib import Path

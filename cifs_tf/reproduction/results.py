@@ -1,7 +1,5 @@
 """Collect the numbers of a table, beside the paper's, or of a figure, from what runs, evaluations and analyses left."""
 
-from __future__ import annotations
-
 import re
 import statistics
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Carry out a plan: what is done is left alone, what was interrupted continues."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import subprocess

@@ -1,7 +1,5 @@
 """The scales of a reproduction: the paper's setting, hours on two cores, or two steps that show that it all runs."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

@@ -1,7 +1,5 @@
 """Options of a search, beside those of a run; imported without TensorFlow."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, Literal
 

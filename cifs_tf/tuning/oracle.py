@@ -4,8 +4,6 @@ Keras Tuner's lose trials in a kill (they write their files in place, repeat a t
 end one that had just begun), and wait for ever for a worker that has died. `Resumable` fixes both.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The results of a search: a table, a figure, and a recipe of the best trial."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A search from its options to its results, alone or as the chief or a worker of several processes."""
 
-from __future__ import annotations
-
 import contextlib
 import subprocess
 import time

@@ -1,7 +1,5 @@
 """The search space in Keras Tuner's terms, and a trial's values in ours."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """One trial: a run with a workdir of its own, that reports each epoch to the oracle."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 import time

@@ -4,8 +4,6 @@ A worker holds a lock on a file of its own in the workdir for as long as its pro
 lets go of it however the process ends, so the chief knows at once and for sure, without clocks and time limits.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os
@@ -16,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 from cifs_tf.errors import UserError
 from cifs_tf.files import hold_lock, is_locked
@@ -42,7 +41,7 @@ class Role:
     address: str = ""
 
     @classmethod
-    def from_environment(cls) -> Role:
+    def from_environment(cls) -> Self:
         """Read KERASTUNER_ORACLE_IP, KERASTUNER_ORACLE_PORT and KERASTUNER_TUNER_ID.
 
         Raises:

@@ -1,7 +1,5 @@
 """Cells of the study, one arm with one seed: planned as ordinary runs and evaluations, kept as one small file each."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Sequence

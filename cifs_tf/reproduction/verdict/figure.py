@@ -1,7 +1,5 @@
 """The curves of all arms in one picture."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The cost of a cell before it is computed: floating-point operations, at a pace that was measured."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cifs_tf.reproduction.verdict.cells import CHECKPOINTS, Cell

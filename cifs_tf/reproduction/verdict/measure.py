@@ -1,7 +1,5 @@
 """From the run and the evaluations of a cell to its file; what they did not measure is measured here."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The study's page, made from its finished cells and nothing else: no training, no TensorFlow Datasets."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Carrying out the study: the cells that are missing, one after the other, and its page after each of them."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path

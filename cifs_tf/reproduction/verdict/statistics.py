@@ -1,7 +1,5 @@
 """Gate, paired differences and judgements of the study; NumPy only, from the verdicts that the cells hold."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Sequence

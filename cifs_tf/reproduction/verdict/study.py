@@ -1,7 +1,5 @@
 """The study as data: arms, hypotheses, gate and measurement, read from `study.yaml`."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from pathlib import Path

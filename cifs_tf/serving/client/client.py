@@ -1,7 +1,5 @@
 """A served classifier, asked over REST or gRPC."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

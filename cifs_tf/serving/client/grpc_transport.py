@@ -1,7 +1,5 @@
 """The gRPC interface of TensorFlow Serving, as a client speaks it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

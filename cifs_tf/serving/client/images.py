@@ -1,7 +1,5 @@
 """Images as a client sends them: the bytes of a PNG or JPEG file, or a float array of the network's shape."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path

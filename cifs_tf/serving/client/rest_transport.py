@@ -1,7 +1,5 @@
 """The REST interface of TensorFlow Serving, as a client speaks it."""
 
-from __future__ import annotations
-
 import base64
 import http.client
 import json

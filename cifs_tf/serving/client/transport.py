@@ -1,7 +1,5 @@
 """The common parts of REST and gRPC: signatures, the model that is asked, and the calls `signatures` and `run`."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path

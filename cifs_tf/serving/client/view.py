@@ -1,7 +1,5 @@
 """Tables and pictures of a client: the likeliest classes, and the most important channels."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The model card: how a published network was made, its measured accuracy, and what it is not for."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

@@ -1,7 +1,5 @@
 """Publish a network of a run: its files, warm-up requests, an 8-bit variant if asked for, and its model card."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path

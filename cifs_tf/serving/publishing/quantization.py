@@ -1,7 +1,5 @@
 """The ONNX network in 8 bits, and its robust accuracy, which is measured, never assumed."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib

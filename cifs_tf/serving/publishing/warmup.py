@@ -1,7 +1,5 @@
 """Warm-up requests: what a server runs before it answers, so that the first client does not wait for it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
