@@ -4,7 +4,8 @@ The parts, in the order in which data flows: `data`, `layers`, `models`, `losses
 `evaluation`, `export`. Images are float32 in [0, 1], channels last; a network answers with heads
 (batch, 1 + P, classes), the final logits first and then the raw prediction of each of its P selection layers.
 
-Importing this package imports neither TensorFlow nor Keras. As soon as both are imported, before or after it, its
+Importing this package imports neither TensorFlow nor Keras. As soon as both are imported, before or after it, the
+classes of a saved classifier are registered, so that `keras.models.load_model` knows them.
 """
 
 import importlib
@@ -40,31 +41,18 @@ if TYPE_CHECKING:
     from cifs_tf.models import wide_resnet as wide_resnet
 
 # Where each name is, loaded when first asked for: a command line refuses bad input before TensorFlow is imported.
-_HOME = {
-    "CAS": "layers",
-    "CIFS": "layers",
-    "PGD": "attacks",
-    "SGD": "adversarial",
-    "AdversarialTrainer": "adversarial",
-    "Classifier": "models",
-    "PGDTraining": "adversarial",
-    "RobustAccuracy": "evaluation",
-    "RunConfig": "config",
-    "Standard": "adversarial",
-    "UserError": "errors",
-    "build_classifier": "models",
-    "defend": "models",
-    "evaluate": "evaluation",
-    "fgsm": "attacks",
-    "head_weights": "losses",
-    "load_dataset": "data",
-    "load_model": "models",
-    "make_attacks": "evaluation",
-    "register_importance": "layers",
-    "resnet": "models",
-    "summary_rows": "models",
-    "wide_resnet": "models",
+_NAMES = {
+    "adversarial": ("SGD", "AdversarialTrainer", "PGDTraining", "Standard"),
+    "attacks": ("PGD", "fgsm"),
+    "config": ("RunConfig",),
+    "data": ("load_dataset",),
+    "errors": ("UserError",),
+    "evaluation": ("RobustAccuracy", "evaluate", "make_attacks"),
+    "layers": ("CAS", "CIFS", "register_importance"),
+    "losses": ("head_weights",),
+    "models": ("Classifier", "build_classifier", "defend", "load_model", "resnet", "summary_rows", "wide_resnet"),
 }
+_HOME = {name: part for part, names in _NAMES.items() for name in names}
 
 __all__ = [*_HOME]
 

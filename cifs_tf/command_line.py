@@ -1,7 +1,6 @@
 """Parse options that a dataclass declares, and report a person's error in one sentence, in every program."""
 
 import argparse
-import dataclasses
 import difflib
 import importlib
 import json
@@ -26,7 +25,8 @@ EXIT_INTERRUPTED = 130
 
 register_type(Ratio, serializer=lambda ratio: ratio.text if "/" in ratio.text else float(ratio), deserializer=Ratio)
 
-
+# Names of the options of this process, those of a run always among them.
+_options = set(RunConfig().flat())
 # In a list they are numbers, everything else is text.
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
@@ -80,6 +80,7 @@ def make_parser(
     )
     for group in groups:
         parser.add_class_arguments(group, skip=skip)
+    _options.update(_hints(groups))
     return parser
 
 
@@ -184,19 +185,14 @@ def command(name: str) -> str:
     return f"cifs-tf {name}" if program_name().startswith("cifs-tf ") else f"python training/{name}.py"
 
 
-def run_program(main: Callable[[Sequence[str]], int | None], options: Sequence[str] = ()) -> NoReturn:
-    """Run a program's `main(argv)` and exit: a user's error or a missing extra is one sentence and code 2, Ctrl-C 130.
-
-    Args:
-        main: the program.
-        options: names of its options beside those of a run.
-    """
+def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+    """Run `main(argv)` and exit: a user's error or a missing extra is one sentence and code 2, Ctrl-C 130."""
     program = program_name()
     try:
         code = main(sys.argv[1:])
     except UserError as error:
         # The library names an argument, a person typed an option.
-        option = "--" if error.argument in (*RunConfig().flat(), *options) else ""
+        option = "--" if error.argument in _options else ""
         print(f"{program}: error: {option}{error}", file=sys.stderr)
         code = EXIT_USER_ERROR
     except ModuleNotFoundError as error:
@@ -236,11 +232,6 @@ def import_plugins(model: ModelConfig) -> None:
             reason = f"{type(error).__name__}: {error}"
             advice = f"it cannot be imported ({reason}), give a module of this folder or of PYTHONPATH"
             raise UserError("--plugins", name, advice) from error
-
-
-def names_of(options_class: type) -> list[str]:
-    """Return the names of a dataclass' options."""
-    return [field.name for field in dataclasses.fields(options_class)]
 
 
 def with_underscores(argument: str) -> str:

@@ -255,17 +255,7 @@ class EvaluationConfig(Group):
     attacks: tuple[str, ...] = ("fgsm", "pgd20", "cw30", "pgd100")
     eval_step_size: Ratio | None = bounded(None, above=0, high=1)
     eval_step_sizes: dict[str, Ratio] = dataclasses.field(default_factory=dict)
-    attack_betas: tuple[int | float | str, ...] = (
-        0,
-        0.1,
-        1,
-        2,
-        10,
-        100,
-        "infinity",
-        "infinity-1",
-        "infinity-2",
-    )
+    attack_betas: tuple[int | float | str, ...] = (0, 0.1, 1, 2, 10, 100, "infinity", "infinity-1", "infinity-2")
     eval_mask_gradient: MaskGradient = "detached"
     eval_batch_size: int = bounded(250, low=1)
     checkpoints: tuple[Literal["last", "best"], ...] = ("last", "best")

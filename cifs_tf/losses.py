@@ -9,9 +9,10 @@ import re
 import numpy as np
 import tensorflow as tf
 
+from cifs_tf.config import EvaluationConfig
 from cifs_tf.errors import UserError
 
-PAPER_ATTACK_BETAS = (0, 0.1, 1, 2, 10, 100, "infinity", "infinity-1", "infinity-2")
+PAPER_ATTACK_BETAS = EvaluationConfig().attack_betas
 CW_KAPPA = 50.0
 DLR_EPSILON = 1e-12
 

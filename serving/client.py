@@ -1,6 +1,6 @@
 """Ask a served classifier about images; `cifs-tf predict` is the same program."""
 
-from cifs_tf.programs import predict
+from cifs_tf.programs.console import start_program
 
 if __name__ == "__main__":
-    predict.start()
+    start_program("predict")

@@ -1,6 +1,6 @@
 """Publish a trained run as a version that a server takes up; `cifs-tf export` is the same program."""
 
-from cifs_tf.programs import export
+from cifs_tf.programs.console import start_program
 
 if __name__ == "__main__":
-    export.start()
+    start_program("export")

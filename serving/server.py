@@ -1,6 +1,6 @@
 """Serve exported models over REST and gRPC; `cifs-tf serve` is the same program."""
 
-from cifs_tf.programs import serve
+from cifs_tf.programs.console import start_program
 
 if __name__ == "__main__":
-    serve.start()
+    start_program("serve")

@@ -1,6 +1,6 @@
 """Look inside trained networks; `cifs-tf analyse` is the same program."""
 
-from cifs_tf.programs import analyse
+from cifs_tf.programs.console import start_program
 
 if __name__ == "__main__":
-    analyse.start()
+    start_program("analyse")

@@ -1,6 +1,6 @@
 """Measure what a trained classifier is worth under attack; `cifs-tf evaluate` is the same program."""
 
-from cifs_tf.programs import evaluate
+from cifs_tf.programs.console import start_program
 
 if __name__ == "__main__":
-    evaluate.start()
+    start_program("evaluate")

@@ -1,6 +1,6 @@
 """Search hyper-parameters for the best robust accuracy on validation images; `cifs-tf tune` is the same program."""
 
-from cifs_tf.programs import tune
+from cifs_tf.programs.console import start_program
 
 if __name__ == "__main__":
-    tune.start()
+    start_program("tune")

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from cifs_tf.config import AttackConfig, DataConfig, ModelConfig, Precision, RunConfig, TrainConfig
+from cifs_tf.config import AttackConfig, DataConfig, Group, ModelConfig, Precision, RunConfig, TrainConfig, bounded
 from cifs_tf.errors import UserError
 from cifs_tf.runs.workdir import Workdir
 
@@ -12,7 +12,7 @@ GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "reference" / "golden"
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkOptions:
+class BenchmarkOptions(Group):
     """Options of every command.
 
     Args:
@@ -24,12 +24,6 @@ class BenchmarkOptions:
     def described(self) -> dict[str, Any]:
         """Return the options as the JSON file has them, without the paths of this machine."""
         return {**dataclasses.asdict(self), "json": None}
-
-    def _check_positive(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name}", value, "give a number of 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +76,11 @@ class StepOptions(NetworkOptions):
 
     width: int | None = None
     num_steps: int = 10
-    pairs: int = 10
+    pairs: int = bounded(10, low=1)
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        self._check_positive("pairs")
+        super().__post_init__()
         self.run_config(self.num_steps)
 
 
@@ -104,10 +98,10 @@ class ScaleOptions(NetworkOptions):
 
     num_steps: int = 10
     replicas: tuple[int, ...] = (1, 2, 4)
-    pairs: int = 5
+    pairs: int = bounded(5, low=1)
 
     def __post_init__(self) -> None:
-        self._check_positive("pairs")
+        super().__post_init__()
         if any(count < 1 or self.batch_size % count for count in self.replicas):
             advice = f"give numbers of 1 or more that divide the batch of {self.batch_size}, such as 1,2"
             raise UserError("--replicas", list(self.replicas), advice)
@@ -123,12 +117,12 @@ class ResourcesOptions(NetworkOptions):
         batches: of the input pipeline that are timed.
     """
 
-    num_steps: tuple[int, ...] = (1, 10, 100)
-    batches: int = 500
+    num_steps: tuple[int, ...] = bounded((1, 10, 100), low=1)
+    batches: int = bounded(500, low=1)
 
     def __post_init__(self) -> None:
-        self._check_positive("batches")
-        if not self.num_steps or min(self.num_steps) < 1:
+        super().__post_init__()
+        if not self.num_steps:
             raise UserError("--num_steps", list(self.num_steps), "give numbers of 1 or more, separated by commas")
         self.run_config(self.num_steps[0])
 
@@ -144,13 +138,13 @@ class AttackOptions(BenchmarkOptions):
     """
 
     recording: str = str(GOLDEN / "autoattack_fashion_mnist.npz")
-    threads: int | None = 1
-    batch_size: int = 250
+    threads: int | None = bounded(1, low=1)
+    batch_size: int = bounded(250, low=1)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not Path(self.recording).is_file():
             raise UserError("--recording", self.recording, "there is no such file, give an autoattack_*.npz")
-        self._check_positive("threads", "batch_size")
 
     def described(self) -> dict[str, Any]:
         """Return the options as the JSON file has them, of the recording the name alone."""
@@ -171,16 +165,11 @@ class ServeOptions(BenchmarkOptions):
     """
 
     arch: Literal["resnet10", "resnet18", "resnet34"] = "resnet18"
-    width: int = 32
-    image_size: int = 32
-    clients: int = 8
-    seconds: float = 10
-    rounds: int = 3
-
-    def __post_init__(self) -> None:
-        self._check_positive("width", "image_size", "clients", "rounds")
-        if self.seconds <= 0:
-            raise UserError("--seconds", self.seconds, "give a number above 0")
+    width: int = bounded(32, low=1)
+    image_size: int = bounded(32, low=1)
+    clients: int = bounded(8, low=1)
+    seconds: float = bounded(10, above=0)
+    rounds: int = bounded(3, low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,11 +183,11 @@ class PrecisionOptions(BenchmarkOptions):
     """
 
     run: str = "runs/fashion_mnist_small"
-    examples: int = 1000
-    batch_size: int = 250
+    examples: int = bounded(1000, low=1)
+    batch_size: int = bounded(250, low=1)
 
     def __post_init__(self) -> None:
-        self._check_positive("examples", "batch_size")
+        super().__post_init__()
         if not (Workdir(self.run).path / "config.yaml").is_file():
             raise UserError("--run", self.run, "there is no run, give the workdir of a finished one")
 

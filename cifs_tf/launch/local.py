@@ -17,9 +17,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
-from cifs_tf.command_line import EXIT_USER_ERROR, names_of, run_program
+from cifs_tf.command_line import EXIT_USER_ERROR
+from cifs_tf.config import Group, bounded
 from cifs_tf.errors import UserError
 from cifs_tf.launch.options import check_program, parse_command
 from cifs_tf.launch.worker import environment_of
@@ -38,7 +39,7 @@ if os.getppid() == int(sys.argv[1]):
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalOptions:
+class LocalOptions(Group):
     """Several workers on this machine.
 
     Args:
@@ -48,15 +49,13 @@ class LocalOptions:
         grace_seconds: for the others to end when one was lost; then they are killed, for they may wait for it.
     """
 
-    workers: int = 2
-    max_restarts: int = 3
-    port: int = 0
-    grace_seconds: float = 10.0
+    workers: int = bounded(2, low=1)
+    max_restarts: int = bounded(3, low=0)
+    port: int = bounded(0, low=0)
+    grace_seconds: float = bounded(10.0, low=0)
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 1), ("max_restarts", 0), ("port", 0), ("grace_seconds", 0)):
-            if getattr(self, name) < least:
-                raise UserError(name, getattr(self, name), f"give a number of {least} or more")
+        super().__post_init__()
         if self.port > 2**16 - self.workers:
             raise UserError("port", self.port, f"give a number up to {2**16 - self.workers}, or 0 for free ports")
 
@@ -244,8 +243,3 @@ def _name_of(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def start() -> NoReturn:
-    """Run the program on the command line of this process, and exit."""
-    run_program(main, names_of(LocalOptions))

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cifs_tf.command_line import names_of, run_program
 from cifs_tf.errors import UserError
 from cifs_tf.launch.options import check_program, parse_command
 
@@ -110,8 +109,3 @@ def _index(options: WorkerOptions) -> int:
 
 def _range_of(addresses: Sequence[str]) -> str:
     return f"give a place in --hosts, from 0 to {len(addresses) - 1}"
-
-
-def start() -> NoReturn:
-    """Run the program on the command line of this process, and exit."""
-    run_program(main, names_of(WorkerOptions))

@@ -6,11 +6,11 @@ import keras
 import tensorflow as tf
 
 from cifs_tf.errors import UserError
-from cifs_tf.layers.cifs import CIFS
+from cifs_tf.layers.cas import CAS
 
 
 @keras.saving.register_keras_serializable(package="cifs_tf")
-class EWAS(CIFS):
+class EWAS(CAS):
     """Element-wise activation scaling: the mask is the probe's weight row of the predicted class, over flat features.
 
     As `CAS`, but nothing is pooled: the linear probe reads every position and channel, so each of them has a weight of
@@ -38,10 +38,6 @@ class EWAS(CIFS):
         >>> EWAS(num_classes=10)(tf.zeros((2, 4, 4, 64)))["importance"].shape
         TensorShape([2, 1024])
     """
-
-    def __init__(self, num_classes: int | None = None, **kwargs):
-        fixed = {"probe": "linear", "top_k": 1, "importance": "identity", "mask_gradient": "detached"}
-        super().__init__(num_classes=num_classes, **{**fixed, **kwargs})
 
     def _probed_size(self, features_shape):
         sizes = features_shape[1:]

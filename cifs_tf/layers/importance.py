@@ -45,7 +45,14 @@ def register_importance(name: str) -> Callable[[Callable], Callable]:
 
 @dataclasses.dataclass(frozen=True)
 class _Importance:
-    """Base class of the built-in functions: their fields are their config."""
+    """Base class of the built-in functions of relevance (batch, channels): their fields are their config."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.get_config().items():
+            if name == "scale" and value not in ("sum_to_one", "mean_one"):
+                raise UserError("importance_scale", value, "give sum_to_one or mean_one")
+            if name != "scale" and not value > 0:
+                raise UserError(name, value, "give a number above 0")
 
     def get_config(self) -> dict:
         """Return the constructor's arguments, for saving."""
@@ -55,11 +62,6 @@ class _Importance:
     def from_config(cls, config: dict) -> Self:
         """Rebuild the function from `get_config()`."""
         return cls(**config)
-
-    def _require_positive(self, argument: str) -> None:
-        value = getattr(self, argument)
-        if not value > 0:
-            raise UserError(argument, value, "give a number above 0")
 
 
 @register_importance("softmax")
@@ -76,12 +78,7 @@ class SoftmaxImportance(_Importance):
     temperature: float = 1.0
     scale: str = "sum_to_one"
 
-    def __post_init__(self) -> None:
-        self._require_positive("temperature")
-        _check_scale(self.scale)
-
     def __call__(self, relevance: tf.Tensor) -> tf.Tensor:
-        """Map relevance (batch, channels) to importance of the same shape."""
         mask = tf.nn.softmax(relevance / self.temperature, axis=-1)
         return mask * relevance.shape[-1] if self.scale == "mean_one" else mask
 
@@ -100,11 +97,7 @@ class ConstantImportance(_Importance):
 
     scale: str = "sum_to_one"
 
-    def __post_init__(self) -> None:
-        _check_scale(self.scale)
-
     def __call__(self, relevance: tf.Tensor) -> tf.Tensor:
-        """Map relevance (batch, channels) to importance of the same shape."""
         ones = tf.ones_like(relevance)
         return ones if self.scale == "mean_one" else ones / relevance.shape[-1]
 
@@ -120,11 +113,7 @@ class SoftplusImportance(_Importance):
 
     alpha: float = 5.0
 
-    def __post_init__(self) -> None:
-        self._require_positive("alpha")
-
     def __call__(self, relevance: tf.Tensor) -> tf.Tensor:
-        """Map relevance (batch, channels) to importance of the same shape."""
         return tf.nn.softplus(self.alpha * relevance) / self.alpha
 
 
@@ -139,11 +128,7 @@ class SigmoidImportance(_Importance):
 
     alpha: float = 10.0
 
-    def __post_init__(self) -> None:
-        self._require_positive("alpha")
-
     def __call__(self, relevance: tf.Tensor) -> tf.Tensor:
-        """Map relevance (batch, channels) to importance of the same shape."""
         return tf.sigmoid(self.alpha * relevance)
 
 
@@ -151,11 +136,6 @@ class SigmoidImportance(_Importance):
 def identity_importance(relevance: tf.Tensor) -> tf.Tensor:
     """m = g, signed: what turns CIFS into CAS (see `cifs_tf.layers.CAS`)."""
     return relevance
-
-
-def _check_scale(scale: str) -> None:
-    if scale not in ("sum_to_one", "mean_one"):
-        raise UserError("importance_scale", scale, "give sum_to_one or mean_one")
 
 
 def get_importance(identifier: str | dict | Callable, **parameters) -> Callable:

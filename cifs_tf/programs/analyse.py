@@ -14,13 +14,12 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-from cifs_tf.command_line import names_of, parse_options
+from cifs_tf.command_line import parse_options
 from cifs_tf.config import Group, RunConfig, bounded
 from cifs_tf.errors import UserError
 from cifs_tf.extras import require
-from cifs_tf.runs.recipes import run_program
 from cifs_tf.runs.trained import TrainedNetwork, find_network
 from cifs_tf.runs.workdir import Workdir, check_folder
 
@@ -161,8 +160,3 @@ def _check_comparable(options: AnalyseOptions, networks: Sequence[TrainedNetwork
 
 def _name(path: str) -> str:
     return Path(path).resolve().name
-
-
-def start() -> NoReturn:
-    """Run the program on the command line of this process, and exit."""
-    run_program(main, names_of(AnalyseOptions))

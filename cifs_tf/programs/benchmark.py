@@ -17,7 +17,7 @@ import importlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 
@@ -33,7 +33,6 @@ from cifs_tf.benchmarks.options import (
 from cifs_tf.benchmarks.tables import TABLES
 from cifs_tf.command_line import parse_options
 from cifs_tf.errors import UserError
-from cifs_tf.runs.recipes import run_program
 from cifs_tf.runs.workdir import write_json
 
 # The modules of `cifs_tf.benchmarks` of the same names measure.
@@ -85,8 +84,3 @@ def _check_writable(file: Path) -> None:
         raise UserError("--json", file, f"it cannot be written to ({error.strerror})") from error
     if file.is_dir():
         raise UserError("--json", file, "this is a folder, give a file")
-
-
-def start() -> NoReturn:
-    """Run the program on the command line of this process, and exit."""
-    run_program(main)

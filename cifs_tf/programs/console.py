@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cifs_tf.command_line import run_program
+from cifs_tf import command_line
 from cifs_tf.errors import UserError
 from cifs_tf.extras import own_version
+from cifs_tf.runs import recipes
 
 # A line of help for each; the modules of this package of the same names hold the programs.
 PROGRAMS = {
@@ -22,6 +23,18 @@ PROGRAMS = {
     "serve": "serve exported models over REST and gRPC",
     "predict": "ask a served classifier about images",
 }
+# SIGTERM ends them as it ends any process; the others save what they did.
+WITHOUT_CHECKPOINTS = ("export", "serve", "predict")
+
+
+def start_program(name: str) -> NoReturn:
+    """Run a program of `PROGRAMS` on the command line of this process, and exit."""
+
+    def main(argv: Sequence[str]) -> int | None:
+        # What may fail here is the import, if an extra is not installed.
+        return importlib.import_module(f"cifs_tf.programs.{name}").main(argv)  # type: ignore[no-any-return]
+
+    (command_line if name in WITHOUT_CHECKPOINTS else recipes).run_program(main)
 
 
 def start() -> NoReturn:
@@ -29,10 +42,9 @@ def start() -> NoReturn:
     if sys.argv[1:2] and sys.argv[1] in PROGRAMS:
         name = sys.argv.pop(1)
         sys.argv[0] = f"cifs-tf {name}"
-        # The program exits by itself; what may fail here is its import, if an extra is not installed.
-        run_program(lambda argv: importlib.import_module(f"cifs_tf.programs.{name}").start())
+        start_program(name)
     sys.argv[0] = "cifs-tf"
-    run_program(_help)
+    command_line.run_program(_help)
 
 
 def _help(argv: Sequence[str]) -> int:

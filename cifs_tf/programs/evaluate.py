@@ -14,12 +14,12 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-from cifs_tf.command_line import names_of, parse_options
+from cifs_tf.command_line import parse_options
 from cifs_tf.config import Group, MachineConfig, MaskGradient, Ratio, RunConfig, bounded
 from cifs_tf.errors import UserError
-from cifs_tf.runs.recipes import parse_config, run_program
+from cifs_tf.runs.recipes import parse_config
 from cifs_tf.runs.trained import TrainedNetwork, find_network
 from cifs_tf.runs.workdir import Workdir, check_folder
 
@@ -190,8 +190,3 @@ def _default_folder(options: EvaluateOptions, network: TrainedNetwork | None) ->
         part for part in Path(options.model).resolve().with_suffix("").parts[-4:] if part not in ("/", "..", ".")
     )
     return Path("runs") / "evaluation" / name / options.suite
-
-
-def start() -> NoReturn:
-    """Run the program on the command line of this process, and exit."""
-    run_program(main, names_of(EvaluateOptions))

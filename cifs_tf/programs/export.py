@@ -2,84 +2,28 @@
 
     python serving/export.py --run runs/digits
     python serving/export.py --run runs/digits --format onnx --int8          smaller, its robustness measured again
-    python serving/export.py --run runs/digits --model_base_path models/digits --warmup_batch_sizes '[1, 8]'
+    python serving/export.py --run runs/digits --model_base_path models/digits --warmup_batch_sizes 1,8
 
 A version is a folder BASE/N; it appears complete, or not at all.
 """
 
 import contextlib
-import dataclasses
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from cifs_tf.command_line import names_of, parse_options, run_program
-from cifs_tf.errors import UserError
+from cifs_tf.command_line import parse_options
 from cifs_tf.extras import require
 from cifs_tf.files import check_version
 from cifs_tf.runs.trained import find_network
+from cifs_tf.serving.publishing.options import ExportOptions
+from cifs_tf.tables import Table
 
-FORMATS = ("savedmodel", "onnx")
 # A fall of clean accuracy, in points, that is worth a warning.
 WORTH_A_WARNING = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportOptions:
-    """A network of a run to publish, and the folder of its versions.
-
-    Args:
-        run: workdir of a run.
-        format: savedmodel, onnx, or both.
-        version: number of the version, 1 or more; null takes the one after the highest there.
-        defense: which network of the run; null is its own, not the twin.
-        checkpoint: the network after its last epoch, or after its best on the validation images.
-        model_base_path: folder of the versions, such as a server's models/NAME; null is export/DEFENSE in the run's
-            workdir.
-        resize: let the signature encoded resize images of another size, which are an error otherwise.
-        int8: write model.int8.onnx too, the network in 8 bits, and measure its robust accuracy beside the float one's.
-        int8_examples: class-balanced test images to measure it on; null is 200, or all if there are fewer.
-        int8_queries: queries of the Square attack on each of them.
-        warmup_batch_sizes: sizes of the requests that a server runs before it answers.
-        dataset: where the run's images are now; null is where they were.
-        data_dir: where TFDS data lies; null is the run's, or TFDS' own default.
-    """
-
-    run: str
-    format: str = "savedmodel,onnx"
-    version: int | None = None
-    defense: Literal["cifs", "cas", "ewas", "fsr", "se", "vanilla"] | None = None
-    checkpoint: Literal["last", "best"] = "last"
-    model_base_path: str | None = None
-    resize: bool = False
-    int8: bool = False
-    int8_examples: int | None = None
-    int8_queries: int = 1000
-    warmup_batch_sizes: tuple[int, ...] = (1,)
-    dataset: str | None = None
-    data_dir: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in self.formats:
-            if name not in FORMATS:
-                raise UserError("--format", self.format, "give savedmodel, onnx, or savedmodel,onnx")
-        if self.int8 and "onnx" not in self.formats:
-            raise UserError("--int8", True, "it is made of the ONNX file, give --format onnx or savedmodel,onnx")
-        if self.int8_examples is not None and self.int8_examples < 1:
-            raise UserError("--int8_examples", self.int8_examples, "give a number of 1 or more")
-        if self.int8_queries < 0:
-            raise UserError("--int8_queries", self.int8_queries, "give a number of 0 or more")
-        if not self.warmup_batch_sizes or min(self.warmup_batch_sizes) < 1:
-            raise UserError("--warmup_batch_sizes", list(self.warmup_batch_sizes), "give numbers of 1 or more")
-
-    @property
-    def formats(self) -> tuple[str, ...]:
-        """Files to write, as `--format` names them."""
-        return tuple(name.strip(" '\"") for name in self.format.strip().removeprefix("[").removesuffix("]").split(","))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -104,26 +48,12 @@ def publish(options: ExportOptions) -> Path:
     run = find_network(options.run, options.defense, options.checkpoint)
     base = Path(options.model_base_path).expanduser() if options.model_base_path else run.run.export_base(run.defense)
     check_version(base, options.version)
-    moved = {name: getattr(options, name) for name in ("dataset", "data_dir") if getattr(options, name)}
-    data = dataclasses.replace(run.config.data, **moved)
     with _uninterrupted():
         from cifs_tf.serving.publishing.publish import publish_run
 
     console = Console()
     console.rule(f"{run.path}: {run.defense}, {run.checkpoint} epoch, to {base}")
-    published, card = publish_run(
-        run,
-        base,
-        data,
-        formats=options.formats,
-        version=options.version,
-        resize=options.resize,
-        warmup_batch_sizes=options.warmup_batch_sizes,
-        int8=options.int8,
-        int8_examples=options.int8_examples,
-        int8_queries=options.int8_queries,
-        console=console,
-    )
+    published, card = publish_run(run, base, options, console)
     show(console, published, card)
     return published
 
@@ -140,15 +70,16 @@ def show(console: Console, published: Path, card: dict[str, Any]) -> None:
     if card["int8"]:
         rows += [(f"{name}, measured now", card["int8"][name]) for name in ("float32", "int8")]
     table = Table(
-        title=f"{card['name']}: accuracy in %, 95% interval",
-        caption="robust: no attack of those in model_card.json broke the image",
+        ["network", "images", "clean", "robust"],
+        [
+            [name, f"{found['clean']['of']:,}", _percent(found["clean"]), _percent(found["robust"])]
+            if found
+            else [name, "", "not measured", ""]
+            for name, found in rows
+        ],
     )
-    for column, justify in (("network", "left"), ("images", "right"), ("clean", "right"), ("robust", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for name, found in rows:
-        cells = ["not measured", ""] if found is None else [_percent(found["clean"]), _percent(found["robust"])]
-        table.add_row(name, "" if found is None else f"{found['clean']['of']:,}", *cells)
-    console.print(table)
+    title = f"{card['name']}: accuracy in %, 95% interval"
+    console.print(table.screen(title, "robust: no attack of those in model_card.json broke the image"))
     if card["not_measured_because"]:
         console.print(f"note: {card['not_measured_because']}", soft_wrap=True)
     if card["int8"]:
@@ -175,8 +106,3 @@ def _uninterrupted() -> Iterator[None]:
 def _percent(found: dict[str, Any]) -> str:
     low, high = found["interval"]
     return f"{100 * found['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-
-
-def start() -> NoReturn:
-    """Run the program on the command line of this process, and exit."""
-    run_program(main, names_of(ExportOptions))

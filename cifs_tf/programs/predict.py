@@ -14,12 +14,13 @@ Other programs import it:
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NoReturn, cast
+from typing import cast
 
 import numpy as np
 from rich.console import Console
 
-from cifs_tf.command_line import names_of, parse_options, run_program
+from cifs_tf.command_line import parse_options
+from cifs_tf.config import Group, bounded
 from cifs_tf.errors import UserError
 from cifs_tf.serving.client.client import REST_URL, Client
 from cifs_tf.serving.client.images import Shape, find_images, to_array
@@ -27,7 +28,7 @@ from cifs_tf.serving.client.view import draw, explanation, prediction_table, rea
 
 
 @dataclasses.dataclass(frozen=True)
-class ClientOptions:
+class ClientOptions(Group):
     """Ask a served classifier about images, and print the likeliest classes.
 
     Args:
@@ -57,19 +58,17 @@ class ClientOptions:
     version: int | None = None
     label: str | None = None
     signature: str = "encoded"
-    top: int = 3
+    top: int = bounded(3, low=1)
     labels: str | None = None
     explain: bool = False
-    channels: int = 8
+    channels: int = bounded(8, low=1)
     picture: str | None = None
     resize: bool = False
     batch_size: int = 32
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("top", "channels"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name}", getattr(self, name), "give a number of 1 or more")
+        super().__post_init__()
         if self.picture is not None and not self.explain:
             raise UserError("--picture", self.picture, "it draws what --explain finds, give that too")
 
@@ -112,8 +111,3 @@ def main(argv: Sequence[str]) -> int:
         draw(options.picture, names, images, outputs, options.channels, labels)
         console.print(f"Written: {options.picture}", soft_wrap=True)
     return 0
-
-
-def start() -> NoReturn:
-    """Run the program on the command line of this process, and exit."""
-    run_program(main, names_of(ClientOptions))

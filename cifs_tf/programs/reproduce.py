@@ -12,11 +12,12 @@ Everything is written to --workdir; the same command again continues there.
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 from rich.console import Console
 
-from cifs_tf.command_line import names_of, parse_options
+from cifs_tf.command_line import parse_options
+from cifs_tf.config import Group, bounded
 from cifs_tf.errors import UserError
 from cifs_tf.extras import require
 from cifs_tf.reproduction import overhead
@@ -26,7 +27,6 @@ from cifs_tf.reproduction.parts import Part, plan_parts
 from cifs_tf.reproduction.runner import run_jobs
 from cifs_tf.reproduction.scales import SCALES, Scale
 from cifs_tf.reproduction.verdict.runner import print_plan, run_study
-from cifs_tf.runs.recipes import run_program
 from cifs_tf.runs.workdir import check_folder
 from cifs_tf.tables import Table
 
@@ -35,7 +35,7 @@ GIGABYTE = 1e9
 
 
 @dataclasses.dataclass(frozen=True)
-class ReproduceOptions:
+class ReproduceOptions(Group):
     """Reproduce the paper's tables and figures.
 
     Args:
@@ -54,14 +54,13 @@ class ReproduceOptions:
     figure: str | None = None
     study: Literal["verdict"] | None = None
     scale: Literal["full", "small", "smoke"] = "full"
-    seeds: int | None = None
+    seeds: int | None = bounded(None, low=1)
     workdir: str | None = None
     data_dir: str | None = None
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        if self.seeds is not None and self.seeds < 1:
-            raise UserError("--seeds", self.seeds, "give a number of 1 or more")
+        super().__post_init__()
         if self.study is not None and (self.table, self.figure) != (None, None):
             raise UserError("--study", self.study, "it goes by itself, leave --table and --figure out")
 
@@ -134,8 +133,3 @@ def _chosen(option: str, asked: str | None, known: list[str]) -> list[str]:
         if number not in known:
             raise UserError(option, number, f"give some of {', '.join(known)}, separated by commas, or all")
     return [number for number in known if number in numbers]
-
-
-def start() -> NoReturn:
-    """Run the program on the command line of this process, and exit."""
-    run_program(main, names_of(ReproduceOptions))

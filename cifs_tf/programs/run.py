@@ -9,9 +9,8 @@ Everything is written to --workdir; the same command again continues there.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from cifs_tf.runs.recipes import parse_config, run_program
+from cifs_tf.runs.recipes import parse_config
 from cifs_tf.runs.workdir import Workdir
 
 
@@ -24,8 +23,3 @@ def main(argv: Sequence[str]) -> None:
     from cifs_tf.runs.pipeline import run
 
     run(config, workdir)
-
-
-def start() -> NoReturn:
-    """Run the program on the command line of this process, and exit."""
-    run_program(main)

@@ -10,9 +10,8 @@ SIGTERM answers what has come and ends.
 """
 
 from collections.abc import Sequence
-from typing import NoReturn
 
-from cifs_tf.command_line import names_of, parse_options, run_program
+from cifs_tf.command_line import parse_options
 from cifs_tf.extras import require
 from cifs_tf.serving.endpoint.options import ServerOptions
 
@@ -36,8 +35,3 @@ def main(argv: Sequence[str]) -> int:
 
     serve(options)
     return 0
-
-
-def start() -> NoReturn:
-    """Run the program on the command line of this process, and exit."""
-    run_program(main, names_of(ServerOptions))

@@ -10,13 +10,11 @@ there. docs/tuning.md tells how several machines share a search.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from cifs_tf.command_line import names_of
 from cifs_tf.extras import require
-from cifs_tf.runs.recipes import parse_flat, run_program
+from cifs_tf.runs.recipes import parse_flat
 from cifs_tf.runs.workdir import Workdir
-from cifs_tf.tuning.options import SearchConfig, SearchOptions, groups_of_options
+from cifs_tf.tuning.options import SearchConfig, groups_of_options
 
 
 def main(argv: Sequence[str]) -> None:
@@ -30,8 +28,3 @@ def main(argv: Sequence[str]) -> None:
     from cifs_tf.tuning.search import search
 
     search(config, workdir, argv)
-
-
-def start() -> NoReturn:
-    """Run the program on the command line of this process, and exit."""
-    run_program(main, names_of(SearchOptions))

@@ -94,7 +94,9 @@ def cost(jobs: Iterable[Job], pace: Pace) -> Cost:
 def seconds(job: Job, pace: Pace) -> float:
     """Estimate the seconds of a job, at most."""
     if isinstance(job, Training):
-        return _training_passes(job) * _size(job).flops * pace.training
+        return (
+            training_passes(job, job["train_examples"] or IMAGES[job["dataset"]][0]) * _size(job).flops * pace.training
+        )
     if isinstance(job, Evaluation):
         return _evaluation_passes(job) * _size(job.training).flops * pace.evaluation
     if isinstance(job, Analysis):
@@ -105,8 +107,8 @@ def seconds(job: Job, pace: Pace) -> float:
     raise TypeError(f"nothing is known of the cost of {job}")
 
 
-def _training_passes(job: Training) -> float:
-    images = _train_images(job)
+def training_passes(job: Training, images: int) -> float:
+    """Count the forward passes of a training run on so many images, those of its validation included."""
     validation = min(MAXIMUM_VAL_EXAMPLES, images // 10) if job["val_examples"] is None else job["val_examples"]
     steps = {"standard": 0, "nfgsm": 1}.get(job["method"], job["num_steps"])
     update = UPDATES.get(job["method"], UPDATE)
@@ -118,7 +120,7 @@ def _evaluation_passes(job: Evaluation) -> float:
     if job.kind == "paper":
         probes = len(job.training["cuts"] or [1, 2])
         betas = 1 if job.training["defense"] == "vanilla" else len(ATTACK_BETAS) - (2 - probes)
-        return images * betas * sum(_passes(_steps(attack)) + 1 for attack in job.setup.attacks)
+        return images * betas * sum(_passes(steps_of(attack)) + 1 for attack in job.setup.attacks)
     if job.setup.suite == "paper_aa":
         return images * (_passes(APGD_STEPS) + SQUARE_QUERIES)
     return images * _passes(APGD_STEPS) * (1 + FEW_TARGETS)
@@ -132,12 +134,9 @@ def _overhead_seconds(job: Overhead, pace: Pace) -> float:
     return turns * flops * (training + (_passes(20) + 1) * pace.evaluation)
 
 
-def _steps(attack: str) -> int:
+def steps_of(attack: str) -> int:
+    """Return the steps of an attack, by its name."""
     return 1 if attack == "fgsm" else int(attack.lstrip("pgdcw"))
-
-
-def _train_images(job: Training) -> int:
-    return job["train_examples"] or IMAGES[job["dataset"]][0]
 
 
 def _test_images(job: Training) -> int:

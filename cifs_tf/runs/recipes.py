@@ -89,15 +89,11 @@ def dump_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config.flat(), sort_keys=False, allow_unicode=True)
 
 
-def run_program(main: Callable[[Sequence[str]], int | None], options: Sequence[str] = ()) -> NoReturn:
+def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Run a program as `cifs_tf.command_line.run_program` does; SIGTERM ends it with everything saved.
 
     The code is 0 then, or that of the environment variable CIFS_PREEMPTED_CODE. A worker whose others are gone ends
     with code 75, sysexits' "try again".
-
-    Args:
-        main: the program.
-        options: names of its options beside those of a run.
     """
 
     def preemptible(argv: Sequence[str]) -> int | None:
@@ -118,7 +114,7 @@ def run_program(main: Callable[[Sequence[str]], int | None], options: Sequence[s
             return preemption.START_AGAIN
 
     preemption.install()
-    command_line.run_program(preemptible, options)
+    command_line.run_program(preemptible)
 
 
 def _without(name: str, arguments: Sequence[str]) -> list[str]:

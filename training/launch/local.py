@@ -1,6 +1,7 @@
 """Train with several processes on this machine; the program comes after --."""
 
-from cifs_tf.launch import local
+from cifs_tf.command_line import run_program
+from cifs_tf.launch.local import main
 
 if __name__ == "__main__":
-    local.start()
+    run_program(main)

@@ -13,10 +13,12 @@ from cifs_tf.files import write_atomically
 from cifs_tf.reproduction.catalogue import NetworkSpec
 from cifs_tf.reproduction.plan import Evaluation, Job, Training, plan_training
 from cifs_tf.reproduction.scales import SCALES, EvaluationSetup, Scale
-from cifs_tf.reproduction.verdict.study import Arm, Study
+from cifs_tf.reproduction.verdict.study import NAME, Arm, Study
 from cifs_tf.runs.workdir import read_json
 
 CHECKPOINTS = ("last", "best")
+# Where the finished cells lie, in the folder of the page.
+CELLS = Path("results") / NAME
 SCHEMA = 1
 # Cells are paired by their images.
 AGREE = ("images", "labels", "schema")
@@ -48,9 +50,9 @@ class Cell:
         """Jobs to carry out before it can be written, in order."""
         return self.training, *self.evaluations
 
-    def file(self, folder: Path) -> Path:
-        """Its file in a folder of finished cells."""
-        return folder / f"{self.name}.json"
+    def file(self, docs: Path) -> Path:
+        """Its file, when it is finished, below the folder of the page."""
+        return docs / CELLS / f"{self.name}.json"
 
 
 def scale_of(study: Study, name: str) -> Scale:
@@ -131,11 +133,11 @@ def write_cell(cell: dict[str, Any], file: Path, others: Sequence[dict[str, Any]
     write_atomically(file, lambda path: path.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8"))
 
 
-def read_cells(folder: Path, study: Study) -> list[dict[str, Any]]:
+def read_cells(docs: Path, study: Study) -> list[dict[str, Any]]:
     """Read all finished cells of the study's arms, by arm, then by seed.
 
     Args:
-        folder: of finished cells; it need not be there.
+        docs: folder of the page; the cells are below it, if there are any.
         study: whose arms count.
 
     Returns:
@@ -144,7 +146,7 @@ def read_cells(folder: Path, study: Study) -> list[dict[str, Any]]:
     Raises:
         UserError: if they were not measured on the same images.
     """
-    cells = [read_json(file) for name in study.arms for file in sorted(folder.glob(f"{name}-seed*.json"))]
+    cells = [read_json(file) for name in study.arms for file in sorted((docs / CELLS).glob(f"{name}-seed*.json"))]
     check_paired(cells)
     return sorted(cells, key=lambda cell: (list(study.arms).index(cell["arm"]), cell["seed"]))
 

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from cifs_tf.reproduction.costs import VALIDATION_STEPS, steps_of, training_passes
 from cifs_tf.reproduction.verdict.cells import CHECKPOINTS, Cell
 from cifs_tf.reproduction.verdict.study import Study
 
 # Forward pass of ResNet-10 of width 16 on an image of 32 pixels (`cifs_tf.models.count_flops`, a test counts again).
 FLOPS = 32_344_576
-TRAINING_IMAGES, VALIDATION_STEPS = 4_000, 10
+TRAINING_IMAGES = 4_000
 # Seconds for an operation on one quiet core of an AMD EPYC without AVX512.
 SECONDS = 1 / 44e9
 BETAS = 9
@@ -29,7 +30,8 @@ def hours(cell: Cell, study: Study, workdir: Path) -> float:
     Returns:
         hours; parts that are finished cost nothing.
     """
-    passes = 0.0 if cell.training.is_done(workdir) else _training_passes(cell)
+    images = (cell.training["train_examples"] or TRAINING_IMAGES) - cell.training["val_examples"]
+    passes = 0.0 if cell.training.is_done(workdir) else training_passes(cell.training, images)
     for evaluation in cell.evaluations:
         if not evaluation.settled(workdir).is_done(workdir):
             passes += _evaluation_passes(cell, study)
@@ -38,20 +40,8 @@ def hours(cell: Cell, study: Study, workdir: Path) -> float:
     return passes * FLOPS * SECONDS / 3600
 
 
-def _training_passes(cell: Cell) -> float:
-    training = cell.training
-    validation = training["val_examples"]
-    update = 2 * training["num_steps"] + 3
-    images = (TRAINING_IMAGES if training["train_examples"] is None else training["train_examples"]) - validation
-    return float(training["epochs"] * (images * update + validation * (2 * VALIDATION_STEPS + 2)))
-
-
 def _evaluation_passes(cell: Cell, study: Study) -> float:
     betas = 1 if cell.training["defense"] == "vanilla" else BETAS
-    paper = betas * sum(2 * _steps(attack) + 1 for attack in study.attacks)
+    paper = betas * sum(2 * steps_of(attack) + 1 for attack in study.attacks)
     strict = SURVIVORS * (2 * STRICT_STEPS + QUERIES) + AUDITED * 2 * AUDIT_STEPS
     return study.examples * (paper + strict)
-
-
-def _steps(attack: str) -> int:
-    return 1 if attack == "fgsm" else int(attack.lstrip("pgdcw"))

@@ -11,7 +11,7 @@ from cifs_tf.figures import save_figure
 from cifs_tf.files import write_atomically
 from cifs_tf.reproduction.scales import flat_config
 from cifs_tf.reproduction.verdict import statistics
-from cifs_tf.reproduction.verdict.cells import read_cells
+from cifs_tf.reproduction.verdict.cells import CELLS, read_cells
 from cifs_tf.reproduction.verdict.figure import draw_curves
 from cifs_tf.reproduction.verdict.statistics import WATCHED, Difference
 from cifs_tf.reproduction.verdict.study import NAME, Study
@@ -21,31 +21,30 @@ from cifs_tf.templates import template_environment
 TEMPLATES = Path(__file__).parent / "templates"
 PILOT_EVERY = 4
 NOT_REACHED = "regime not reached"
-MAIN_ARMS = ("cifs", "mean_one")
 
 
-def write_page(study: Study, seeds: int, cells_folder: Path, page: Path) -> list[Path]:
+def write_page(study: Study, seeds: int, docs: Path) -> list[Path]:
     """Write the page and the picture of its curves, each whole or not at all.
 
     Args:
         study: arms and hypotheses.
         seeds: of every arm, that were planned.
-        cells_folder: of finished cells and of pilots, `pilot-NAME.json`.
-        page: the Markdown file; the picture lies beside it in `figures/`.
+        docs: folder of the page; finished cells and pilots, `pilot-NAME.json`, are below it.
 
     Returns:
         the files that were written.
     """
-    cells = read_cells(cells_folder, study)
-    pilots = [read_json(file) for file in sorted(cells_folder.glob("pilot-*.json"))]
+    cells = read_cells(docs, study)
+    pilots = [read_json(file) for file in sorted((docs / CELLS).glob("pilot-*.json"))]
     written = []
-    picture = page.parent / "figures" / f"{NAME}_curves.png"
+    picture = docs / "figures" / f"{NAME}_curves.png"
     if cells:
         titles = {arm.name: arm.title for arm in study.arms.values()}
-        figure = draw_curves(mean_curves(cells, titles), list(flat_config(study.recipe)["lr_milestones"]))
+        figure = draw_curves(_mean_curves(cells, titles), list(flat_config(study.recipe)["lr_milestones"]))
         save_figure(figure, picture)
         written.append(picture)
     text = render(study, seeds, cells, pilots)
+    page = docs / f"{NAME}.md"
     write_atomically(page, functools.partial(Path.write_text, data=text, encoding="utf-8"))
     return [page, *written]
 
@@ -63,7 +62,7 @@ def render(study: Study, seeds: int, cells: Sequence[dict[str, Any]], pilots: Se
         the text of the page.
     """
     environment = template_environment(TEMPLATES)
-    environment.filters |= {"percent": percent, "points": points, "signed": signed, "sentence": _sentence}
+    environment.filters |= {"percent": percent, "points": points}
     gate, judged = statistics.gate(cells, study), statistics.judge(cells, study)
     if gate["reached"] is False:
         judged = {name: {**each, "verdict": NOT_REACHED} for name, each in judged.items()}
@@ -78,43 +77,13 @@ def render(study: Study, seeds: int, cells: Sequence[dict[str, Any]], pilots: Se
         gate=gate,
         judged=judged,
         rows=rows,
-        sentences=sentences(study, len(cells), seeds, gate, judged),
+        is_waiting=any(each["verdict"] == statistics.WAITING for each in judged.values()),
         classes=cells[0]["class_names"] if cells else [],
     )
     return text.rstrip() + "\n"
 
 
-def sentences(
-    study: Study, num_cells: int, seeds: int, gate: dict[str, Any], judged: dict[str, dict[str, Any]]
-) -> list[str]:
-    """Write the outcome in three sentences that may be quoted, or what is still missing in one or two."""
-    planned = len(study.arms) * seeds
-    if any(each["verdict"] == statistics.WAITING for each in judged.values()):
-        missing = f"Not enough cells yet: {num_cells} of {planned} are finished; a verdict needs {study.seeds} seeds."
-        if gate["reached"] is None:
-            return [missing]
-        passes = "passes" if gate["reached"] else "does not pass"
-        return [missing, f"So far vanilla {passes} the gate of robust overfitting ({gate['seeds']} of {seeds} seeds)."]
-    if not gate["reached"]:
-        return [
-            "The regime of robust overfitting was not reached, so nothing is concluded about CIFS: vanilla's robust "
-            f"accuracy on training images ended at {percent(gate['training'])}% and its robust validation accuracy "
-            f"fell by {percent(gate['decline'])} points."
-        ]
-    told = {name: each["verdict"] for name, each in judged.items()}
-    effects = [
-        f"{title}: {points(judged['H1']['contrasts'][title]['difference'])}" for title in judged["H1"]["contrasts"]
-    ]
-    return [
-        f"Where vanilla overfits, the claim that CIFS is more robust than vanilla at the last epoch is {told['H1']} in "
-        f"the worst case of each image ({'; '.join(effects)} points).",
-        f"The claim that it loses less from its best epoch to the last is {told['H2']}.",
-        f"Of the controls, that a permuted mask does as well is {told['H3']}, that a constant mask 1/C does as well is "
-        f"{told['H4']}, and that the effect is gone without the label in the mask is {told['H6']}.",
-    ]
-
-
-def mean_curves(cells: Sequence[dict[str, Any]], titles: dict[str, str]) -> dict[str, np.ndarray]:
+def _mean_curves(cells: Sequence[dict[str, Any]], titles: dict[str, str]) -> dict[str, np.ndarray]:
     """Robust validation accuracy of each arm by epoch, a mean over its seeds, by title."""
     found: dict[str, list[list[float]]] = {}
     for cell in cells:
@@ -141,16 +110,8 @@ def points(difference: Difference | None) -> str:
     """
     if difference is None:
         return "-"
-    return f"{signed(difference.mean)} [{signed(difference.low)}, {signed(difference.high)}]"
-
-
-def signed(share: float) -> str:
-    """Write a share in points, with its sign."""
-    return f"{100 * share:+.1f}"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    mean, low, high = (f"{100 * share:+.1f}" for share in (difference.mean, difference.low, difference.high))
+    return f"{mean} [{low}, {high}]"
 
 
 def _pilot_rows(pilot: dict[str, Any]) -> list[tuple[int, float, float, float]]:

@@ -9,7 +9,6 @@ import yaml
 
 FOLDER = Path(__file__).parent
 NAME = "verdict"
-STUDIES = (NAME,)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Publish a network of a run: its files, warm-up requests, an 8-bit variant if asked for, and its model card."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from cifs_tf.export import ExportError, export
 from cifs_tf.models import Classifier
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.serving.publishing.model_card import make_card, write_card
+from cifs_tf.serving.publishing.options import ExportOptions
 from cifs_tf.serving.publishing.quantization import add_int8
 from cifs_tf.serving.publishing.warmup import write_warmup
 
@@ -23,34 +23,15 @@ INT8_EXAMPLES = 200
 
 
 def publish_run(
-    run: TrainedNetwork,
-    base: Path,
-    data: DataConfig,
-    *,
-    formats: Sequence[str] = ("savedmodel", "onnx"),
-    version: int | None = None,
-    resize: bool = False,
-    warmup_batch_sizes: Sequence[int] = (1,),
-    int8: bool = False,
-    int8_examples: int | None = None,
-    int8_queries: int = 1000,
-    console: Console | None = None,
+    run: TrainedNetwork, base: Path, options: ExportOptions, console: Console
 ) -> tuple[Path, dict[str, Any]]:
     """Publish a version of a run's network.
 
     Args:
         run: the run, and which of its networks.
         base: folder of the versions; made, with its parents.
-        data: where the run's images are now.
-        formats: `"savedmodel"`, `"onnx"`, or both (default).
-        version: number, >= 1; None (default) takes the one after the highest there.
-        resize: whether the signature `encoded` resizes images of another size. Default False: it refuses them.
-        warmup_batch_sizes: sizes of the requests that a server runs before it answers, >= 1. Default 1.
-        int8: whether the ONNX network is written in 8 bits too, and its robust accuracy measured. Default False.
-        int8_examples: class-balanced test images to measure it on, >= 1; None (default) is 200, or all if there are
-            fewer.
-        int8_queries: queries of the Square attack on each of them, >= 0. Default 1000.
-        console: shows the progress. Default: a new one.
+        options: what else is written, and where the run's images are now.
+        console: shows the progress.
 
     Returns:
         (the published folder, its model card in plain types).
@@ -58,24 +39,26 @@ def publish_run(
     Raises:
         UserError: for input that does not fit, or a network that cannot be exported; nothing was published then.
     """
+    moved = {name: getattr(options, name) for name in ("dataset", "data_dir") if getattr(options, name)}
+    data = dataclasses.replace(run.config.data, **moved)
     classifier = run.load()
     dataset = _load_images(data, classifier)
-    if int8:
+    if options.int8:
         # All the images: the run may have taken a part of them only.
         full = _load_images(dataclasses.replace(data, train_examples=None, test_examples=None), classifier)
-        number = int8_examples or min(INT8_EXAMPLES, len(full.test))
+        number = options.int8_examples or min(INT8_EXAMPLES, len(full.test))
         test = full.test.class_balanced(number, "--int8_examples")
     card: dict[str, Any] = {}
 
     def write_requests(path: Path) -> None:
-        if "savedmodel" in formats:
+        if "savedmodel" in options.format:
             name = base.absolute().name
-            write_warmup(path, classifier.image_shape, batch_sizes=warmup_batch_sizes, model_name=name)
+            write_warmup(path, classifier.image_shape, batch_sizes=options.warmup_batch_sizes, model_name=name)
 
     def write_int8(path: Path) -> None:
-        if int8:
+        if options.int8:
             progress.update(writing, description="written and compared with the trained network", total=1, completed=1)
-            card["int8"] = add_int8(path, run.config, classifier, full, test, int8_queries, progress)
+            card["int8"] = add_int8(path, run.config, classifier, full, test, options.int8_queries, progress)
 
     def write_the_card(path: Path) -> None:
         card.update(make_card(path, run, classifier, dataset, card.pop("int8", None)))
@@ -89,9 +72,9 @@ def publish_run(
                 classifier,
                 base,
                 class_names=dataset.class_names,
-                formats=tuple(formats),
-                version=version,
-                resize=resize,
+                formats=options.format,
+                version=options.version,
+                resize=options.resize,
                 add_files=[write_requests, write_int8, write_the_card],
             )
         except ExportError as error:

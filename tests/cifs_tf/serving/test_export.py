@@ -26,10 +26,11 @@ from cifs_tf.data import load_dataset, to_float
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import as_attacked, evaluate, make_attacks, make_suite
 from cifs_tf.export import ExportError, write_onnx
-from cifs_tf.programs.export import ExportOptions, publish, show
+from cifs_tf.programs.export import publish, show
 from cifs_tf.runs.pipeline import summarise
 from cifs_tf.runs.trained import find_network
 from cifs_tf.serving.publishing import quantization
+from cifs_tf.serving.publishing.options import ExportOptions
 from cifs_tf.serving.publishing.warmup import WARMUP_FILE
 
 ROOT = Path(__file__).parents[3]
@@ -320,7 +321,7 @@ def test_a_run_that_measured_nothing_says_so(workdir, tmp_path, capsys):
     folder = path / "cifs" / "evaluation" / "last" / "strict"
     folder.mkdir(parents=True)
     (folder / "report.json").write_text(json.dumps(report))
-    published = publish(ExportOptions(str(path), format="[onnx]", version=7))
+    published = publish(ExportOptions(str(path), format=("onnx",), version=7))
     assert published == path / "export" / "cifs" / "7"
     assert {file.name for file in published.iterdir()} == {"model.onnx", "labels.json", "model_card.json"}
     card = json.loads((published / "model_card.json").read_text())
@@ -412,12 +413,12 @@ def test_an_export_that_is_stopped_publishes_nothing(workdir, tmp_path, how):
         return
     assert left
     assert all(name.startswith(".exporting-") for name in left)
-    publish(ExportOptions(str(workdir), format="onnx", model_base_path=str(base)))
+    publish(ExportOptions(str(workdir), format=("onnx",), model_base_path=str(base)))
     assert [child.name for child in base.iterdir()] == ["1"]
 
 
 def test_int8_examples_are_at_most_the_test_images(workdir, tmp_path):
-    options = ExportOptions(str(workdir), format="onnx", model_base_path=str(tmp_path), int8=True, int8_examples=361)
+    options = ExportOptions(str(workdir), format=("onnx",), model_base_path=str(tmp_path), int8=True, int8_examples=361)
     with pytest.raises(UserError, match="--int8_examples: received 361; give at most 360"):
         publish(options)
     assert list(tmp_path.iterdir()) == []

@@ -65,16 +65,16 @@ def test_without_the_regime_nothing_is_judged():
 
 
 def test_page_and_picture_are_written_from_files(tmp_path):
-    cells = tmp_path / "results"
+    cells = tmp_path / "results" / "verdict"
     for cell in all_cells(seeds=1):
         write_cell(cell, cells / f"{cell['arm']}-seed{cell['seed']}.json")
     (cells / "pilot-a.json").write_text(json.dumps(PILOT))
-    written = write_page(STUDY, 3, cells, tmp_path / "verdict.md")
+    written = write_page(STUDY, 3, tmp_path)
     assert [path.name for path in written] == ["verdict.md", "verdict_curves.png"]
     first = [path.read_bytes() for path in written]
-    assert write_page(STUDY, 3, cells, tmp_path / "verdict.md") == written
+    assert write_page(STUDY, 3, tmp_path) == written
     assert [path.read_bytes() for path in written] == first
-    assert [cell["arm"] for cell in read_cells(cells, STUDY)] == list(STUDY.arms)
+    assert [cell["arm"] for cell in read_cells(tmp_path, STUDY)] == list(STUDY.arms)
 
 
 def test_cells_of_other_images_are_refused(tmp_path):
