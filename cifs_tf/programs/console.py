@@ -34,7 +34,9 @@ def start_program(name: str) -> NoReturn:
         # What may fail here is the import, if an extra is not installed.
         return importlib.import_module(f"cifs_tf.programs.{name}").main(argv)  # type: ignore[no-any-return]
 
-    (command_line if name in WITHOUT_CHECKPOINTS else recipes).run_program(main)
+    if name in WITHOUT_CHECKPOINTS:
+        command_line.run_program(main)
+    recipes.run_program(main)
 
 
 def start() -> NoReturn:

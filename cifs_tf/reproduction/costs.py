@@ -94,9 +94,8 @@ def cost(jobs: Iterable[Job], pace: Pace) -> Cost:
 def seconds(job: Job, pace: Pace) -> float:
     """Estimate the seconds of a job, at most."""
     if isinstance(job, Training):
-        return (
-            training_passes(job, job["train_examples"] or IMAGES[job["dataset"]][0]) * _size(job).flops * pace.training
-        )
+        images = job["train_examples"] or IMAGES[job["dataset"]][0]
+        return training_passes(job, images) * _size(job).flops * pace.training
     if isinstance(job, Evaluation):
         return _evaluation_passes(job) * _size(job.training).flops * pace.evaluation
     if isinstance(job, Analysis):
