@@ -31,10 +31,6 @@ STANDARD = ("apgd_ce", "apgd_t", "fab_t", "square")
 def run(options: AttackOptions, report: Report) -> dict[str, Any]:
     """Run every attack of a recording.
 
-    Args:
-        options: of the command.
-        report: called with a line of text after each attack.
-
     Returns:
         `standing`, by attack how many images survive; `seconds`, see `Recording.run`; and both of the official attacks.
     """
@@ -122,11 +118,6 @@ class Recording:
         self, columns: Sequence[str] = COLUMNS, batch_size: int = 250, report: Report = lambda line: None
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Run attacks, each alone on all images.
-
-        Args:
-            columns: which.
-            batch_size: images per batch.
-            report: called with a line of text after each.
 
         Returns:
             by attack, which images survive, bool (examples,), with `standard` for all of AutoAttack's standard version

@@ -83,13 +83,7 @@ def peak_shapes(classifier: Classifier) -> list[tuple[int, int, int]]:
 
 
 def convolution_peak(shapes: list[tuple[int, int, int]], batch_size: int, precision: str) -> dict[str, float]:
-    """Measure FLOP/s of compiled chains of convolutions, by shape; the best of several repeats.
-
-    Args:
-        shapes: see `peak_shapes`.
-        batch_size: images per batch.
-        precision: dtype policy, whose compute dtype is used.
-    """
+    """Measure FLOP/s of compiled chains of convolutions, by shape; the best of several repeats."""
     dtype = keras.DTypePolicy(precision).compute_dtype
 
     @tf.function(autograph=False)

@@ -26,10 +26,6 @@ PGD_STEPS = 20
 def run(options: PrecisionOptions, report: Report) -> dict[str, Any]:
     """Compare the attacks on a run's network.
 
-    Args:
-        options: of the command.
-        report: called with a line of text after each attack.
-
     Returns:
         `attacks`, by name what `compare` returns.
 

@@ -25,10 +25,6 @@ WARM_UP_BATCHES = 10
 def run(options: ResourcesOptions, report: Report) -> dict[str, Any]:
     """Measure both.
 
-    Args:
-        options: of the command.
-        report: called with a line of text about the input pipeline.
-
     Returns:
         `input_images_per_second`; and `attacks`, by number of steps what `attack_memory` returns.
     """
@@ -42,15 +38,7 @@ def run(options: ResourcesOptions, report: Report) -> dict[str, Any]:
 
 
 def input_speed(config: RunConfig, num_batches: int) -> float:
-    """Measure how fast the input pipeline of `fit` delivers images to a step that takes no time.
-
-    Args:
-        config: of a run, for the size of images and batches.
-        num_batches: that are timed, >= 1.
-
-    Returns:
-        images per second.
-    """
+    """Measure the images per second that the input pipeline of `fit` delivers to a step that takes no time."""
     split = timing.random_images(config, WARM_UP_BATCHES)
     batches = split.training_batches(config.train.batch_size, seed=config.train.seed, augmentation=AUGMENTATION)
     iterator = iter(batches)
@@ -64,9 +52,6 @@ def input_speed(config: RunConfig, num_batches: int) -> float:
 
 def attack_memory(config: RunConfig) -> dict[str, int]:
     """Measure the memory of a run's training attack on one batch, in a process of its own: a peak never sinks again.
-
-    Args:
-        config: of the run.
 
     Returns:
         `before_bytes`, with TensorFlow loaded and the network built, and `peak_bytes`: of the first GPU, or without one

@@ -12,10 +12,6 @@ from cifs_tf.runs.cluster import ALONE, make_cluster
 def run(options: ScaleOptions, report: Report) -> dict[str, Any]:
     """Time a step on every number of devices, in turns.
 
-    Args:
-        options: of the command.
-        report: called with a line of text after each turn.
-
     Returns:
         `replicas`, by their number what `time_in_turns` returns, and `ratios`, by their number to one device.
     """

@@ -37,10 +37,6 @@ Client = Callable[[], object]
 def run(options: ServeOptions, report: Report) -> dict[str, Any]:
     """Measure throughput and latency of the local server, without and with batching.
 
-    Args:
-        options: of the command.
-        report: called with a line of text after each round.
-
     Returns:
         `rounds`, by way to ask what `measure_load` returned in each; and `ratio_to_direct`, of requests per second.
     """
@@ -69,15 +65,7 @@ def run(options: ServeOptions, report: Report) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def running_server(base: Path, *arguments: str) -> Iterator[tuple[str, str]]:
-    """Serve a model in a process of its own.
-
-    Args:
-        base: folder of its versions.
-        arguments: further options of the server.
-
-    Yields:
-        HOST:PORT of REST and of gRPC.
-    """
+    """Serve a model in a process of its own, at HOST:PORT of REST and HOST:PORT of gRPC."""
     ports = [_free_port(), _free_port()]
     command = [sys.executable, "-m", "cifs_tf", "serve", f"--model_base_path={base.absolute()}", f"--model_name={NAME}"]
     command += [f"--rest_api_port={ports[0]}", f"--port={ports[1]}", *arguments]
@@ -129,10 +117,6 @@ def direct_client(version: Path, image: np.ndarray) -> Client:
 
 def measure_load(clients: list[Client], seconds: float) -> dict[str, float]:
     """Let every client ask in a thread of its own, for so long.
-
-    Args:
-        clients: at least one.
-        seconds: > 0.
 
     Returns:
         `requests_per_second`, `p50_ms`, `p99_ms`, and `requests`.

@@ -15,10 +15,6 @@ DEFENSES: tuple[Literal["cifs", "vanilla"], ...] = ("cifs", "vanilla")
 def run(options: StepOptions, report: Report) -> dict[str, Any]:
     """Time both networks in interleaved pairs, and the convolutions that they are made of.
 
-    Args:
-        options: of the command.
-        report: called with a line of text after each turn.
-
     Returns:
         `tasks`, by name what `time_in_turns` returns with the ratios of CIFS to vanilla; `convolution_peak`, FLOP/s by
         shape; `convolutions_alone`, seconds by pass; and `peak_memory_bytes`.

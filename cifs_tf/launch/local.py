@@ -129,10 +129,6 @@ def main(argv: Sequence[str]) -> int:
 def launch(options: LocalOptions, program: Sequence[str]) -> int:
     """Run a program in several workers, again if one is lost.
 
-    Args:
-        options: how many, and how often.
-        program: and its arguments.
-
     Returns:
         exit code: 0, or that of the first worker that was lost, 128 + N if signal N ended it.
     """
@@ -167,11 +163,6 @@ def received_signals() -> Iterator[queue.SimpleQueue[Ended | int]]:
 
 def supervise(team: Team, options: LocalOptions, events: queue.SimpleQueue[Ended | int]) -> tuple[Ended | None, bool]:
     """Return once all workers have ended: by themselves, because one was lost, or because we were asked to end.
-
-    Args:
-        team: the workers.
-        options: how many they are, and what grace they have.
-        events: ends of workers, and signals that we have received.
 
     Returns:
         (the first worker that was lost, or None; whether we were asked to end).

@@ -11,12 +11,6 @@ from cifs_tf.errors import UserError
 def parse_command(options_class: type, name: str, argv: Sequence[str], description: str) -> tuple[Any, list[str]]:
     """Parse the command line of a launcher: its options, --, and the program with its arguments.
 
-    Args:
-        options_class: dataclass of the options.
-        name: of the launcher, shown in help and errors.
-        argv: arguments without the launcher's name.
-        description: what the launcher does, for `--help`.
-
     Returns:
         (options, program and its arguments).
 
@@ -38,13 +32,6 @@ def parse_command(options_class: type, name: str, argv: Sequence[str], descripti
 
 
 def check_program(program: Sequence[str]) -> None:
-    """Refuse a program that is no file of this machine.
-
-    Args:
-        program: and its arguments.
-
-    Raises:
-        UserError: if so.
-    """
+    """Refuse a program that is no file of this machine."""
     if not Path(program[0]).is_file():
         raise UserError("program", program[0], "give a Python file after --, such as training/run.py")

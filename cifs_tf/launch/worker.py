@@ -58,14 +58,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def tf_config(hosts: Sequence[str], index: int) -> str:
-    """Return what TensorFlow reads from TF_CONFIG.
-
-    Args:
-        hosts: HOST:PORT of every worker.
-        index: place of this worker among them, from 0.
-
-    Returns:
-        JSON.
+    """Return what TensorFlow reads from TF_CONFIG, JSON with all workers and the place of this one, from 0.
 
     Example:
         >>> tf_config(["a:2222", "b:2222"], 1)
@@ -75,12 +68,7 @@ def tf_config(hosts: Sequence[str], index: int) -> str:
 
 
 def environment_of(hosts: Sequence[str], index: int) -> dict[str, str]:
-    """Return the environment of a worker: ours, and TF_CONFIG if there are several.
-
-    Args:
-        hosts: HOST:PORT of every worker.
-        index: place of this worker among them, from 0.
-    """
+    """Return the environment of a worker, by its place from 0: ours, and TF_CONFIG if there are several."""
     environment = {name: value for name, value in os.environ.items() if name != TF_CONFIG}
     return environment | ({TF_CONFIG: tf_config(hosts, index)} if len(hosts) > 1 else {})
 

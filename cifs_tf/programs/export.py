@@ -34,13 +34,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def publish(options: ExportOptions) -> Path:
-    """Publish a version of a run's network, and print its accuracy.
-
-    Args:
-        options: what, and where.
-
-    Returns:
-        the published folder.
+    """Publish a version of a run's network, print its accuracy, and return its folder.
 
     Raises:
         UserError: for input that does not fit, or a network that cannot be exported; nothing was published then.
@@ -59,13 +53,7 @@ def publish(options: ExportOptions) -> Path:
 
 
 def show(console: Console, published: Path, card: dict[str, Any]) -> None:
-    """Print what was written and its accuracy; warn of an 8-bit variant that lost much.
-
-    Args:
-        console: where to print.
-        published: the version's folder.
-        card: its model card.
-    """
+    """Print what was written and its accuracy; warn of an 8-bit variant that lost much."""
     rows = [("measured by the run", card["measured"])]
     if card["int8"]:
         rows += [(f"{name}, measured now", card["int8"][name]) for name in ("float32", "int8")]

@@ -17,17 +17,7 @@ from cifs_tf.serving.endpoint.options import ServerOptions
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the server until SIGTERM or SIGINT.
-
-    Args:
-        argv: arguments without the program's name.
-
-    Returns:
-        the exit code.
-
-    Raises:
-        UserError: for an option that cannot be met; nothing was served then.
-    """
+    """Run the server until SIGTERM or SIGINT."""
     options = parse_options(ServerOptions, "serving/server.py", argv, __doc__)
     require("serve")
     # TensorFlow takes seconds to import: not before the options have been checked.

@@ -52,12 +52,6 @@ class Overhead(Job):
 def build_overhead(job: Overhead, scale: Scale, workdir: Path, command: str) -> dict[str, Any]:
     """Make a table of what the benchmark found: medians for as many images as CIFAR-10 has, and their ratio.
 
-    Args:
-        job: that measured.
-        scale: how much was done.
-        workdir: of the reproduction.
-        command: that made it.
-
     Returns:
         as `cifs_tf.reproduction.results.build_result` does.
     """

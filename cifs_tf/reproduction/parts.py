@@ -37,18 +37,7 @@ class Part:
 def plan_parts(
     wanted_tables: Sequence[str], wanted_figures: Sequence[str], scale: Scale, seeds: int, workdir: Path
 ) -> list[Part]:
-    """Plan what was asked for.
-
-    Args:
-        wanted_tables: their numbers, and `"overhead"`.
-        wanted_figures: their numbers.
-        scale: how much is done.
-        seeds: networks of every row of a table.
-        workdir: of the reproduction.
-
-    Returns:
-        tables first, in the given order.
-    """
+    """Plan tables, by their numbers or `overhead`, and then figures, with so many seeds of every row of a table."""
     command = functools.partial(_command, scale=scale, seeds=seeds)
     return [
         *(

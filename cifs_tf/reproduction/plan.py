@@ -198,16 +198,7 @@ class PlannedRow:
 
 
 def plan_table(table: Table, scale: Scale, seeds: int) -> list[PlannedRow]:
-    """Plan the rows of a table at a scale; rows that do not exist there are left out.
-
-    Args:
-        table: of the paper.
-        scale: how much is done.
-        seeds: networks of every row, with the seeds 0, 1, ...
-
-    Returns:
-        the rows, in order.
-    """
+    """Plan the rows of a table with the seeds 0, 1, ...; rows that do not exist at a scale are left out."""
     return [
         PlannedRow(
             row,

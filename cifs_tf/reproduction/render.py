@@ -16,15 +16,7 @@ LINES = ("ours", "paper", "difference")
 
 
 def write_result(result: dict[str, Any], folder: Path) -> list[Path]:
-    """Write a table to a folder, each file whole or not at all.
-
-    Args:
-        result: see `cifs_tf.reproduction.results.build_result`.
-        folder: where to; it is made.
-
-    Returns:
-        the paths of the JSON, Markdown and HTML file.
-    """
+    """Write a table that `build_result` made as JSON, Markdown and HTML, each file whole or not at all."""
     stem = f"reproduce_table{result['table']}_{result['scale']}"
     files = [folder / f"{stem}.{suffix}" for suffix in ("json", "md", "html")]
     write_json(files[0], result)
@@ -74,11 +66,7 @@ def cell_text(cell: dict[str, Any], line: str) -> str:
 
 
 def figure_table(result: dict[str, Any]) -> Table:
-    """Lay out the numbers beside the pictures of a figure, natural and adversarial.
-
-    Args:
-        result: see `cifs_tf.reproduction.results.build_figure`, or the JSON file that it became.
-    """
+    """Lay out the numbers beside the pictures of a figure, natural and adversarial."""
 
     def both(found: dict[str, Any], name: str, scale: float, digits: int) -> str:
         return " / ".join(f"{scale * found[f'{kind}_{name}']:.{digits}f}" for kind in ("natural", "adversarial"))

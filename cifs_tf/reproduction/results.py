@@ -25,14 +25,6 @@ def build_result(
 ) -> dict[str, Any]:
     """Collect a table from the reports of its evaluations, all of which must be finished.
 
-    Args:
-        table: of the paper.
-        rows: what was planned for it.
-        scale: how much was done.
-        seeds: networks of every row.
-        workdir: of the reproduction.
-        command: that made it.
-
     Returns:
         plain types only, in percent: `columns`, `rows` (each with `cells`: ours, interval, paper, difference), what the
         intervals mean, and `networks`: how each was trained and measured, by which code, on which machine.
@@ -60,13 +52,6 @@ def build_result(
 
 def build_figure(figure: Figure, analysis: Analysis, scale: Scale, workdir: Path, command: str) -> dict[str, Any]:
     """Collect the numbers beside the pictures of a figure, whose analysis must be finished.
-
-    Args:
-        figure: of the paper.
-        analysis: that drew it.
-        scale: how much was done.
-        workdir: of the reproduction.
-        command: that made it.
 
     Returns:
         plain types only: how the images were attacked, and `networks`: for each, by what the figure calls it, the means

@@ -15,14 +15,7 @@ from cifs_tf.reproduction.plan import Job
 
 
 def run_jobs(jobs: Sequence[Job], workdir: Path, data_dir: str | None, in_one_process: bool, console: Console) -> None:
-    """Carry out what is left of some jobs, in order.
-
-    Args:
-        jobs: what to do.
-        workdir: of the reproduction.
-        data_dir: where TFDS data lies; None for the default.
-        in_one_process: call the programs here, and write what they print to a log, instead of starting them.
-        console: told of every job.
+    """Carry out what is left of some jobs, in order, in processes of their own or here, with a log for each.
 
     Raises:
         UserError: if a job ends with an error.

@@ -135,11 +135,7 @@ class SearchConfig(RunConfig):
         return {name: value for name, value in super().flat().items() if name not in HOW}
 
     def with_values(self, values: dict[str, Any]) -> RunConfig:
-        """Return the config of a trial's run, whose workdir is its own.
-
-        Args:
-            values: hyper-parameters as `cifs_tf.tuning.space` writes them; others are left out.
-        """
+        """Return the config of a trial's run, whose workdir is its own; values that are no options are left out."""
         changed: dict[str, dict[str, Any]] = {"train": {}, "model": {}, "output": {"workdir": None}}
         for name, value in values.items():
             if name in DIMENSIONS:

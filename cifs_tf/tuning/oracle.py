@@ -137,13 +137,7 @@ class Hyperband(Resumable, keras_tuner.oracles.HyperbandOracle):
 
 
 def make_oracle(config: SearchConfig) -> Resumable:
-    """Make the oracle of a search.
-
-    Args:
-        config: what is searched, and how.
-
-    Returns:
-        the oracle, without memory yet.
+    """Make the oracle of a search, without memory yet.
 
     Raises:
         UserError: if hyperband would run out of different values.

@@ -21,9 +21,6 @@ from cifs_tf.tuning.trials import METRICS, metric_by_epoch
 def collect(oracle: Resumable) -> list[dict[str, Any]]:
     """List the trials, the best first and the failed last.
 
-    Args:
-        oracle: of the search.
-
     Returns:
         for each: `trial` (its id), `values`, `status`, the metrics at its best epoch, `epoch` (that one, counted from
         1) and `epochs` (all of them); the metrics and epoch of a failed trial are None.

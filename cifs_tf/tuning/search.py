@@ -29,11 +29,6 @@ LAST_SECONDS = 10
 def search(config: SearchConfig, workdir: Workdir, argv: Sequence[str] = ()) -> None:
     """Carry out a search, or what is left of it, alone or as the chief or a worker of several processes.
 
-    Args:
-        config: what is searched, and around what.
-        workdir: where to leave it.
-        argv: the command line, which workers on this machine are started with and the recipe names.
-
     Raises:
         UserError: for input that does not fit, when nothing has been written, or if no trial was completed.
     """

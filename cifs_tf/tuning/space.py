@@ -19,12 +19,6 @@ def search_space(config: SearchConfig) -> keras_tuner.HyperParameters:
     A value of a list is declared as text, because Keras Tuner sends numbers to its workers as float32: 0.1 would come
     back as another value, and be tried again.
 
-    Args:
-        config: whose `search` says what.
-
-    Returns:
-        the space.
-
     Example:
         >>> [parameter.name for parameter in search_space(SearchConfig()).space]
         ['beta']
@@ -45,15 +39,9 @@ def search_space(config: SearchConfig) -> keras_tuner.HyperParameters:
 
 
 def trial_values(hyperparameters: keras_tuner.HyperParameters) -> dict[str, Any]:
-    """Return a trial's values as the fields of a config take them.
+    """Return the values that a trial has, by the names of `DIMENSIONS`, as the fields of a config take them.
 
     Numbers from a range are rounded to six digits, which float32 keeps.
-
-    Args:
-        hyperparameters: of the trial.
-
-    Returns:
-        values by the names of `DIMENSIONS`; only those that this trial has.
     """
     values = hyperparameters.values
     return {name: _from_text(name, values[name]) for name in DIMENSIONS if name in values}

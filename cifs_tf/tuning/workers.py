@@ -104,14 +104,6 @@ class Workers:
         """Start processes on this machine, each with a log file beside its lock.
 
         They share its cores, and end with this process, however it ends.
-
-        Args:
-            num_workers: how many.
-            address: IP:PORT of the chief.
-            argv: of the search, without the program's name.
-
-        Returns:
-            the processes.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         ip, port = address.rsplit(":", 1)
@@ -152,13 +144,9 @@ def end_with_launcher() -> None:
 
 @contextlib.contextmanager
 def serving(oracle: Resumable, address: str) -> Iterator[tuple[int, Callable[[], bool]]]:
-    """Answer the workers with this oracle until the context ends.
+    """Answer the workers at IP:PORT with this oracle until the context ends; port 0 takes a free one.
 
     Keras Tuner's own loop around the same service never ends if a worker does not say goodbye.
-
-    Args:
-        oracle: the one of the search.
-        address: IP:PORT to listen on; port 0 takes a free one.
 
     Yields:
         (port, function that tells whether all workers were told that the search is over).

@@ -72,14 +72,6 @@ def scale_of(study: Study, name: str) -> Scale:
 def plan_cells(study: Study, scale: Scale, seeds: int) -> list[Cell]:
     """List all cells in the order in which they are computed: every arm with seed 0, then with seed 1, ...
 
-    Args:
-        study: arms and measurement.
-        scale: see `scale_of`.
-        seeds: of every arm.
-
-    Returns:
-        the cells.
-
     Example:
         >>> from cifs_tf.reproduction.verdict.study import load_study
         >>> study = load_study()
@@ -118,12 +110,7 @@ def unpack_bits(text: str, number: int) -> np.ndarray:
 
 
 def write_cell(cell: dict[str, Any], file: Path, others: Sequence[dict[str, Any]] = ()) -> None:
-    """Write a finished cell, a line for each of its parts, whole or not at all.
-
-    Args:
-        cell: see `cifs_tf.reproduction.verdict.measure.measure_cell`.
-        file: where to.
-        others: the cells that it will be compared with.
+    """Write a cell of `measure_cell`, to be compared with others: a line for each part, whole or not at all.
 
     Raises:
         UserError: if it was measured on other images than these.
@@ -134,14 +121,7 @@ def write_cell(cell: dict[str, Any], file: Path, others: Sequence[dict[str, Any]
 
 
 def read_cells(docs: Path, study: Study) -> list[dict[str, Any]]:
-    """Read all finished cells of the study's arms, by arm, then by seed.
-
-    Args:
-        docs: folder of the page; the cells are below it, if there are any.
-        study: whose arms count.
-
-    Returns:
-        the cells.
+    """Read the finished cells of the study's arms below the folder of the page, by arm, then by seed.
 
     Raises:
         UserError: if they were not measured on the same images.

@@ -19,9 +19,6 @@ def draw_curves(curves: Mapping[str, np.ndarray], milestones: Sequence[int]) -> 
         curves: by title of the arm, float (epochs,) in [0, 1]; NaN leaves a gap.
         milestones: epochs after which the learning rate drops, as dotted lines.
 
-    Returns:
-        the figure.
-
     Example:
         >>> import numpy as np
         >>> from cifs_tf.reproduction.verdict.figure import draw_curves

@@ -20,16 +20,7 @@ STRICT_STEPS, AUDIT_STEPS, QUERIES = 50 * (3 * 27 + 2 * 3), 800, 1_000
 
 
 def hours(cell: Cell, study: Study, workdir: Path) -> float:
-    """Estimate what is left of a cell, in hours of one quiet core.
-
-    Args:
-        cell: arm and seed.
-        study: how it is measured.
-        workdir: of the study, where finished parts lie.
-
-    Returns:
-        hours; parts that are finished cost nothing.
-    """
+    """Estimate what is left of a cell, in hours of one quiet core; parts that are finished cost nothing."""
     images = (cell.training["train_examples"] or TRAINING_IMAGES) - cell.training["val_examples"]
     passes = 0.0 if cell.training.is_done(workdir) else training_passes(cell.training, images)
     for evaluation in cell.evaluations:

@@ -33,12 +33,6 @@ def measure_cell(cell: Cell, study: Study, workdir: Path, data_dir: str | None =
     Measures what those did not: robust accuracy on training images, attacked in inference mode, where no label enters
     the mask (what `fit` logs for CIFS has it there), and the share of activation on negatively-relevant channels.
 
-    Args:
-        cell: arm and seed.
-        study: how it is measured.
-        workdir: of the study; what is measured here lies below `measurements/`, and continues.
-        data_dir: where TFDS data lies; None (default) for where the run found it.
-
     Returns:
         plain types only: `arm`, `seed`, `commands`, `config`, `curves` (a list over the epochs for each quantity),
         `labels` of the test images, and for each of the `checkpoints` the `epoch`, a verdict of each image as

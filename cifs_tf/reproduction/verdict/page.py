@@ -24,16 +24,7 @@ NOT_REACHED = "regime not reached"
 
 
 def write_page(study: Study, seeds: int, docs: Path) -> list[Path]:
-    """Write the page and the picture of its curves, each whole or not at all.
-
-    Args:
-        study: arms and hypotheses.
-        seeds: of every arm, that were planned.
-        docs: folder of the page; finished cells and pilots, `pilot-NAME.json`, are below it.
-
-    Returns:
-        the files that were written.
-    """
+    """Write the page and the picture of its curves to a folder, each whole or not at all, and return their files."""
     cells = read_cells(docs, study)
     pilots = [read_json(file) for file in sorted((docs / CELLS).glob("pilot-*.json"))]
     written = []
@@ -50,17 +41,7 @@ def write_page(study: Study, seeds: int, docs: Path) -> list[Path]:
 
 
 def render(study: Study, seeds: int, cells: Sequence[dict[str, Any]], pilots: Sequence[dict[str, Any]]) -> str:
-    """Lay the study out in Markdown; with no cells, or few, the page says so.
-
-    Args:
-        study: arms and hypotheses.
-        seeds: of every arm, that were planned.
-        cells: finished ones, see `read_cells`.
-        pilots: runs that chose the schedule: `name`, `command`, `about`, `epochs`, `curves`.
-
-    Returns:
-        the text of the page.
-    """
+    """Lay the study out in Markdown, with the pilots that chose its schedule; with few cells the page says so."""
     environment = template_environment(TEMPLATES)
     environment.filters |= {"percent": percent, "points": points}
     gate, judged = statistics.gate(cells, study), statistics.judge(cells, study)

@@ -21,14 +21,7 @@ DOCS = Path(__file__).resolve().parents[3] / "docs"
 
 
 def run_study(scale_name: str, seeds: int | None, workdir: Path, data_dir: str | None, console: Console) -> None:
-    """Compute what is missing, and write the page.
-
-    Args:
-        scale_name: `"full"` or `"smoke"`.
-        seeds: of every arm; None for the study's own number.
-        workdir: of the study.
-        data_dir: where TFDS data lies; None for TFDS' own default.
-        console: told of every job and cell.
+    """Compute what is missing of all arms with so many seeds, or the study's own number, and write the page.
 
     Raises:
         UserError: if a job ends with an error, a cell is of other images than the rest, or vanilla does not reach the
@@ -53,13 +46,6 @@ def check_regime(cells: Sequence[dict[str, Any]], study: Study) -> None:
     """Refuse to compute other arms where vanilla, which comes first, does not overfit: that needs another schedule.
 
     Once there are cells of other arms the study goes on to its end, whatever they are worth.
-
-    Args:
-        cells: finished ones.
-        study: with the gate.
-
-    Raises:
-        UserError: with the numbers.
     """
     found = gate(cells, study)
     if found["reached"] is False and {cell["arm"] for cell in cells} == {"vanilla"}:
@@ -82,15 +68,7 @@ def _compute(
 
 
 def print_plan(scale_name: str, seeds: int | None, workdir: Path, data_dir: str | None, console: Console) -> None:
-    """Print the commands of every cell that is missing, then all cells, what is done and the hours left; do nothing.
-
-    Args:
-        scale_name: `"full"` or `"smoke"`.
-        seeds: of every arm; None for the study's own number.
-        workdir: of the study.
-        data_dir: where TFDS data lies.
-        console: to print on.
-    """
+    """Print the commands of every cell that is missing, then all cells, what is done and the hours left; do nothing."""
     study, scale, docs = _opened(scale_name, workdir)
     cells = plan_cells(study, scale, seeds or study.seeds)
     for cell in cells:

@@ -43,11 +43,6 @@ def verdicts(cell: dict[str, Any], checkpoint: str, protocol: str) -> np.ndarray
 
     Under the protocol `paper` these are the verdicts of the attack and beta_atk that leave the lowest accuracy (a
     minimum of means over all images, Section 4.1).
-
-    Args:
-        cell: see `cifs_tf.reproduction.verdict.measure.measure_cell`.
-        checkpoint: `"last"` or `"best"`.
-        protocol: `"natural"`, `"paper"` or `"worst_case"`.
     """
     number, found = len(cell["labels"]), cell["checkpoints"][checkpoint]
     if protocol != "paper":
@@ -107,10 +102,6 @@ def _draws(stream: int, number: int) -> np.ndarray:
 def gate(cells: Cells, study: Study) -> dict[str, Any]:
     """Judge whether vanilla reached the regime of robust overfitting, before anything is compared.
 
-    Args:
-        cells: finished ones.
-        study: with the thresholds.
-
     Returns:
         `seeds`, and if there are any: `training` (robust accuracy on training images at the last epoch), `decline`
         (best minus last robust validation accuracy), `peaks` (epoch of the best), means over the seeds, and `reached`.
@@ -128,11 +119,6 @@ def gate(cells: Cells, study: Study) -> dict[str, Any]:
 
 def judge_one(kind: str, margin: float, difference: Difference) -> str:
     """Judge a contrast by its interval.
-
-    Args:
-        kind: see `Hypothesis`.
-        margin: see `Hypothesis`.
-        difference: the contrast's.
 
     Returns:
         `"supported"`, `"contradicted"` or `"undecided"`.
@@ -154,10 +140,6 @@ def judge(cells: Cells, study: Study) -> dict[str, dict[str, Any]]:
 
     A verdict needs as many seeds as the study has; before that the differences are told, and not judged. A hypothesis
     that presumes another effect is moot where that is not supported.
-
-    Args:
-        cells: finished ones.
-        study: with the hypotheses.
 
     Returns:
         by name: `verdict`, and `contrasts`: by title the `difference` (None without a seed that all its arms have) and
@@ -192,10 +174,6 @@ def _judged(hypothesis: Hypothesis, values: np.ndarray, seeds: int) -> dict[str,
 
 def accuracies(cells: Cells, arm: str) -> dict[str, Any] | None:
     """Means over an arm's seeds, in [0, 1]: what the page's tables show of it.
-
-    Args:
-        cells: finished ones.
-        arm: its name.
 
     Returns:
         `seeds`, and for each checkpoint: the accuracy under each protocol with its interval (a `Difference`),

@@ -93,13 +93,7 @@ class Study:
 
 @functools.cache
 def load_study(scale: str = "full") -> Study:
-    """Read the study.
-
-    Args:
-        scale: `"full"` (default), or `"smoke"`: next to nothing, to show that everything runs.
-
-    Returns:
-        the study.
+    """Read the study; at the scale "smoke" it is next to nothing, to show that everything runs.
 
     Example:
         >>> load_study().arms["permuted"].run["mask_permutation"]
