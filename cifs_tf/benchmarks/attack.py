@@ -54,7 +54,7 @@ class Recording:
 
     Args:
         name: of the file.
-        victim: its network.
+        network: that was attacked.
         split: its images.
         epsilon: radius of the L-infinity ball.
         robust: by attack, bool (examples,): which images survived the official implementation; `standard` is the union.
@@ -63,7 +63,7 @@ class Recording:
     """
 
     name: str
-    victim: AttackedModel
+    network: AttackedModel
     split: Split
     epsilon: float
     robust: dict[str, np.ndarray]
@@ -89,7 +89,7 @@ class Recording:
         deviation = np.max(np.abs(logits - arrays["clean_logits"])) / np.max(np.abs(arrays["clean_logits"]))
         return cls(
             name=Path(path).name,
-            victim=as_attacked(network, Path(path).stem),
+            network=as_attacked(network, Path(path).stem),
             split=Split(images, arrays["labels"].astype(np.int32)),
             epsilon=float(arrays["epsilon"]),
             robust={name.removeprefix("robust_"): arrays[name] for name in arrays if name.startswith("robust_")},
@@ -108,7 +108,7 @@ class Recording:
             "fab_t": FABT(epsilon=self.epsilon),
             "square": Square(epsilon=self.epsilon),
         }[column]
-        targets = min(MAX_TARGETS, self.victim.num_classes - 1) if column.endswith("_t") else 1
+        targets = min(MAX_TARGETS, self.network.num_classes - 1) if column.endswith("_t") else 1
         return [
             Crafted(name=f"{column}, {rank}", family=column, attack=attack, pool=column, target_rank=rank)
             for rank in range(2, targets + 2)
@@ -125,12 +125,12 @@ class Recording:
             apart.
         """
         all_tasks: list[Task] = [Natural(), *(task for column in columns for task in self.tasks(column))]
-        ledger = Ledger(header_of(self.victim, self.split, all_tasks, seed=0, about={}))
-        run_tasks(self.victim, self.split, [Natural()], ledger, batch_size=batch_size)
+        ledger = Ledger(header_of(self.network, self.split, all_tasks, seed=0, about={}))
+        run_tasks(self.network, self.split, [Natural()], ledger, batch_size=batch_size)
         robust, seconds = {}, {}
         for column in columns:
             started, compiled = time.perf_counter(), ledger.compile_seconds
-            run_tasks(self.victim, self.split, self.tasks(column), ledger, batch_size=batch_size)
+            run_tasks(self.network, self.split, self.tasks(column), ledger, batch_size=batch_size)
             seconds[column] = time.perf_counter() - started
             seconds[f"{column}, compiling"] = ledger.compile_seconds - compiled
             robust[column] = np.isin(np.arange(len(self.split)), ledger.survivors(column))

@@ -84,16 +84,16 @@ def training_step(config: RunConfig, classifier: Classifier) -> Subject:
 def evaluation(config: RunConfig, classifier: Classifier) -> Subject:
     """Make an attack by PGD-20 on a random batch and the prediction on its images, as the engine compiles them."""
     split, size = random_images(config), config.train.batch_size
-    victim = as_attacked(classifier)
+    attacked = as_attacked(classifier)
     attack = make_attacks(["pgd20"], config.attack.epsilon)["pgd20"]
     task = Crafted(
-        name="pgd20", attack=attack, beta=config.train.beta, mask_gradient=victim.mask_gradients[0], on="all"
+        name="pgd20", attack=attack, beta=config.train.beta, mask_gradient=attacked.mask_gradients[0], on="all"
     )
 
     def compile() -> Callable[[], Any]:
         # The evaluation's own function, so that what is timed is what it does.
-        measure = compile_measurement(subject.traced(task.measure_fn(victim)), split, config.train.seed)
-        return lambda: measure(np.arange(size), task, victim.num_probes)
+        measure = compile_measurement(subject.traced(task.measure_fn(attacked)), split, config.train.seed)
+        return lambda: measure(np.arange(size), task, attacked.num_probes)
 
     subject = Subject(compile, size * count_flops(classifier).evaluation(EVALUATION_STEPS))
     return subject

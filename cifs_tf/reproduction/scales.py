@@ -105,15 +105,13 @@ def arguments(changes: dict[str, Any]) -> list[str]:
 def _text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_item, value))}]"
-    return str(value)
-
-
-def _item(value: Any) -> str:
-    text = _text(value)
-    # What has a meaning of its own inside a YAML list is quoted, such as a comma in a folder's name.
-    return json.dumps(text, ensure_ascii=False) if re.search(r"[][{},#\"']|: ", text) else text
+    if not isinstance(value, list | tuple):
+        return str(value)
+    items = [_text(item) for item in value]
+    if all(re.fullmatch(r"[^][{},#\"'\s]([^][{},#\"']*[^][{},#\"'\s])?", item) for item in items):
+        return ",".join(items)
+    # A comma in a folder's name, for example, needs YAML's brackets and quotes.
+    return json.dumps(items, ensure_ascii=False)
 
 
 SCALES = {

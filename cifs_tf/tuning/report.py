@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from keras_tuner.engine.trial import TrialStatus
-from rich.table import Table
 
 from cifs_tf.command_line import command
 from cifs_tf.figures import NATURAL, ROBUST, make_figure, save_figure, styled
 from cifs_tf.files import write_atomically
 from cifs_tf.runs.recipes import dump_yaml
+from cifs_tf.tables import Table
 from cifs_tf.tuning.options import OBJECTIVE, SearchConfig
 from cifs_tf.tuning.oracle import Resumable
 from cifs_tf.tuning.space import as_text, describe, trial_values
@@ -42,22 +42,15 @@ def collect(oracle: Resumable) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["epoch"] is None, *(-(row[name] or 0) for name in METRICS), row["trial"]))
 
 
-def table(rows: list[dict[str, Any]], config: SearchConfig, num_validation: int) -> Table:
+def table(rows: list[dict[str, Any]], searched: Sequence[str]) -> Table:
     """Lay out the trials."""
-    out = Table(
-        title=f"{config.data.dataset}: {config.search.tuner} search on {num_validation:,} validation images",
-        caption="accuracies in %, each at the trial's best epoch",
-    )
-    out.add_column("trial")
-    for column in (*config.search.search, *METRICS, "epoch"):
-        out.add_column(column, justify="right")
-    out.add_column("status")
+    cells = []
     for row in rows:
-        values = [as_text(row["values"].get(name, "")) for name in config.search.search]
+        values = [as_text(row["values"].get(name, "")) for name in searched]
         metrics = ["" if row[name] is None else f"{100 * row[name]:.2f}" for name in METRICS]
         epoch = "" if row["epoch"] is None else f"{row['epoch']} of {row['epochs']}"
-        out.add_row(row["trial"], *values, *metrics, epoch, row["status"])
-    return out
+        cells.append([row["trial"], *values, *metrics, epoch, row["status"]])
+    return Table(["trial", *searched, *METRICS, "epoch", "status"], cells)
 
 
 @styled

@@ -152,7 +152,10 @@ def _is_finished(config: SearchConfig, workdir: Workdir) -> bool:
 def _show(config: SearchConfig, workdir: Workdir) -> None:
     found = read_json(workdir.result_file)
     console = Console()
-    console.print(report.table(found["trials"], config, found["num_validation_images"]))
+    images = f"{found['num_validation_images']:,} validation images"
+    title = f"{config.data.dataset}: {config.search.tuner} search on {images}"
+    caption = "accuracies in %, each at the trial's best epoch"
+    console.print(report.table(found["trials"], config.search.search).screen(title, caption))
     if not found["trials"] or found["trials"][0]["status"] != "completed":
         advice = "none of its trials was completed, see above why; give other values, and another --workdir"
         raise UserError("--search", list(config.search.search), advice)

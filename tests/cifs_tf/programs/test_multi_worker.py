@@ -61,8 +61,8 @@ def workers_of(launcher):
     return [int(child) for child in children]
 
 
-@pytest.mark.parametrize("victim", [-1, pytest.param(0, marks=pytest.mark.soak)], ids=["worker", "chief"])
-def test_a_killed_worker_is_started_again_and_the_run_is_that_of_one_process(victim, tmp_path):
+@pytest.mark.parametrize("killed", [-1, pytest.param(0, marks=pytest.mark.soak)], ids=["worker", "chief"])
+def test_a_killed_worker_is_started_again_and_the_run_is_that_of_one_process(killed, tmp_path):
     arguments = [*DIGITS, "--epochs=3", "--val_examples=6", "--checkpoint_minutes=0.001"]
     job = launch(*arguments, "--workdir=job", cwd=tmp_path)
     deadline = time.monotonic() + 240
@@ -70,7 +70,7 @@ def test_a_killed_worker_is_started_again_and_the_run_is_that_of_one_process(vic
         assert job.poll() is None, job.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    os.kill(workers_of(job)[victim], signal.SIGKILL)
+    os.kill(workers_of(job)[killed], signal.SIGKILL)
     output, _ = job.communicate(timeout=300)
     assert job.returncode == 0, output
     assert "continuing after step" in output

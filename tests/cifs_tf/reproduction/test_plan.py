@@ -148,4 +148,4 @@ def test_folders_of_any_name_survive_the_command_line():
     runs = ["/t/a,b/x", "/t/c d/[y]", "/t/e: f", "/t/plain"]
     options = parse_options(AnalyseOptions, "analyse.py", arguments({"run": [Path(run) for run in runs]}), "")
     assert [str(run) for run in options.run] == runs
-    assert arguments({"attack_betas": [0, "infinity-1"]}) == ["--attack_betas=[0,infinity-1]"]
+    assert arguments({"attack_betas": [0, "infinity-1"]}) == ["--attack_betas=0,infinity-1"]

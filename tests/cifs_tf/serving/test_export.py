@@ -62,9 +62,9 @@ def workdir(tmp_path_factory, trained):
     (path / "cifs").mkdir(parents=True)
     (path / "config.yaml").write_text(yaml.safe_dump(config.flat()))
     trained.classifier.save(path / "cifs" / "last.keras")
-    victim = as_attacked(trained.classifier)
-    tasks = make_suite("paper", victim, 16 / 255, attacks=make_attacks(["fgsm"], 16 / 255), betas=(0,))
-    report = evaluate(victim, load_dataset(config.data).test, tasks)
+    attacked = as_attacked(trained.classifier)
+    tasks = make_suite("paper", attacked, 16 / 255, attacks=make_attacks(["fgsm"], 16 / 255), betas=(0,))
+    report = evaluate(attacked, load_dataset(config.data).test, tasks)
     networks = {"cifs": {"evaluation": {"last": {"epoch": 4, **summarise(report)}}}}
     result = {"versions": {"python": "3"}, "revision": "abc", "started": "then", "networks": networks}
     (path / "result.json").write_text(json.dumps(result))
@@ -229,9 +229,9 @@ def test_int8_is_the_same_every_time(published, tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def measure(victim, float_model, split, epsilon=16 / 255, num_queries=20):
+def measure(attacked, float_model, split, epsilon=16 / 255, num_queries=20):
     tasks = quantization.make_tasks(float_model, epsilon, mask_gradient="detached", num_queries=num_queries)
-    return quantization.measure(victim, split, tasks)
+    return quantization.measure(attacked, split, tasks)
 
 
 def test_the_same_network_is_worth_the_same(published, card, trained, balanced):
@@ -266,10 +266,10 @@ def test_attacks_see_answers_of_the_variant_and_gradients_of_the_float_network(p
     variant = quantization.attacked_onnx(published / "model.int8.onnx", float_model)
     x, upstream = trained.images[:4], tf.random.stateless_normal((4, 3, 10), (0, 1))
 
-    def gradient(victim):
+    def gradient(attacked):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            heads = victim.heads_fns["full"](x)
+            heads = attacked.heads_fns["full"](x)
         return heads, tape.gradient(heads, x, output_gradients=upstream)
 
     heads, through_variant = gradient(variant)
@@ -281,10 +281,10 @@ def test_attacks_see_answers_of_the_variant_and_gradients_of_the_float_network(p
 
 def test_square_asks_the_variant(published, trained, balanced):
     """Where all gradients are hidden, only Square can find anything: it does."""
-    open_victim = as_attacked(trained.classifier)
+    undefended = as_attacked(trained.classifier)
     blind = dataclasses.replace(
-        open_victim,
-        heads_fns={m: lambda x, f=f: f(tf.stop_gradient(x)) for m, f in open_victim.heads_fns.items()},
+        undefended,
+        heads_fns={m: lambda x, f=f: f(tf.stop_gradient(x)) for m, f in undefended.heads_fns.items()},
     )
     variant = quantization.attacked_onnx(published / "model.int8.onnx", blind)
     found = measure(variant, blind, balanced, epsilon=0.4, num_queries=300)
