@@ -36,15 +36,7 @@ def parse_options(
 ) -> Any:
     """Parse a command line into a dataclass whose fields are the options; `normalise` says how they may be written.
 
-    Args:
-        options_class: the dataclass; a field without a default must be given.
-        program: name shown in help.
-        argv: arguments without the program's name.
-        description: what the program does, for `--help`.
-        positional: field (a tuple of texts) that takes the arguments in front of the first option. Default None.
-
-    Returns:
-        an instance of the dataclass.
+    The field `positional`, a tuple of texts, takes the arguments in front of the first option.
 
     Raises:
         UserError: naming the option, what was received and how to fix it.
@@ -85,20 +77,7 @@ def make_parser(
 
 
 def parse_values(parser: ArgumentParser, argv: Sequence[str], groups: Sequence[type]) -> dict[str, Any]:
-    """Parse a command line with a parser of `make_parser`.
-
-    Args:
-        parser: of the groups.
-        argv: arguments without the program's name.
-        groups: dataclasses whose fields are the options.
-
-    Returns:
-        the value of every option.
-
-    Raises:
-        UserError: naming the option, what was received and how to fix it.
-        SystemExit: after `--help`, with code 0.
-    """
+    """Parse a command line with the parser that `make_parser` made of the groups; raises as `parse_options`."""
     try:
         return vars(parser.parse_args(normalise(argv, groups)))
     except argparse.ArgumentError as error:
@@ -110,16 +89,6 @@ def normalise(argv: Sequence[str], groups: Sequence[type]) -> list[str]:
 
     Words of an option may be joined by `-` or `_`; an option that is true or false may stand alone and is true then; a
     list may be written `a,b,c`, a list of lists `a+b,c+d`, the empty list as empty text, and both in YAML's brackets.
-
-    Args:
-        argv: arguments without the program's name.
-        groups: dataclasses whose fields are the options.
-
-    Returns:
-        the same arguments: options with `_`, flags with a value, lists in brackets.
-
-    Raises:
-        UserError: for a list with an empty item.
 
     Example:
         >>> normalise(["--eval-batch-size", "8", "--attacks", "fgsm,pgd20", "--deterministic"], list(GROUPS.values()))
@@ -243,16 +212,7 @@ def with_underscores(argument: str) -> str:
 
 
 def explain(message: str, groups: Sequence[type] = tuple(GROUPS.values()), arguments: Sequence[str] = ()) -> UserError:
-    """Turn jsonargparse's report into a sentence that names the option, the value and what to give.
-
-    Args:
-        message: what jsonargparse reported.
-        groups: dataclasses whose fields are the options. Default those of a run.
-        arguments: the command line, from which the received value is quoted.
-
-    Returns:
-        the error to raise.
-    """
+    """Turn jsonargparse's report into an error that names the option, the value and what to give."""
     hints = _hints(groups)
     flat = " ".join(message.split())
     if unknown := re.search(r"[Uu]nrecognized arguments: (\S+)", flat):

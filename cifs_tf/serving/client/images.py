@@ -17,14 +17,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """List image files, and those in folders.
-
-    Args:
-        paths: files, taken whatever their suffix; and folders, of which the files with a suffix of `SUFFIXES` are
-            taken, by name.
-
-    Returns:
-        the files.
+    """List image files, taken whatever their suffix, and those in folders with a suffix of `SUFFIXES`, by name.
 
     Raises:
         UserError: if there is no such file, or a folder without images.

@@ -78,19 +78,7 @@ class Rest:
             raise self._other_language() from error
 
     def run(self, name: str, signature: Signature, batch: np.ndarray | Sequence[bytes]) -> dict[str, np.ndarray]:
-        """Run a signature of one input on a batch.
-
-        Args:
-            name: of the signature.
-            signature: what it takes and gives.
-            batch: an array, or for a string input the bytes of each image.
-
-        Returns:
-            outputs by name.
-
-        Raises:
-            UserError: with the server's own words.
-        """
+        """Run a signature of one input on a batch, and return its outputs by name; as `Transport.run`."""
         values = batch.tolist() if isinstance(batch, np.ndarray) else [_b64(content) for content in batch]
         answer = self._ask("POST", f"{self._path}:predict", {"signature_name": name, "inputs": values})
         try:

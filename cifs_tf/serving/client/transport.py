@@ -56,18 +56,7 @@ class ModelSpec:
             raise UserError("version", self.version, "give a number of 0 or more")
 
     def refused(self, option: str, address: str, status: str, message: str, not_found: bool) -> UserError:
-        """Make the error for a status that the server answered with.
-
-        Args:
-            option: that gave the address, `"url"` or `"grpc"`.
-            address: of the server.
-            status: as the server names it.
-            message: the server's own words.
-            not_found: whether the status says that something is not there.
-
-        Returns:
-            the error; if the model, its version or its label is not there it names that, else the address.
-        """
+        """Make the error for a status, naming the model, version or label that is not there, or else the address."""
         words = " ".join(message.split())
         if not (not_found or "servable version label" in message):
             return UserError(option, address, f"the server answered {status}: {words}")

@@ -17,13 +17,7 @@ Outputs = Mapping[str, np.ndarray]
 
 
 def read_labels(path: str | Path | None) -> list[str] | None:
-    """Read the names of classes.
-
-    Args:
-        path: JSON file: a list of names, or an object from class number to name. None gives None.
-
-    Returns:
-        names in the order of the classes.
+    """Read the names of classes, in their order: a JSON list, or an object from class number to name.
 
     Raises:
         UserError: if it is no such file.
@@ -52,17 +46,7 @@ def class_name(index: int, labels: Sequence[str] | None) -> str:
 def prediction_table(
     files: Sequence[str], probabilities: np.ndarray, top: int = 3, labels: Sequence[str] | None = None
 ) -> Table:
-    """Lay out the likeliest classes of each image.
-
-    Args:
-        files: names of the images.
-        probabilities: (images, classes).
-        top: how many classes, from 1.
-        labels: names of the classes. Default None: their numbers.
-
-    Returns:
-        a table with `top` rows an image.
-    """
+    """Lay out the likeliest classes of each image, `top` rows an image."""
     table = Table("image", "class", box=box.SIMPLE_HEAD)
     table.add_column("probability", justify="right")
     for file, row in zip(files, probabilities, strict=True):
@@ -76,17 +60,7 @@ def prediction_table(
 def explanation(
     files: Sequence[str], outputs: Outputs, channels: int = 8, labels: Sequence[str] | None = None
 ) -> Iterator[RenderableType]:
-    """Lay out the predictions of all heads for each image, and the most important channels of each layer.
-
-    Args:
-        files: names of the images.
-        outputs: of the signature `explain`.
-        channels: how many of a layer, from 1.
-        labels: names of the classes. Default None: their numbers.
-
-    Returns:
-        for each image, what to print.
-    """
+    """Lay out, for each image, the predictions of all heads and the most important channels of each layer."""
     layers = layers_of(outputs)
     for index, file in enumerate(files):
         verdicts = [class_name(int(head.argmax()), labels) for head in outputs["heads"][index]]
@@ -108,14 +82,6 @@ def draw(
     labels: Sequence[str] | None = None,
 ) -> None:
     """Draw each image beside bars of the most important channels of each layer, into one picture.
-
-    Args:
-        file: where to write it; the suffix decides on the format.
-        files: names of the images.
-        images: (images, height, width, channels), float in [0, 1].
-        outputs: of the signature `explain`.
-        channels: how many of a layer, from 1.
-        labels: names of the classes. Default None: their numbers.
 
     Raises:
         UserError: if the file cannot be written.

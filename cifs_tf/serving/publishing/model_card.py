@@ -38,17 +38,7 @@ LIMITS = (
 def make_card(
     path: Path, run: TrainedNetwork, classifier: Classifier, dataset: ImageDataset, int8: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Describe a version that is about to be published.
-
-    Args:
-        path: its folder, with all other files in it.
-        run: where the network comes from.
-        classifier: the network.
-        dataset: what it was trained on.
-        int8: what was measured of its 8-bit variant; None (default) if there is none.
-
-    Returns:
-        the card, in plain types.
+    """Describe, in plain types, a version that is about to be published, with all other files in its folder.
 
     Raises:
         UserError: if results of the run are damaged.

@@ -25,16 +25,7 @@ INT8_EXAMPLES = 200
 def publish_run(
     run: TrainedNetwork, base: Path, options: ExportOptions, console: Console
 ) -> tuple[Path, dict[str, Any]]:
-    """Publish a version of a run's network.
-
-    Args:
-        run: the run, and which of its networks.
-        base: folder of the versions; made, with its parents.
-        options: what else is written, and where the run's images are now.
-        console: shows the progress.
-
-    Returns:
-        (the published folder, its model card in plain types).
+    """Publish a version of a run's network below a folder, and return its own folder and its model card.
 
     Raises:
         UserError: for input that does not fit, or a network that cannot be exported; nothing was published then.

@@ -45,19 +45,7 @@ def add_int8(
     num_queries: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Write model.int8.onnx beside model.onnx, and measure both networks on the same images.
-
-    Args:
-        path: folder with model.onnx.
-        config: of the run; its epsilon, mask gradient, seed and batch size are those of the attacks.
-        classifier: the network that model.onnx was made from.
-        dataset: its training images calibrate the 8-bit network.
-        test: images to measure on.
-        num_queries: of Square, >= 0.
-        progress: gets a bar for each network.
-
-    Returns:
-        what the model card says of the 8-bit network, in plain types.
+    """Write model.int8.onnx beside model.onnx, measure both on the same images, and return what the model card says.
 
     Raises:
         ExportError: if the network cannot be quantised.
@@ -152,14 +140,7 @@ def quantize(source: Path, target: Path, images: np.ndarray) -> None:
 
 
 def attacked_onnx(file: Path, float_model: AttackedModel) -> AttackedModel:
-    """Make an ONNX file a model that can be attacked: its answers, with the gradients of the float network.
-
-    Args:
-        file: an export of this project, or its 8-bit variant.
-        float_model: the network that it was made from.
-
-    Returns:
-        the model; it answers on the CPU.
+    """Make an ONNX file a model that can be attacked: its answers, on the CPU, with the gradients of the float network.
 
     Reference:
         Athalye et al., "Obfuscated gradients give a false sense of security", ICML 2018 (BPDA).
@@ -198,17 +179,7 @@ def attacked_onnx(file: Path, float_model: AttackedModel) -> AttackedModel:
 
 
 def make_tasks(float_model: AttackedModel, epsilon: float, *, mask_gradient: str, num_queries: int) -> list[Task]:
-    """List what measures a network beside the float one: APGD on the float network, APGD on itself, Square on itself.
-
-    Args:
-        float_model: the network that it was made from.
-        epsilon: radius of the L-infinity ball, in (0, 1].
-        mask_gradient: the gradient through the masks that an attack sees.
-        num_queries: of Square, >= 0.
-
-    Returns:
-        the tasks; an image that none of them breaks counts as robust.
-    """
+    """List what measures a network beside the float one: APGD on the float network, APGD and Square on itself."""
     apgd, square = APGD(epsilon=epsilon), Square(epsilon=epsilon, num_queries=num_queries)
     common: dict[str, Any] = {"counts": True, "section": "quantization", "mask_gradient": mask_gradient}
     return [
@@ -229,14 +200,6 @@ def measure(
     on_progress: ProgressFn = lambda task, share, survivors: None,
 ) -> dict[str, Any]:
     """Measure the clean and the robust accuracy of a network, the worst case of each image over all tasks.
-
-    Args:
-        model: the network.
-        split: the images.
-        tasks: see `make_tasks`.
-        seed: of everything random, 0 to 2^31 - 1. Default 0.
-        batch_size: images per batch. Default 250.
-        on_progress: called as (task, share of the work done, survivors).
 
     Returns:
         `clean` and `robust`, see `accuracy_of`, and `broken_by`: how many images each task was the first to break.

@@ -49,16 +49,7 @@ def write_warmup(
 def make_requests(
     image_shape: tuple[int, int, int], batch_sizes: Sequence[int], model_name: str = "model"
 ) -> list[PredictRequest]:
-    """Make requests of noise images, the same every time.
-
-    Args:
-        image_shape: (height, width, channels); `encoded` is left out where no image file has so many channels.
-        batch_sizes: see `write_warmup`.
-        model_name: see `write_warmup`.
-
-    Returns:
-        the requests.
-    """
+    """Make requests of noise images, the same every time; without `encoded` where no file has so many channels."""
     requests = []
     for batch_size in batch_sizes:
         pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *image_shape), dtype=np.uint8)
