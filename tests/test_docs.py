@@ -124,8 +124,8 @@ def parse_only(parse):
 
 def started_by(script):
     """The module of the program that a script of training/ or serving/ starts."""
-    (package, name) = re.search(r"^from (\S+) import (\w+)$", script.read_text(), re.MULTILINE).groups()
-    return importlib.import_module(f"{package}.{name}")
+    program = re.search(r'start_program\("(\w+)"\)|from cifs_tf\.(launch\.\w+) import main', script.read_text())
+    return importlib.import_module(f"cifs_tf.programs.{program[1]}" if program[1] else f"cifs_tf.{program[2]}")
 
 
 def check_command(words, monkeypatch):
@@ -147,7 +147,7 @@ def check_command(words, monkeypatch):
 
 def check_arguments(module, arguments, monkeypatch):
     """Let the parser of the program in this module read the arguments, and stop before it does anything."""
-    for owner in (module, importlib.import_module("cifs_tf.launch.options")):
+    for owner in (module, importlib.import_module("cifs_tf.launch.worker")):
         for name in ("parse_options", "parse_config", "parse_flat"):
             parse = getattr(owner, name, None)
             if isinstance(parse, types.FunctionType) and parse.__name__ == name:

@@ -22,8 +22,7 @@ from typing import IO, Any
 from cifs_tf.command_line import EXIT_USER_ERROR
 from cifs_tf.config import Group, bounded
 from cifs_tf.errors import UserError
-from cifs_tf.launch.options import check_program, parse_command
-from cifs_tf.launch.worker import environment_of
+from cifs_tf.launch.worker import check_program, environment_of, parse_command
 
 LOOPBACK = "127.0.0.1"
 # What a process started by a worker holds open is not waited for.

@@ -1,18 +1,19 @@
 """The study's page, made from its finished cells and nothing else: no training, no TensorFlow Datasets."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from cifs_tf.figures import save_figure
+from cifs_tf.figures import GREY, color_networks, make_figure, save_figure, styled
 from cifs_tf.files import write_atomically
 from cifs_tf.reproduction.scales import flat_config
 from cifs_tf.reproduction.verdict import statistics
 from cifs_tf.reproduction.verdict.cells import CELLS, read_cells
-from cifs_tf.reproduction.verdict.figure import draw_curves
 from cifs_tf.reproduction.verdict.statistics import WATCHED, Difference
 from cifs_tf.reproduction.verdict.study import NAME, Study
 from cifs_tf.runs.workdir import read_json
@@ -20,6 +21,7 @@ from cifs_tf.templates import template_environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 PILOT_EVERY = 4
+LINES = ("-", "--", ":")
 NOT_REACHED = "regime not reached"
 
 
@@ -62,6 +64,35 @@ def render(study: Study, seeds: int, cells: Sequence[dict[str, Any]], pilots: Se
         classes=cells[0]["class_names"] if cells else [],
     )
     return text.rstrip() + "\n"
+
+
+@styled
+def draw_curves(curves: Mapping[str, np.ndarray], milestones: Sequence[int]) -> Figure:
+    """Draw the robust validation accuracy of each arm over the epochs.
+
+    Args:
+        curves: by title of the arm, float (epochs,) in [0, 1]; NaN leaves a gap.
+        milestones: epochs after which the learning rate drops, as dotted lines.
+
+    Example:
+        >>> import numpy as np
+        >>> figure = draw_curves({"vanilla": np.array([0.2, 0.3])}, milestones=[1])
+    """
+    figure = make_figure((9, 4.6))
+    axes = figure.subplots()
+    colors, drawn = color_networks(curves), list[str]()
+    for title, values in curves.items():
+        line = LINES[drawn.count(colors[title]) % len(LINES)]
+        drawn.append(colors[title])
+        epochs = np.arange(1, len(values) + 1)
+        axes.plot(epochs, 100 * values, color=colors[title], linestyle=line, linewidth=1.4, label=title)
+    for milestone in milestones:
+        axes.axvline(milestone + 0.5, color=GREY, linewidth=0.8, linestyle=":")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("validation images, attacked (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside right upper")
+    return figure
 
 
 def _mean_curves(cells: Sequence[dict[str, Any]], titles: dict[str, str]) -> dict[str, np.ndarray]:
