@@ -150,6 +150,7 @@ def test_zero_steps_return_the_start(attack, make_images):
         assert np.linalg.norm(noise, axis=1).max() <= 0.8 + 1e-6
 
 
+@pytest.mark.slow
 def test_verdicts_do_not_depend_on_the_batch(trained, capsys):
     """Batches of 7 and of 64, compiled: at most one verdict in 500 may differ by float rounding.
 
@@ -171,12 +172,10 @@ def test_verdicts_do_not_depend_on_the_batch(trained, capsys):
 @pytest.mark.parametrize("name", RANDOM)
 def test_random_draws_are_the_seeds(name, trained):
     """Same seed, same images; another run seed, other images."""
+    attacked_fn = compiled(ATTACKS[name], trained.classifier.heads_fn(), head_weights(0, 2))
 
     def attacked_with(seed):
-        seeds, weights = example_seeds(seed, 0, tf.range(16)), head_weights(0, 2)
-        return compiled(ATTACKS[name], trained.classifier.heads_fn(), weights)(
-            trained.images[:16], trained.labels[:16], seeds
-        )
+        return attacked_fn(trained.images[:16], trained.labels[:16], example_seeds(seed, 0, tf.range(16)))
 
     first, again, other = (attacked_with(seed).numpy() for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)

@@ -20,7 +20,9 @@ def data(make_images):
     return make_images((12, 8, 8, 3)).numpy(), np.arange(12) % 5
 
 
-@pytest.mark.parametrize("defense", ["cifs", "cas", "vanilla"])
+@pytest.mark.parametrize(
+    "defense", ["cifs", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cas", "vanilla"))]
+)
 def test_fit_is_standard_training_with_eq_3(make_classifier, data, defense):
     """The trainer's own method on natural images makes the same step."""
     images, labels = data
@@ -36,6 +38,7 @@ def test_fit_is_standard_training_with_eq_3(make_classifier, data, defense):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_hot_labels_and_sample_weights(make_classifier, data):
     """One-hot labels make the step of class numbers; an image of weight 0 is not trained on."""
     images, labels = data

@@ -20,6 +20,7 @@ def result(tmp_path_factory):
     return json.loads(file.read_text())
 
 
+@pytest.mark.slow
 def test_options_and_machine(result):
     assert result["command"] == "step"
     assert result["options"]["batch_size"] == 4
@@ -29,6 +30,7 @@ def test_options_and_machine(result):
     assert result["peak_memory_bytes"] > 2**20
 
 
+@pytest.mark.slow
 def test_in_another_precision_float32_is_timed_beside_it(tmp_path):
     file = tmp_path / "step.json"
     benchmark.main(["step", *TINY, "--arch=resnet10", "--precision=mixed_bfloat16", "--json", str(file)])
@@ -40,6 +42,7 @@ def test_in_another_precision_float32_is_timed_beside_it(tmp_path):
     assert row[1].startswith(f"{np.median(ratios):.3f} (")
 
 
+@pytest.mark.slow
 def test_one_peak_per_stage(result):
     """Four stages, of 4 to 32 channels, that halve 8 pixels a side down to 1."""
     assert set(result["convolution_peak"]) == {"4@8x8", "8@4x4", "16@2x2", "32@1x1"}
@@ -61,6 +64,7 @@ def test_every_convolution_is_timed_alone(monkeypatch):
     assert seconds == convolutions.PassSeconds(forward=12, input_gradient=12, image_gradient=1, kernel_gradient=12)
 
 
+@pytest.mark.slow
 def test_the_fastest_of_each(result):
     first = convolutions.Limits({"a": 1.0, "b": 4.0}, convolutions.PassSeconds(1, 6, 3, 8))
     second = convolutions.Limits({"a": 2.0, "b": 3.0}, convolutions.PassSeconds(5, 2, 7, 4))
@@ -85,6 +89,7 @@ def test_every_timing_is_kept(result, task):
         assert low <= ratio["median"] <= high
 
 
+@pytest.mark.slow
 def test_flops_by_hand(result):
     """F of ResNet-18, width 4, on 8x8x3, and the steps made of it, for 4 images.
 
@@ -97,10 +102,12 @@ def test_flops_by_hand(result):
     assert tasks["evaluation"]["vanilla"]["flops"] == 4 * (2 * 20 * forward + forward)
 
 
+@pytest.mark.slow
 def test_table_has_a_row_for_each_task_and_network(result):
     assert len(tables.step_table(result).rows) == 4
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_attack(tmp_path):
     """If the steps kept their activations, 40 of them would need ten times the memory of 4."""
     ballast = np.ones(2**27)  # 1 GiB: the peak of this process is not to be taken for that of its children

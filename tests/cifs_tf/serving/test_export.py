@@ -234,6 +234,7 @@ def measure(attacked, float_model, split, epsilon=16 / 255, num_queries=20):
     return quantization.measure(attacked, split, tasks)
 
 
+@pytest.mark.slow
 def test_the_same_network_is_worth_the_same(published, card, trained, balanced):
     """model.onnx is the float network: asked through onnxruntime it must be found as robust as it is."""
     float_model = as_attacked(trained.classifier)
@@ -245,6 +246,7 @@ def test_the_same_network_is_worth_the_same(published, card, trained, balanced):
     assert 0 < live["robust"]["count"] < live["clean"]["count"]
 
 
+@pytest.mark.slow
 def test_a_variant_that_is_wrong_without_an_attack_is_not_robust(published, trained, balanced, tmp_path):
     """A variant that takes everything for class 0, made by adding to its logits: only zeros can stand."""
     model = onnx.load(published / "model.onnx")
@@ -279,6 +281,7 @@ def test_attacks_see_answers_of_the_variant_and_gradients_of_the_float_network(p
     np.testing.assert_array_equal(heads[:, 0], logits)
 
 
+@pytest.mark.slow
 def test_square_asks_the_variant(published, trained, balanced):
     """Where all gradients are hidden, only Square can find anything: it does."""
     undefended = as_attacked(trained.classifier)
