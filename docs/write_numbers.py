@@ -6,8 +6,6 @@
 The numbers lie in docs/results, the words around them in docs/templates. A part whose file is not there is left empty.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import os

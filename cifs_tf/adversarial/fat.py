@@ -1,7 +1,5 @@
 """Friendly adversarial training."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Self
 

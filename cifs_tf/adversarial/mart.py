@@ -1,7 +1,5 @@
 """MART: misclassification-aware adversarial training."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Self
 

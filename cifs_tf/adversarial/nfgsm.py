@@ -1,7 +1,5 @@
 """Single-step adversarial training with noise, for people without a GPU."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Stochastic gradient descent exactly as PyTorch's, which the paper's hyper-parameters were chosen for."""
 
-from __future__ import annotations
-
 import keras
 from keras import ops
 

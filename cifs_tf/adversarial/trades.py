@@ -1,7 +1,5 @@
 """TRADES: natural accuracy, and a smooth neighbourhood."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Self
 

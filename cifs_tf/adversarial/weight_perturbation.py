@@ -1,7 +1,5 @@
 """Adversarial weight perturbation, on top of any method."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import tensorflow as tf

@@ -2,8 +2,6 @@
 of activations and relevances (Section 3.1).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.stats import rankdata
 

@@ -3,8 +3,6 @@
 `figure.savefig("channels.png")` writes one, and a notebook, after `%matplotlib inline`, shows what a cell returns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Class-wise robust accuracy (Figure A.1), from predictions or from the ledger of an evaluation."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

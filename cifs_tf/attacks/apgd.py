@@ -1,7 +1,5 @@
 """Auto-PGD: projected gradient ascent that chooses its own step size, on any weighting of the heads."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple

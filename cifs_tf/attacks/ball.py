@@ -1,7 +1,5 @@
 """The threat model: an L-infinity or L2 ball of radius epsilon around each image, clipped to the bounds of pixels."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Targeted FAB: the nearest point of the decision boundary, approached by projections (Croce and Hein 2020)."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Friendly PGD: adversarial images that are only just wrong."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 

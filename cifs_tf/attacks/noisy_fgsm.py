@@ -1,7 +1,5 @@
 """FGSM from far noise: one gradient a step, for training."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 

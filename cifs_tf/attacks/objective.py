@@ -1,7 +1,5 @@
 """The function that attacks maximise, its gradient, and tests of the predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import tensorflow as tf

@@ -1,7 +1,5 @@
 """The projected gradient family: FGSM, PGD, and C&W's margin by PGD."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 

@@ -4,8 +4,6 @@ They are hashed with plain integer operations. TensorFlow's own stateless genera
 Keras switches on for a single GPU and off for several, and cut their 64-bit seeds to 32 bits there.
 """
 
-from __future__ import annotations
-
 import math
 
 import tensorflow as tf

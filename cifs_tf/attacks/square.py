@@ -1,7 +1,5 @@
 """Square Attack: random search that asks for logits only (Andriushchenko et al. 2020)."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Augmentation of a batch, stateless: the same seed gives the same images."""
 
-from __future__ import annotations
-
 import tensorflow as tf
 
 CROP_PADDING = 4

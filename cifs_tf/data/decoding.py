@@ -4,8 +4,6 @@ JPEG, PNG, WebP, GIF (its first frame) and BMP are told apart by their content. 
 EXIF orientation says (EXIF 2.3, tag 274), which cameras write instead of turning the pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import tensorflow as tf

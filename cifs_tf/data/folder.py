@@ -1,7 +1,5 @@
 """Images from a folder of one's own: one sub-folder of image files per class."""
 
-from __future__ import annotations
-
 import collections
 import io
 import os

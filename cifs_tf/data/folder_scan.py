@@ -1,7 +1,5 @@
 """The layout of a folder: its image files by class and split."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Images are held in memory as uint8: check that they fit, and bring them to one size."""
 
-from __future__ import annotations
-
 import math
 import os
 

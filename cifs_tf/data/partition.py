@@ -5,8 +5,6 @@ needs at least comes first: a class of two images and more has one on either sid
 highest position, and only so small a class can see an image move when another one comes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import unicodedata
 from collections.abc import Sequence

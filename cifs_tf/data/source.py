@@ -1,7 +1,5 @@
 """All images of a source, before a run takes its part."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from cifs_tf.data.folder_scan import LeftOut

@@ -1,7 +1,5 @@
 """Images from TensorFlow Datasets."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The figures of a report, as SVG for its HTML page."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A few adversarial images, made again, for the report."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

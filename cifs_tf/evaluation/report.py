@@ -1,7 +1,5 @@
 """From a ledger to a report: numbers in plain types, each computed here and nowhere else."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from typing import Any, cast

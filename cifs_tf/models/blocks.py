@@ -1,7 +1,5 @@
 """Blocks of both families of residual networks."""
 
-from __future__ import annotations
-
 import keras
 
 from cifs_tf.layers import BatchNormalization

@@ -1,7 +1,5 @@
 """Floating-point operations of a classifier, counted from the shapes of its layers."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ TensorFlow joins the convolution, the shift and the activation that follows into
 passes in inference mode.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Container
 

@@ -1,7 +1,5 @@
 """Any functional Keras model as a classifier with channel-selection layers, on the same weights."""
 
-from __future__ import annotations
-
 import collections
 import math
 import warnings

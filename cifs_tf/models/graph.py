@@ -1,7 +1,5 @@
 """The graph of a functional Keras model: shapes of its layers, paths through it, and where it can be cut."""
 
-from __future__ import annotations
-
 import difflib
 
 import keras

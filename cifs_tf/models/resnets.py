@@ -1,7 +1,5 @@
 """CIFAR-style residual networks (He et al. 2016): 3x3 stem, no max-pooling, four stages of basic blocks."""
 
-from __future__ import annotations
-
 import keras
 
 from cifs_tf.models.blocks import apply_bn, apply_conv, apply_head, apply_relu

@@ -1,7 +1,5 @@
 """Classifiers from files, and copies of classifiers."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any, TypeVar

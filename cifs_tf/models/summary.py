@@ -1,7 +1,5 @@
 """The cuts of a classifier and their costs, as rows and as a table."""
 
-from __future__ import annotations
-
 import io
 
 import keras

@@ -1,7 +1,5 @@
 """Wide residual networks (Zagoruyko and Komodakis 2016): pre-activation blocks, three stages."""
 
-from __future__ import annotations
-
 import keras
 
 from cifs_tf.models.blocks import apply_bn, apply_conv, apply_head, apply_relu

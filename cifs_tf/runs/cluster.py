@@ -1,7 +1,5 @@
 """The devices and processes that share a run, and how the processes agree."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

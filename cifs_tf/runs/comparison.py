@@ -1,7 +1,5 @@
 """Networks that were measured on the same images, side by side: numbers, figures, and tables for the screen."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """The precision of a run: what `--precision auto` means on this machine, and float32 without TF32."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Metadata needed to reproduce a result, for every result file."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

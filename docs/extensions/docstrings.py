@@ -4,8 +4,6 @@
 have, a table like `Args:`.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

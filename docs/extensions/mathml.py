@@ -1,7 +1,5 @@
 """MkDocs hook: formulas become MathML when the site is built, which browsers show without a script or a font."""
 
-from __future__ import annotations
-
 import html
 import re
 from typing import Any

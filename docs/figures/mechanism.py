@@ -3,8 +3,6 @@
 python docs/figures/mechanism.py
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """TensorFlow's tensor messages, from and to NumPy."""
 
-from __future__ import annotations
-
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2

@@ -1,7 +1,5 @@
 """JSON as RapidJSON reads it, which is TF Serving's: grammar, messages, offsets and classes of numbers."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import sys

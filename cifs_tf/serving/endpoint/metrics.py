@@ -1,7 +1,5 @@
 """Metrics for Prometheus: TF Serving's under TF Serving's names, and those of the process."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The paths of TF Serving's REST API."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from urllib.parse import unquote_to_bytes

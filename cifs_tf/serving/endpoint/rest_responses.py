@@ -1,7 +1,5 @@
 """Responses of TF Serving's REST API: JSON, errors, and the page for paths outside of it."""
 
-from __future__ import annotations
-
 import html
 import http
 

@@ -1,7 +1,5 @@
 """The models to serve: their folders, versions and labels."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The errors of the contract: gRPC's status codes, and how REST says them."""
 
-from __future__ import annotations
-
 import grpc
 
 Code = grpc.StatusCode
