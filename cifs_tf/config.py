@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from cifs_tf.errors import UserError
 
 MaskGradient = Literal["detached", "full", "smoothed"]
+Defense = Literal["cifs", "cas", "ewas", "fsr", "se", "vanilla"]
 Precision = Literal["float32", "mixed_bfloat16", "float64"]
 Arch = Literal["auto", "resnet10", "resnet18", "resnet34", "wrn28-10", "wrn34-10"]
 
@@ -130,7 +131,7 @@ class ModelConfig(Group):
 
     arch: Arch = "auto"
     width: int | None = bounded(None, low=1)
-    defense: Literal["cifs", "cas", "ewas", "fsr", "se", "vanilla"] = "cifs"
+    defense: Defense = "cifs"
     cuts: tuple[str, ...] | None = None
     probes: tuple[Literal["linear", "mlp"], ...] = ("mlp", "linear")
     top_k: int = bounded(2, low=1)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cifs_tf.command_line import parse_options
-from cifs_tf.config import Group, MachineConfig, MaskGradient, Ratio, RunConfig, bounded
+from cifs_tf.config import Defense, Group, MachineConfig, MaskGradient, Ratio, RunConfig, bounded
 from cifs_tf.errors import UserError
 from cifs_tf.runs.recipes import parse_config
 from cifs_tf.runs.trained import TrainedNetwork, find_network
@@ -64,7 +64,7 @@ class EvaluateOptions(Group):
     model: str
     suite: Suite = "quick"
     checkpoint: Literal["last", "best"] = "last"
-    defense: Literal["cifs", "cas", "ewas", "fsr", "se", "vanilla"] | None = None
+    defense: Defense | None = None
     dataset: str | None = None
     data_dir: str | None = None
     examples: int | None = bounded(None, low=1)

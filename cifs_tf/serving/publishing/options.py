@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from cifs_tf.config import Group, bounded
+from cifs_tf.config import Defense, Group, bounded
 from cifs_tf.errors import UserError
 
 
@@ -31,7 +31,7 @@ class ExportOptions(Group):
     run: str
     format: tuple[Literal["savedmodel", "onnx"], ...] = ("savedmodel", "onnx")
     version: int | None = None
-    defense: Literal["cifs", "cas", "ewas", "vanilla"] | None = None
+    defense: Defense | None = None
     checkpoint: Literal["last", "best"] = "last"
     model_base_path: str | None = None
     resize: bool = False
