@@ -12,9 +12,10 @@ from cifs_tf.attacks import PGD, example_seeds
 from cifs_tf.benchmarks.options import PrecisionOptions
 from cifs_tf.benchmarks.timing import Report
 from cifs_tf.config import RunConfig
-from cifs_tf.data import Split, load_dataset, to_float
+from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
 from cifs_tf.models import Classifier, build_classifier
+from cifs_tf.runs.images import load_images
 from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.trained import find_network
 from cifs_tf.statistics import mcnemar_p_value
@@ -34,7 +35,7 @@ def run(options: PrecisionOptions, report: Report) -> dict[str, Any]:
     """
     network = find_network(options.run)
     config, classifier = network.config, network.load()
-    split = load_dataset(config.data).test.class_balanced(options.examples, "--examples")
+    split = load_images(config.data, [network.run]).test.class_balanced(options.examples, "--examples")
     methods = methods_of(config, classifier)
     attacked = {"float32": classifier, "mixed_bfloat16": _in_bfloat16(config, classifier)}
     found = {}

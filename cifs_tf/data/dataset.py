@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -45,6 +45,8 @@ class ImageDataset:
         duplicates: `train_and_test` and `two_labels`, see `identify`.
         left_out: files of a folder that are not used, and why.
         notes: what a person should know of the images, a sentence each.
+        unlike_run: in what they differ from the images of the run whose network they are for, a phrase each; empty if
+            they are the run's, or there is none.
     """
 
     name: str
@@ -57,6 +59,7 @@ class ImageDataset:
     duplicates: Mapping[str, int]
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    unlike_run: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -72,6 +75,28 @@ class ImageDataset:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def with_classes(self, class_names: Sequence[str]) -> ImageDataset:
+        """Return the same images with their classes in another order.
+
+        Args:
+            class_names: the same names, in the order that the labels are to have.
+        """
+        labels = np.array([class_names.index(name) for name in self.class_names], np.int32)
+        names = tuple(class_names)
+        return dataclasses.replace(
+            self,
+            train=dataclasses.replace(self.train, labels=labels[self.train.labels]),
+            validation=dataclasses.replace(self.validation, labels=labels[self.validation.labels]),
+            test=dataclasses.replace(self.test, labels=labels[self.test.labels]),
+            class_names=names,
+            identity=dataclasses.replace(self.identity, class_names=names),
+        )
 
 
 def load_dataset(config: DataConfig) -> ImageDataset:

@@ -3,12 +3,13 @@
 import collections
 import io
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data.decoding import decode_image
@@ -49,7 +50,10 @@ def load_folder(path: str, config: DataConfig) -> Source:
     root = Path(os.path.expanduser(path))
     if not root.is_dir():
         raise UserError("--dataset", config.dataset, "there is no such folder; give one with a sub-folder per class")
-    layout = find_layout(root, config.dataset)
+    try:
+        layout = find_layout(root, config.dataset)
+    except OSError as error:
+        raise UserError("--dataset", config.dataset, f"{error.filename} cannot be read ({error.strerror})") from error
     reader = _Reader(config, root, layout.class_names)
     num_files = sum(len(files) for files in layout.splits.values())
     splits = {name: reader.read(files, num_files) for name, files in layout.splits.items()}
@@ -68,8 +72,20 @@ def load_folder(path: str, config: DataConfig) -> Source:
         test=splits["test"],
         class_names=layout.class_names,
         left_out=(*layout.left_out, *reader.left_out),
-        notes=tuple(reader.notes()),
+        notes=(*reader.notes(), *_alike(layout.class_names)),
     )
+
+
+def _alike(class_names: Sequence[str]) -> list[str]:
+    """Return a sentence for classes whose names a person may take for one."""
+    forms: dict[str, list[str]] = {}
+    for name in class_names:
+        forms.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+    return [
+        f"the classes {' and '.join(names)} are different ones, though their names differ in capitals or encoding only"
+        for names in forms.values()
+        if len(names) > 1
+    ]
 
 
 class _Reader:
@@ -125,6 +141,8 @@ class _Reader:
             return _decode(content)
         except (tf.errors.InvalidArgumentError, OSError) as error:
             reason = f"it cannot be decoded, {READ_AS_ARE}" if not _readable(file) else "it is damaged or cut short"
+            if isinstance(error, OSError):
+                reason = str(error.strerror)
             if self.config.on_corrupt == "refuse":
                 advice = f"the file {file} cannot be read as an image ({reason}); remove it, or give --on_corrupt skip"
                 raise UserError("--dataset", self.config.dataset, advice) from error
@@ -135,10 +153,11 @@ class _Reader:
         """Count what a person should know of a file; return it as TensorFlow reads it rightly."""
         try:
             with Image.open(io.BytesIO(content)) as image:
-                if image.format == "BMP" and image.mode in ("1", "P", "L"):
-                    return _as_png(image)
                 if oddity := _oddity(image):
                     self.odd[oddity] += 1
+                is_moving_webp = image.format == "WEBP" and getattr(image, "n_frames", 1) > 1
+                if is_moving_webp or (image.format == "BMP" and image.mode in ("1", "P", "L")):
+                    return _as_png(image)
         except Exception:  # Pillow raises many kinds; whether the file can be read is for TensorFlow to say
             return content
         return content
@@ -157,7 +176,7 @@ def _oddity(image: Image.Image) -> str | None:
 
 def _as_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "PNG")
+    ImageOps.exif_transpose(image).convert("RGB").save(buffer, "PNG")
     return buffer.getvalue()
 
 

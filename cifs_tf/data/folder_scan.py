@@ -81,12 +81,15 @@ def find_layout(root: Path, dataset: str) -> Layout:
         the files; a validation folder without a test folder beside it stands for the test split.
 
     Raises:
-        UserError: if there are no classes, a class has no image, or the splits have different classes.
+        UserError: if there are no classes, a class has no image, the splits have different classes, folders look like
+            splits and are not called so, or a name is not UTF-8.
+        OSError: if a folder cannot be read.
     """
     found = _split_folders(root, dataset)
     if "train" not in found:
+        _check_no_splits(root, found, dataset)
         class_names, files, left_out = _read_split(root, root, dataset)
-        return Layout(class_names, {"train": files}, tuple(left_out))
+        return _checked(Layout(class_names, {"train": files}, tuple(left_out)), dataset)
     if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
     others = [child for child in sorted(root.iterdir()) if child not in found.values()]
@@ -102,7 +105,7 @@ def find_layout(root: Path, dataset: str) -> Layout:
             counts = f"{found['train'].name} has {len(names)} classes and {folder.name} has {len(split_names)}"
             advice = f"{counts}, they differ in {different}; give both the same sub-folders"
             raise UserError("--dataset", dataset, advice)
-    return Layout(names, splits, tuple(left_out))
+    return _checked(Layout(names, splits, tuple(left_out)), dataset)
 
 
 def is_image_by_content(file: Path) -> bool:
@@ -125,12 +128,43 @@ def _split_folders(root: Path, dataset: str) -> dict[str, Path]:
     return found
 
 
+def _check_no_splits(root: Path, found: dict[str, Path], dataset: str) -> None:
+    """Refuse folders that look like splits where there is no training split: their images would be of no class."""
+    advice = "call folders of splits train, validation and test, above those of the classes"
+    if found:
+        names = " and ".join(folder.name for folder in found.values())
+        raise UserError("--dataset", dataset, f"it has {names}, and no train beside; {advice}")
+    below = {folder.name: {child.name for child in _folders(folder)} for folder in sorted(_folders(root))}
+    for name, classes in below.items():
+        same = [other for other in below if classes and other != name and below[other] == classes]
+        if same and SPLITS["train"][0] in name.lower():
+            both = " and ".join([name, *same])
+            raise UserError("--dataset", dataset, f"{both} have the same sub-folders; {advice}")
+        as_splits = {split for split, names in SPLITS.items() if {child.lower() for child in classes} & set(names)}
+        if "train" in as_splits and len(as_splits) > 1:
+            splits = " and ".join(sorted(classes))
+            raise UserError("--dataset", dataset, f"the class {name} has the sub-folders {splits}; {advice}")
+
+
+def _checked(layout: Layout, dataset: str) -> Layout:
+    """Refuse names that no other program could read or write."""
+    files = (str(file.path) for split in layout.splits.values() for file in split)
+    for name in (*layout.class_names, *files, *(left.file for left in layout.left_out)):
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise UserError("--dataset", dataset, f"the name {name!a} is not UTF-8, rename it") from error
+    return layout
+
+
 def _read_split(folder: Path, root: Path, dataset: str) -> tuple[tuple[str, ...], tuple[ImageFile, ...], list[LeftOut]]:
     classes = sorted(_folders(folder))
     if not classes:
         raise UserError("--dataset", dataset, f"{folder} has no sub-folders with images; make one for each class")
     files: list[ImageFile] = []
     beside = [child for child in sorted(folder.iterdir()) if child not in classes]
+    if dead := next((child for child in beside if not child.exists()), None):
+        raise UserError("--dataset", dataset, f"the link {dead} leads nowhere; mend or remove it")
     left_out = [LeftOut(str(child.relative_to(root)), "it lies in no class folder") for child in beside]
     for label, class_folder in enumerate(classes):
         images, others = _read_class(class_folder, label, root)
@@ -146,7 +180,7 @@ def _read_class(folder: Path, label: int, root: Path) -> tuple[list[ImageFile], 
     """Find the images of a class in its folder and all folders below."""
     files: list[ImageFile] = []
     left_out: list[LeftOut] = []
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_raise):
         here = Path(parent)
         for name in sorted(folders):
             kind = "a hidden folder" if name.startswith(".") else "a link to a folder"
@@ -165,11 +199,16 @@ def _read_class(folder: Path, label: int, root: Path) -> tuple[list[ImageFile], 
 def _reason_against(file: Path) -> str | None:
     if file.name.startswith("."):
         return "a hidden file"
-    if not file.is_file():
+    # A file that is called an image is read, and refused if that fails, as where a link leads nowhere.
+    is_called_image = file.suffix.lower() in IMAGE_SUFFIXES
+    if not file.is_file() and not (is_called_image and file.is_symlink()):
         return "no regular file"
-    # A file that is called an image is read, and refused if that fails.
-    is_image = file.suffix.lower() in IMAGE_SUFFIXES or is_image_by_content(file)
+    is_image = is_called_image or is_image_by_content(file)
     return None if is_image else "its content is no image"
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _folders(root: Path) -> list[Path]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -32,9 +34,20 @@ class Identity:
     splits: Mapping[str, Mapping[str, str]]
     counts: Mapping[str, int]
 
+    @functools.cached_property
+    def hash(self) -> str:
+        """A hash of all of it, 16 hexadecimal digits: that of other images, splits or classes is another."""
+        whole = json.dumps(self.to_json(), sort_keys=True)
+        return hashlib.blake2b(whole.encode(), digest_size=HASH_BYTES).hexdigest()
+
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON file has it."""
-        return {"schema": SCHEMA, **dataclasses.asdict(self), "class_names": list(self.class_names)}
+        return {
+            "schema": SCHEMA,
+            "class_names": list(self.class_names),
+            "counts": dict(self.counts),
+            "splits": {split: dict(images) for split, images in self.splits.items()},
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Identity:
@@ -70,13 +83,33 @@ def identify(source: Source) -> tuple[Identity, dict[str, int]]:
         splits={name: _record(split, digests[name], source.class_names) for name, split in present.items()},
         counts={name: len(split) for name, split in present.items()},
     )
-    labels_of: dict[bytes, set[int]] = {}
-    for name, split in present.items():
-        for digest, label in zip(digests[name], split.labels.tolist(), strict=True):
-            labels_of.setdefault(digest, set()).add(label)
+    label_of: dict[bytes, int] = {}
+    two_labels = {
+        digest
+        for name, split in present.items()
+        for digest, label in zip(digests[name], split.labels.tolist(), strict=True)
+        if label_of.setdefault(digest, label) != label
+    }
     return identity, {
         "train_and_test": len(set(digests["train"]) & set(digests["test"])),
-        "two_labels": sum(len(labels) > 1 for labels in labels_of.values()),
+        "two_labels": len(two_labels),
+    }
+
+
+def hash_division(splits: Mapping[str, Split]) -> dict[str, str]:
+    """Hash which images of a source a run takes for what: their order, by name or, where they have none, by label.
+
+    Args:
+        splits: what the run takes, by what for.
+
+    Returns:
+        a hash for each; it says nothing of pixels, which `identify` has seen.
+    """
+    return {
+        name: hashlib.blake2b(
+            "\n".join(split.names or ()).encode() + split.labels.astype("<i4").tobytes(), digest_size=HASH_BYTES
+        ).hexdigest()
+        for name, split in splits.items()
     }
 
 
@@ -116,7 +149,9 @@ def differences(recorded: Identity, found: Identity) -> list[str]:
 
 def _record(split: Split, digests: Sequence[bytes], class_names: Sequence[str]) -> dict[str, str]:
     if split.names is None:
-        whole = hashlib.blake2b(b"".join(digests) + split.labels.astype("<i4").tobytes(), digest_size=HASH_BYTES)
+        # By name, as for files: the same images are the same when their classes come in another order.
+        ranks = np.argsort(np.argsort(class_names, kind="stable"))[split.labels]
+        whole = hashlib.blake2b(b"".join(digests) + ranks.astype("<i4").tobytes(), digest_size=HASH_BYTES)
         return {"": whole.hexdigest()}
     named = zip(split.names, split.labels, digests, strict=True)
     return {f"{class_names[label]}/{name}": digest.hex() for name, label, digest in named}

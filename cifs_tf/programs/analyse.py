@@ -41,10 +41,14 @@ class AnalyseOptions(Group):
         attack: fgsm, pgdN or cwN with N steps, as in the run's evaluation.
         attack_beta: beta_atk of the attack, see Eq. (3); null is the strongest of the run's evaluation, after which the
             fewest images were robust, or the run's own beta if it was not evaluated with this attack.
+        dataset: where the run's images are now; null is where they were.
+        other_images: measure on images that the run was not trained beside, of the same classes; summary.json says in
+            what they differ.
         data_dir: where TFDS data lies; null is the run's, or TFDS' own default.
         batch_size: images per batch.
-        workdir: folder to write to; null is RUN/analysis. Of several runs it is runs/analysis/NAMES then, and what was
-            measured stays in the RUN/analysis of each, so that it is not measured again.
+        workdir: folder to write to; null is RUN/analysis, or RUN/analysis/other-images. Of several runs it is
+            runs/analysis/NAMES then, and what was measured stays in the RUN/analysis of each, so that it is not
+            measured again.
     """
 
     run: tuple[str, ...]
@@ -54,6 +58,8 @@ class AnalyseOptions(Group):
     classes: tuple[int | str, ...] | None = None
     attack: str = "pgd20"
     attack_beta: int | float | str | None = None
+    dataset: str | None = None
+    other_images: bool = False
     data_dir: str | None = None
     batch_size: int = bounded(250, low=1)
     workdir: str | None = None
@@ -85,7 +91,8 @@ def analyse(options: AnalyseOptions) -> dict[str, Any]:
     """
     networks = find_networks(options)
     default = Workdir(options.run[0]).path if len(options.run) == 1 else Path("runs")
-    names = () if len(options.run) == 1 else ("-".join(map(_name, options.run)),)
+    names = [] if len(options.run) == 1 else ["-".join(map(_name, options.run))]
+    names += ["other-images"] if options.other_images else []
     folder = Path(options.workdir) if options.workdir else default.joinpath("analysis", *names)
     measured_in = {
         name: (folder if options.workdir else network.path / "analysis") / "activations"
@@ -93,7 +100,7 @@ def analyse(options: AnalyseOptions) -> dict[str, Any]:
     }
     for each in (folder, *measured_in.values()):
         check_folder(each)
-    data: dict[str, Any] = {"data_dir": options.data_dir} if options.data_dir else {}
+    data: dict[str, Any] = {name: value for name in ("dataset", "data_dir") if (value := getattr(options, name))}
     if options.examples is not None:
         # Without this, a run on a part of the training images offers a part of the test images only.
         data |= {"test_examples": None, "train_examples": None}
@@ -111,6 +118,7 @@ def analyse(options: AnalyseOptions) -> dict[str, Any]:
         examples=options.examples,
         classes=options.classes,
         batch_size=options.batch_size,
+        other_images=options.other_images,
     )
 
 

@@ -40,7 +40,12 @@ class EvaluateOptions(Group):
             of it).
         checkpoint: of a run: the network after its last epoch, or after its best on the validation images.
         defense: which network of a run; null is its own, not the twin.
-        dataset: as for run.py; null is that of the run in whose workdir the model lies.
+        dataset: as for run.py; null is that of the run in whose workdir the model lies. With a run it says where the
+            run's images are now.
+        image_size: side in pixels to which tfds: and folder: images are resized; null is the run's, or keeps their
+            size.
+        other_images: of a run: measure on images that it was not trained beside, of the same classes; the report says
+            in what they differ, and the default workdir is another.
         data_dir: where TFDS data lies; null is the run's, or TFDS' own default.
         examples: attack a class-balanced subset of so many test images; null is 200 for quick, 2000 for paper_aa, and
             all of them otherwise.
@@ -57,8 +62,8 @@ class EvaluateOptions(Group):
         strategy: one (one device), mirrored (all GPUs of this machine), or auto: mirrored where there are several GPUs.
         replicas: mirrored only: how many GPUs; without a GPU the processor is divided into so many devices, which is no
             faster. null is all GPUs.
-        workdir: folder for ledger and report; null is DEFENSE/evaluation/SUITE in the run's workdir, or
-            runs/evaluation/MODEL/SUITE.
+        workdir: folder for ledger and report; null is DEFENSE/evaluation/CHECKPOINT/SUITE in the run's workdir
+            (SUITE-other-images there), or runs/evaluation/MODEL/SUITE.
     """
 
     model: str
@@ -66,6 +71,8 @@ class EvaluateOptions(Group):
     checkpoint: Literal["last", "best"] = "last"
     defense: Defense | None = None
     dataset: str | None = None
+    image_size: int | None = bounded(None, low=8)
+    other_images: bool = False
     data_dir: str | None = None
     examples: int | None = bounded(None, low=1)
     epsilon: Ratio | None = bounded(None, above=0, high=1)
@@ -109,7 +116,7 @@ def evaluate(options: EvaluateOptions) -> int:
     Raises:
         UserError: for input that does not fit; nothing has been written then.
     """
-    config, network = _config_of(options)
+    config, home, network = _config_of(options)
     folder = Path(options.workdir) if options.workdir else _default_folder(options, network)
     check_folder(folder)
     # After the check: importing TensorFlow takes seconds, an error should not.
@@ -119,6 +126,8 @@ def evaluate(options: EvaluateOptions) -> int:
         network or options.model,
         config,
         folder,
+        home,
+        other_images=options.other_images,
         suite=options.suite,
         examples=options.examples,
         at_most=EXAMPLES.get(options.suite),
@@ -147,19 +156,28 @@ def merge(argv: Sequence[str]) -> int:
     return merge_shards(ledgers, folder)
 
 
-def _config_of(options: EvaluateOptions) -> tuple[RunConfig, TrainedNetwork | None]:
-    """Return the config of the run that the model belongs to, or of the dataset's recipe, with the options on top."""
+def _config_of(options: EvaluateOptions) -> tuple[RunConfig, Workdir | None, TrainedNetwork | None]:
+    """Return the config of the run that the model lies in, or of the dataset's recipe, with the options on top.
+
+    Beside it that run, if there is one, and its network, if that is the model.
+    """
     path = Path(options.model)
     if not path.exists():
         raise UserError("--model", options.model, "there is no such run or file, give a workdir, .keras or SavedModel")
     home = next((folder for folder in (path, *path.absolute().parents[:4]) if (folder / "config.yaml").is_file()), None)
-    if home is not None and options.dataset is None:
-        config = Workdir(home).read_config("--model")
-    elif options.dataset is None:
+    if home is None and options.dataset is None:
         raise UserError("--dataset", None, "the model lies in no run's workdir, say what to measure it on")
-    else:
+    try:
+        config = None if home is None else Workdir(home).read_config("--model")
+    except UserError:
+        if home == path or options.dataset is None:
+            raise
+        config, home = None, None  # the file is of another program
+    if config is None:
         config = parse_config("evaluate.py", "", [f"--dataset={options.dataset}"])
-    data: dict[str, Any] = {"data_dir": options.data_dir} if options.data_dir else {}
+    data = {name: value for name in ("dataset", "image_size", "data_dir") if (value := getattr(options, name))}
+    if options.other_images:
+        data |= dict.fromkeys(("train_examples", "test_examples", "num_classes")) | {"val_examples": 0}
     if options.examples is not None or options.suite in EXAMPLES:
         # Without this, a run on a part of the training images measures on a part of the test images.
         data |= {"test_examples": None, "train_examples": None}
@@ -174,8 +192,8 @@ def _config_of(options: EvaluateOptions) -> tuple[RunConfig, TrainedNetwork | No
         evaluation=dataclasses.replace(config.evaluation, **evaluation),
         machine=options.machine_config(),
     )
-    is_run = home == path
-    return config, find_network(path, options.defense, options.checkpoint, "--model") if is_run else None
+    network = find_network(path, options.defense, options.checkpoint, "--model") if home == path else None
+    return config, None if home is None else Workdir(home), network
 
 
 def _network_at(path: str, option: str) -> TrainedNetwork | str:
@@ -184,9 +202,10 @@ def _network_at(path: str, option: str) -> TrainedNetwork | str:
 
 
 def _default_folder(options: EvaluateOptions, network: TrainedNetwork | None) -> Path:
+    suite = options.suite + ("-other-images" if options.other_images else "")
     if network is not None:
-        return network.evaluation(options.suite)
+        return network.evaluation(suite)
     name = "-".join(
         part for part in Path(options.model).resolve().with_suffix("").parts[-4:] if part not in ("/", "..", ".")
     )
-    return Path("runs") / "evaluation" / name / options.suite
+    return Path("runs") / "evaluation" / name / suite

@@ -17,17 +17,21 @@ from cifs_tf.evaluation import AttackedModel, build_report, load_attacked, merge
 from cifs_tf.evaluation.examples import pick_examples
 from cifs_tf.evaluation.records import Example, Report
 from cifs_tf.runs.cluster import make_local_cluster
+from cifs_tf.runs.images import OTHERWISE, load_images, read_record
 from cifs_tf.runs.measurement import attack, ledger_name
 from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.trained import TrainedNetwork
+from cifs_tf.runs.workdir import Workdir
 
 
 def evaluate_model(
     model: TrainedNetwork | str,
     config: RunConfig,
     folder: Path,
+    run: Workdir | None = None,
     *,
     suite: str,
+    other_images: bool = False,
     examples: int | None = None,
     at_most: int | None = None,
     mask_gradients: Sequence[str] | None = None,
@@ -41,7 +45,9 @@ def evaluate_model(
         model: a run's network, or the path of a .keras file or SavedModel.
         config: the images, the attacks, their epsilon, batch size and seed, and the devices.
         folder: for ledger and report.
+        run: the workdir of the run that the model lies in, whose images are compared. Default None: there is none.
         suite: see `cifs_tf.evaluation.make_suite`.
+        other_images: measure on images that are not the run's; the report says so. Default False.
         examples: attack a class-balanced subset of so many test images. Default None: of `at_most`.
         at_most: attack so many, if there are as many. Default None: all.
         mask_gradients: attack through these. Default None: all there are, first that of the config.
@@ -61,7 +67,15 @@ def evaluate_model(
     with strategy.scope() if strategy else contextlib.nullcontext():
         victim = _load(model)
         other = None if surrogate is None else _load_surrogate(surrogate)
-    dataset = load_dataset(config.data)
+    dataset = (
+        load_dataset(config.data)
+        if run is None
+        else load_images(config.data, [run], "--model", other_images=other_images, advice=OTHERWISE)
+    )
+    record = read_record(surrogate.run, "--surrogate") if isinstance(surrogate, TrainedNetwork) else None
+    if record is not None and record.identity.class_names != dataset.class_names:
+        advice = f"its classes are {', '.join(record.identity.class_names)}; give one with those of the model"
+        raise UserError("--surrogate", other.name if other else None, advice)
     split = dataset.test
     if examples is not None or at_most is not None:
         split = split.class_balanced(examples or min(at_most or 0, len(split)), "--examples")
@@ -112,8 +126,10 @@ def _publish(report: Report, folder: Path, console: Console, pictures: Sequence[
     for check in report["audit"]:
         if check["verdict"] in ("warn", "fail"):
             console.print(f"audit: {check['verdict']}: {check['name']}: {check['sentence']}", soft_wrap=True)
-    for limit in report["about"]["limits"]:
-        console.print(f"note: {limit}", soft_wrap=True)
+    about = report["about"]
+    others = f"these are not the images of the run: {'; '.join(about['unlike_run'])}" if about.get("unlike_run") else ""
+    for note in filter(None, (others, *about["limits"])):
+        console.print(f"note: {note}", soft_wrap=True)
     console.print("Written:", *(f"  {path}" for path in written), sep="\n", soft_wrap=True)
     return 1 if report["believable"] is False else 0
 

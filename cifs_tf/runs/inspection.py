@@ -13,7 +13,7 @@ from rich.progress import track
 
 from cifs_tf.analysis import Measurement, last_layer_weights, measure_channels, read_verdicts
 from cifs_tf.config import DataConfig
-from cifs_tf.data import ImageDataset, Split, load_dataset
+from cifs_tf.data import ImageDataset, Split
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import Ledger, make_attacks
 from cifs_tf.figures import save_figure
@@ -21,6 +21,7 @@ from cifs_tf.losses import head_weights
 from cifs_tf.models import Classifier
 from cifs_tf.runs.comparison import Comparison
 from cifs_tf.runs.curves import draw_curves
+from cifs_tf.runs.images import OTHERWISE, load_images
 from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.provenance import revision
 from cifs_tf.runs.trained import TrainedNetwork
@@ -38,6 +39,7 @@ def inspect_networks(
     examples: int | None = None,
     classes: Sequence[int | str] | None = None,
     batch_size: int = 250,
+    other_images: bool = False,
 ) -> dict[str, Any]:
     """Attack networks on the same images, or do what is left of it, and write figures and numbers.
 
@@ -52,6 +54,7 @@ def inspect_networks(
         classes: names or numbers of the classes to draw, or `("all",)`. Default None: the most and the least robust
             class of the last network.
         batch_size: images per batch.
+        other_images: accept images that the runs were not trained beside, see `load_images`. Default False.
 
     Returns:
         the content of `summary.json`.
@@ -59,7 +62,8 @@ def inspect_networks(
     Raises:
         UserError: for input that does not fit; nothing has been written then.
     """
-    dataset = load_dataset(data)
+    runs = {network.path.resolve(): network.run for network in networks.values()}
+    dataset = load_images(data, list(runs.values()), other_images=other_images, advice=OTHERWISE)
     split = dataset.test if examples is None else dataset.test.class_balanced(examples, "--examples")
     labels = None if classes is None else _labels_of(classes, dataset, split)
     loaded = {name: _load(network, attack, attack_beta) for name, network in networks.items()}
@@ -81,6 +85,7 @@ def inspect_networks(
     summary = {
         "revision": revision(),
         "dataset": dataset.name,
+        "unlike_run": list(dataset.unlike_run),
         "num_examples": len(split),
         "subset_of": dataset.num_test_images if len(split) < dataset.num_test_images else None,
         "checkpoint": first.checkpoint,
@@ -130,6 +135,8 @@ def _write(folder: Path, comparison: Comparison, figures: dict[str, Figure], sum
 def _show(comparison: Comparison, summary: dict[str, Any], written: Sequence[Path]) -> None:
     console = Console()
     networks = summary["networks"]
+    if summary["unlike_run"]:
+        console.print(f"note: these are not the images of the run: {'; '.join(summary['unlike_run'])}", soft_wrap=True)
     of = f" of {summary['subset_of']:,}" if summary["subset_of"] else ""
     seeds = ", ".join(str(seed) for seed in sorted({network["seed"] for network in networks.values()}))
     title = (

@@ -151,6 +151,8 @@ def attack(
         "revision": revision(),
         "suite": suite,
         "dataset": dataset.name,
+        "images": dataset.identity.hash,
+        "unlike_run": list(dataset.unlike_run),
         "class_names": list(dataset.class_names),
         "subset_of": dataset.num_test_images if len(split) < dataset.num_test_images else None,
     }

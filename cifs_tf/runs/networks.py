@@ -14,6 +14,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.losses import attack_betas_for, head_weights
 from cifs_tf.models import Classifier, build_classifier
 from cifs_tf.runs.cluster import ALONE, Cluster
+from cifs_tf.runs.images import check_warm_start
 from cifs_tf.runs.measurement import attacks_of
 from cifs_tf.runs.workdir import Workdir
 
@@ -69,7 +70,7 @@ def build(config: RunConfig, model: ModelConfig, dataset: ImageDataset, cluster:
         keras.utils.set_random_seed(config.train.seed)
         classifier = build_classifier(model, dataset.image_shape, dataset.num_classes, config.train.precision)
         if config.train.warm_start is not None:
-            _warm_start(classifier, config.train.warm_start, model.defense)
+            _warm_start(classifier, config.train.warm_start, model.defense, dataset)
     return classifier
 
 
@@ -100,11 +101,12 @@ def _check_checkpoints(config: RunConfig, dataset: ImageDataset) -> None:
         raise UserError("--export_checkpoint", "best", "there is no best epoch without --val_examples; give last")
 
 
-def _warm_start(classifier: Classifier, path: str, defense: str) -> None:
+def _warm_start(classifier: Classifier, path: str, defense: str, dataset: ImageDataset) -> None:
     model_file = Workdir(path).model_file(defense)
     if not model_file.exists():
         advice = f"there is no {model_file}, give the workdir of a finished run with the same defense"
         raise UserError("--warm_start", path, advice)
+    check_warm_start(dataset, Workdir(path))
     source = keras.models.load_model(model_file, compile=False)
     theirs, ours = [w.shape for w in source.weights], [w.shape for w in classifier.weights]
     if theirs != ours:

@@ -10,12 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cifs_tf.config import RunConfig
-from cifs_tf.data import ImageDataset, load_dataset
+from cifs_tf.data import ImageDataset
 from cifs_tf.errors import UserError
 from cifs_tf.export import ExportError, export
 from cifs_tf.extras import is_installed
 from cifs_tf.models import Classifier
 from cifs_tf.runs.cluster import Cluster, make_cluster
+from cifs_tf.runs.image_table import show_images
+from cifs_tf.runs.images import check_images, load_training_images, record_images
 from cifs_tf.runs.measurement import check_test_images, measure_checkpoints
 from cifs_tf.runs.networks import build_networks, model_configs
 from cifs_tf.runs.precision import settle_precision
@@ -44,10 +46,10 @@ def run(config: RunConfig, workdir: Workdir) -> dict[str, Any]:
     config = settle_precision(config, workdir, cluster)
     workdir.check(config)
     if cluster.is_chief:
-        dataset = load_dataset(config.data)  # and download it
+        dataset = load_training_images(config.data, workdir)  # and download them
     cluster.wait_for_all()
     if not cluster.is_chief:
-        dataset = load_dataset(config.data)
+        dataset = load_training_images(config.data, workdir)
     check_test_images(dataset, cluster)
     networks = build_networks(config, dataset, cluster)
     if not cluster.is_chief:
@@ -55,6 +57,7 @@ def run(config: RunConfig, workdir: Workdir) -> dict[str, Any]:
         cluster.wait_for_all()
         return {}
     with workdir.open(config):
+        record_images(dataset, workdir)
         cluster.wait_for_all()
         result = _run_chief(config, workdir, dataset, networks, cluster)
     cluster.wait_for_all()
@@ -66,7 +69,8 @@ def _run_worker(
 ) -> None:
     """Make the same steps as the chief; write nothing but what this worker's attacks found."""
     cluster.wait_for_all()  # the chief has opened the workdir
-    cluster.check_shared(workdir.config_file)
+    cluster.check_shared(workdir.images_file)
+    check_images(dataset, workdir)  # with the chief's
     for model in model_configs(config):
         fit(config, model, networks[model.defense], dataset, workdir, cluster=cluster)
         measure_checkpoints(config, model.defense, dataset, workdir, cluster)
@@ -85,9 +89,8 @@ def _run_chief(
             markup=False,
         )
     result = read_json(workdir.result_file) if workdir.result_file.exists() else {**describe(config), "networks": {}}
+    result["images"] = show_images(dataset, console)
     if dataset.unreadable:
-        names = ", ".join(dataset.unreadable[:5]) + (", ..." if len(dataset.unreadable) > 5 else "")
-        console.print(f"{len(dataset.unreadable)} files cannot be read as images and are left out: {names}")
         result["unreadable_images"] = list(dataset.unreadable)
     reports = {}
     for model in model_configs(config):

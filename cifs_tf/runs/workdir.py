@@ -1,6 +1,7 @@
 """The only folder that a run writes to, and where its files are.
 
 config.yaml                     what the run was asked to do
+images.json                     which images it was begun with: classes, splits, hashes; with others it is not continued
 DEFENSE/checkpoints/            the newest checkpoints of the network with that defense, and its best epoch's weights
 DEFENSE/history.json            what each epoch logged
 DEFENSE/curves.png              the same as a picture
@@ -131,6 +132,17 @@ class Workdir:
     def config_file(self) -> Path:
         """The config of the run."""
         return self.path / "config.yaml"
+
+    @property
+    def images_file(self) -> Path:
+        """Which images the run was begun with, see `cifs_tf.runs.images`."""
+        return self.path / "images.json"
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a network was trained there, or a part of one."""
+        left = ("result.json", "*/checkpoints/*", "*/*.keras", "trials/*")
+        return any(next(self.path.glob(pattern), None) for pattern in left)
 
     @property
     def result_file(self) -> Path:

@@ -9,9 +9,11 @@ import grpc
 from rich.console import Console
 
 from cifs_tf.command_line import command
-from cifs_tf.data import ImageDataset, load_dataset
+from cifs_tf.data import ImageDataset
 from cifs_tf.errors import UserError
 from cifs_tf.runs.cluster import Cluster, count_workers, make_cluster
+from cifs_tf.runs.image_table import describe_images, show_images
+from cifs_tf.runs.images import check_images, load_training_images, record_images
 from cifs_tf.runs.precision import settle_precision
 from cifs_tf.runs.provenance import describe, now
 from cifs_tf.runs.workdir import Workdir, read_json, write_json
@@ -43,12 +45,14 @@ def search(config: SearchConfig, workdir: Workdir, argv: Sequence[str] = ()) -> 
         return
     role = Role.from_environment()
     end_with_launcher()
-    dataset = load_dataset(config.data)
+    dataset = load_training_images(config.data, workdir)
     check(config, dataset, cluster)
     if role.kind == "worker":
         _work(config, dataset, workdir, cluster, role)
         return
     with workdir.open(config):
+        record_images(dataset, workdir)
+        show_images(dataset, Console())
         describe_space_to_tensorboard(config, workdir)
         if role.kind == "alone" and config.search.workers is None:
             oracle = _search_alone(config, dataset, workdir, cluster, role)
@@ -79,6 +83,7 @@ def _work(config: SearchConfig, dataset: ImageDataset, workdir: Workdir, cluster
         try:
             tuner.oracle.get_space()
             workdir.check(config)  # by now the chief has written its own
+            check_images(dataset, workdir)  # likewise
             tuner.search()
         except grpc.RpcError as error:
             advice = f"the chief is gone ({error.code().name}); start it and this worker again"
@@ -137,6 +142,7 @@ def _write(
         "finished": now(),
         "max_trials": config.search.num_trials,
         "num_validation_images": len(dataset.validation),
+        "images": describe_images(dataset),
         "trials": rows,
     }
     write_json(workdir.result_file, found)

@@ -17,6 +17,7 @@ from cifs_tf.data import ImageDataset
 from cifs_tf.errors import UserError
 from cifs_tf.files import temporary_of
 from cifs_tf.runs.cluster import ALONE, Cluster
+from cifs_tf.runs.images import record_images
 from cifs_tf.runs.networks import build, build_networks
 from cifs_tf.runs.training import fit
 from cifs_tf.runs.workdir import Workdir, read_json
@@ -70,6 +71,7 @@ class SearchTuner(keras_tuner.Tuner):
         keras.backend.clear_session()
         try:
             with workdir.open(config):
+                record_images(self.dataset, workdir)
                 self._continue_shorter_trial(trial, workdir, defense)
                 session.on_train_begin()
                 network = build(config, config.model, self.dataset, self.cluster)

@@ -9,7 +9,7 @@ import numpy as np
 from cifs_tf.analysis import measure_channels
 from cifs_tf.attacks import PGD
 from cifs_tf.config import RunConfig
-from cifs_tf.data import ImageDataset, Split, load_dataset
+from cifs_tf.data import ImageDataset, Split
 from cifs_tf.evaluation import as_attacked, evaluate, make_attacks
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.tasks import Crafted, Natural
@@ -17,6 +17,7 @@ from cifs_tf.models import Classifier
 from cifs_tf.reproduction.verdict.cells import CHECKPOINTS, SCHEMA, Cell, pack_bits
 from cifs_tf.reproduction.verdict.study import Study
 from cifs_tf.runs.checkpoints import best_epoch
+from cifs_tf.runs.images import load_images
 from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.provenance import now, revision
 from cifs_tf.runs.trained import find_network
@@ -43,7 +44,7 @@ def measure_cell(cell: Cell, study: Study, workdir: Path, data_dir: str | None =
     config = run.read_config()
     if data_dir is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
-    dataset = load_dataset(config.data)
+    dataset = load_images(config.data, [run])
     history, result = read_json(run.history_file(cell.training["defense"])), read_json(run.result_file)
     epochs = {"last": config.train.epochs, "best": best_epoch(history) or config.train.epochs}
     found: dict[str, Any] = {}

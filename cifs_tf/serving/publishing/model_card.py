@@ -63,6 +63,7 @@ def make_card(
         },
         "data": {
             "dataset": dataset.name,
+            "images": dataset.identity.hash,
             "image_shape": list(dataset.image_shape),
             "value_range": [0.0, 1.0],
             "classes": list(dataset.class_names),
@@ -134,6 +135,7 @@ def read_further(run: TrainedNetwork) -> dict[str, Any]:
     return {
         suite: {
             "dataset": report["about"]["dataset"],
+            "unlike_run": report["about"].get("unlike_run", []),
             "epsilon": report["about"]["epsilon"],
             "num_examples": report["num_examples"],
             "clean": accuracy_of(report["natural"]["count"], report["num_examples"]),

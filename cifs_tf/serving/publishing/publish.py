@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from cifs_tf.config import DataConfig
-from cifs_tf.data import ImageDataset, load_dataset
+from cifs_tf.data import ImageDataset
 from cifs_tf.errors import UserError
 from cifs_tf.export import ExportError, export
 from cifs_tf.models import Classifier
+from cifs_tf.runs.images import load_images
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.serving.publishing.model_card import make_card, write_card
 from cifs_tf.serving.publishing.options import ExportOptions
@@ -33,10 +34,11 @@ def publish_run(
     moved = {name: getattr(options, name) for name in ("dataset", "data_dir") if getattr(options, name)}
     data = dataclasses.replace(run.config.data, **moved)
     classifier = run.load()
-    dataset = _load_images(data, classifier)
+    dataset = _load_images(run, data, classifier)
     if options.int8:
         # All the images: the run may have taken a part of them only.
-        full = _load_images(dataclasses.replace(data, train_examples=None, test_examples=None), classifier)
+        whole = dataclasses.replace(data, train_examples=None, test_examples=None)
+        full = dataset if whole == data else _load_images(run, whole, classifier)
         number = options.int8_examples or min(INT8_EXAMPLES, len(full.test))
         test = full.test.class_balanced(number, "--int8_examples")
     card: dict[str, Any] = {}
@@ -78,8 +80,8 @@ def publish_run(
     return published, card
 
 
-def _load_images(data: DataConfig, classifier: Classifier) -> ImageDataset:
-    dataset = load_dataset(data)
+def _load_images(run: TrainedNetwork, data: DataConfig, classifier: Classifier) -> ImageDataset:
+    dataset = load_images(data, [run.run], advice="restore them, or say with --dataset where they are now")
     if (dataset.image_shape, dataset.num_classes) != (classifier.image_shape, classifier.num_classes):
         advice = (
             f"its images have the shape {dataset.image_shape} and {dataset.num_classes} classes, the network takes "

@@ -1,6 +1,7 @@
 """Layouts of folders that people have: each file is used as what it is, or named with the reason."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -111,6 +112,126 @@ def test_two_folders_for_one_split_are_refused(tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        (("val/a", "val/b", "test/a", "test/b"), "it has val and test, and no train beside"),
+        (("test/a", "test/b"), "it has test, and no train beside"),
+        (("a", "b", "test/a", "test/b"), "it has test, and no train beside"),
+        (
+            ("train_set/a", "train_set/b", "test_set/a", "test_set/b"),
+            "train_set and test_set have the same sub-folders",
+        ),
+        (("a/train", "a/test", "b/train", "b/test"), "class a has the sub-folders test and train"),
+        (("train/Cat", "train/dog", "test/cat", "test/dog"), "they differ in Cat, cat"),
+    ],
+)
+def test_folders_that_look_like_splits_are_no_classes(tmp_path, layout, words):
+    make(tmp_path, {f"{folder}/{{}}.png": 4 for folder in layout})
+    with pytest.raises(UserError, match=words):
+        load(tmp_path)
+
+
+def test_sub_folders_of_classes_may_be_the_same(tmp_path):
+    dataset = load(make(tmp_path, {f"{name}/{side}/{{}}.png": 5 for name in ("ant", "bee") for side in ("l", "r")}))
+    assert dataset.class_names == ("ant", "bee")
+    assert total(dataset) == 20
+
+
+@pytest.mark.parametrize(("first", "second"), [("Cat", "cat"), ("caf\u00e9", "cafe\u0301")])
+def test_classes_that_look_alike_are_said(tmp_path, first, second):
+    dataset = load(make(tmp_path, {f"{name}/{{}}.png": 5 for name in (first, second, "dog")}))
+    assert set(dataset.class_names) == {first, second, "dog"}
+    assert len(dataset.notes) == 1
+    assert " and ".join(sorted((first, second))) in dataset.notes[0]
+
+
+@pytest.mark.parametrize("name", [b"a/\xff.png", b"\xffclass/1.png", b"a/\xff.txt"])
+def test_names_that_are_not_utf8_are_refused(tmp_path, name):
+    make(tmp_path, {"a/{}.png": 5, "b/{}.png": 5})
+    odd = os.path.join(os.fsencode(tmp_path), name)
+    os.makedirs(os.path.dirname(odd), exist_ok=True)
+    with open(odd, "wb") as file:
+        file.write((tmp_path / "a" / "0.png").read_bytes() if name.endswith(b"png") else b"text")
+    with pytest.raises(UserError, match=r"the name '.*\\udcff.*' is not UTF-8"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["", "a", "a/plain"])
+def test_what_cannot_be_opened_is_one_sentence(tmp_path, where, monkeypatch):
+    """A folder or a file without a suffix that the system does not open; nothing is passed over."""
+    make(tmp_path, {"a/{}.png": 5, "b/{}.png": 5})
+    (tmp_path / "a" / "plain").write_bytes((tmp_path / "a" / "0.png").read_bytes())
+    shut = tmp_path / where
+    scandir, file_open = os.scandir, type(tmp_path).open
+
+    def refuse(path):
+        if str(path) == str(shut):
+            raise PermissionError(13, "Permission denied", str(path))
+
+    def scan(path="."):
+        refuse(path)
+        return scandir(path)
+
+    def open_file(path, *args, **kwargs):
+        refuse(path)
+        return file_open(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    monkeypatch.setattr(os, "listdir", lambda path=".": refuse(path) or [entry.name for entry in scandir(path)])
+    monkeypatch.setattr(type(tmp_path), "open", open_file)
+    with pytest.raises(UserError, match=rf"{shut} cannot be read \(Permission denied\)"):
+        load(tmp_path)
+
+
+def test_links_are_followed_to_files_and_classes_and_no_further(tmp_path):
+    """A linked file and a linked class are used, a linked folder below a class is named, a dead link is refused."""
+    make(tmp_path, {"set/a/{}.png": 5, "set/b/{}.png": 5, "else/{}.png": 4})
+    (tmp_path / "set" / "a" / "linked.png").symlink_to(tmp_path / "else" / "0.png")
+    (tmp_path / "set" / "a" / "loop").symlink_to(tmp_path / "set" / "a")
+    (tmp_path / "set" / "c").symlink_to(tmp_path / "else")
+    dataset = load(tmp_path / "set")
+    assert (dataset.class_names, total(dataset)) == (("a", "b", "c"), 15)
+    assert [(left.file, left.reason) for left in dataset.left_out] == [("a/loop", "a link to a folder")]
+    dead = tmp_path / "set" / "a" / "dead.png"
+    dead.symlink_to(tmp_path / "nothing.png")
+    with pytest.raises(UserError, match=r"dead\.png cannot be read as an image \(No such file"):
+        load(tmp_path / "set")
+    assert load(tmp_path / "set", on_corrupt="skip").unreadable == ("a/dead.png",)
+    dead.unlink()
+    (tmp_path / "set" / "d").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(UserError, match=r"the link .*d leads nowhere"):
+        load(tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        *(("CMYK", "jpg"), ("L", "jpg"), ("LA", "png"), ("1", "png"), ("P", "png"), ("P", "gif"), ("1", "bmp")),
+        *(("L", "bmp"), ("RGBA", "png"), ("RGBA", "webp"), ("RGBA", "bmp"), ("I;16", "png")),
+    ],
+)
+def test_pixels_are_those_that_pillow_reads(tmp_path, mode, kind):
+    """Of every mode: what an independent decoder makes of the file, to the rounding of JPEG."""
+    make(tmp_path, {"b/{}.png": 4})
+    (tmp_path / "a").mkdir()
+    for index in range(4):
+        picture = Image.fromarray(PIXELS[index])
+        if mode == "I;16":
+            picture = Image.fromarray(PIXELS[index][..., 0].astype(np.uint16) * 256 + PIXELS[index][..., 1])
+        elif mode != "RGB":
+            picture = picture.convert(mode)
+        picture.save(tmp_path / "a" / f"{index}.{kind}", **({"lossless": True} if kind == "webp" else {}))
+    dataset = load(tmp_path)
+    assert total(dataset) == 8
+    for split in (dataset.train, dataset.test):
+        for image, name in zip(split.images[split.labels == 0], np.array(split.names)[split.labels == 0], strict=True):
+            with Image.open(tmp_path / "a" / name) as picture:
+                wide = np.asarray(picture) // 256 if mode == "I;16" else np.asarray(picture.convert("RGB"))
+            expected = np.broadcast_to(wide[..., None] if wide.ndim == 2 else wide, image.shape)
+            assert np.abs(image.astype(int) - expected).max() <= (3 if kind == "jpg" else 0)
+
+
 def test_a_class_with_one_image_is_refused(tmp_path):
     make(tmp_path, {"a/{}.png": 20, "rare/{}.png": 1})
     with pytest.raises(UserError, match="the class rare has one image"):
@@ -165,10 +286,18 @@ def test_transparency_and_twelve_bits_are_said(tmp_path):
     Image.fromarray(PIXELS[0][..., 0].astype(np.uint16) * 16).save(tmp_path / "a" / "xray.png")
     frames = [Image.fromarray(image) for image in PIXELS[:2]]
     frames[0].save(tmp_path / "a" / "moving.gif", save_all=True, append_images=frames[1:])
-    notes = load(tmp_path).notes
-    assert len(notes) == 3
-    for word in ("transparent", "16 bits", "animated"):
-        assert sum(note.startswith("1 file:") and word in note for note in notes) == 1
+    frames[0].save(tmp_path / "b" / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
+    dataset = load(tmp_path)
+    for number, words in (("1 file:", "transparent"), ("1 file:", "16 bits"), ("2 files:", "animated")):
+        assert sum(note.startswith(number) and words in note for note in dataset.notes) == 1
+    assert len(dataset.notes) == 3
+    moving = [
+        image
+        for split in dataset.splits.values()
+        for image, name in zip(split.images, split.names, strict=True)
+        if name == "moving.webp"
+    ]
+    np.testing.assert_array_equal(moving, PIXELS[:1])
 
 
 def test_another_file_moves_no_file(tmp_path):

@@ -9,8 +9,11 @@ import time
 import pytest
 
 from cifs_tf.config import DataConfig, ModelConfig, OutputConfig, RunConfig
+from cifs_tf.data import load_dataset
 from cifs_tf.export import export
+from cifs_tf.runs.images import record_images
 from cifs_tf.runs.recipes import dump_yaml
+from cifs_tf.runs.workdir import Workdir
 from tests import running
 
 
@@ -33,6 +36,7 @@ def workdir(tmp_path_factory, trained):
     )
     (path / "cifs").mkdir(parents=True)
     (path / "config.yaml").write_text(dump_yaml(config))
+    record_images(load_dataset(config.data), Workdir(path))
     trained.classifier.save(path / "cifs" / "last.keras")
     export(trained.classifier, path / "export" / "cifs", formats=["savedmodel"], version=1)
     return path

@@ -17,12 +17,14 @@ def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
     assert [child.name for child in tmp_path.iterdir()] == ["out"]
     workdir = tmp_path / "out"
     visible = {child.name for child in workdir.iterdir() if not child.name.startswith(".")}
-    assert visible == {"config.yaml", "result.json", "cifs", "vanilla", "export"}
+    assert visible == {"config.yaml", "images.json", "result.json", "cifs", "vanilla", "export"}
     assert (workdir / "export" / "cifs" / "1" / "saved_model.pb").exists()
     assert list((workdir / "cifs" / "tensorboard").rglob("events.out.tfevents.*"))
     result = json.loads((workdir / "result.json").read_text())
     assert result["config"]["epochs"] == 2
     assert result["versions"]["tensorflow"]
+    assert sum(split["train"] for split in result["images"]["classes"].values()) == 64
+    assert result["images"]["hash"] == json.loads((workdir / "images.json").read_text())["hash"]
     for defense, betas in (("vanilla", {"0"}), ("cifs", {"0", "2"})):
         network = result["networks"][defense]
         assert set(network["evaluation"]) == {"last", "best"}

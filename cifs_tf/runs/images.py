@@ -1,0 +1,231 @@
+"""The images of a run: recorded in its workdir at the first start, and compared whenever the run is used again."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Sequence
+
+from cifs_tf.config import DataConfig
+from cifs_tf.data import ImageDataset, load_dataset
+from cifs_tf.data.identity import Identity, differences, hash_division
+from cifs_tf.errors import UserError
+from cifs_tf.files import hold_lock
+from cifs_tf.runs.workdir import LOCK_FILE, Workdir, write_json
+
+FOLDER = "folder:"
+OTHERWISE = "restore them, or measure on these knowingly with --other_images"
+TRAIN_ANEW = "restore them, or train anew in another --workdir"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """Content of `images.json`.
+
+    Args:
+        identity: the images that the run was begun with, all of them.
+        division: which of them it takes for what, see `hash_division`; empty of a run made before there were records.
+    """
+
+    identity: Identity
+    division: dict[str, str]
+
+
+def load_images(
+    data: DataConfig,
+    runs: Sequence[Workdir],
+    option: str = "--run",
+    *,
+    other_images: bool = False,
+    advice: str = "restore them",
+) -> ImageDataset:
+    """Load images for trained networks, and refuse others than those that their runs were trained on.
+
+    Classes in another order are brought into that of the runs. A run that was made before runs recorded their images is
+    believed on a dataset by name, whose splits are as they were, and records it now; a folder was divided otherwise
+    then.
+
+    Args:
+        data: where the images are now.
+        runs: the folders of the runs, one at least.
+        option: names a run in errors. Default `"--run"`.
+        other_images: accept others of the same classes; `ImageDataset.unlike_run` says in what they differ. Default
+            False.
+        advice: what to do about other images. Default: to restore those of the run.
+
+    Returns:
+        the images.
+
+    Raises:
+        UserError: for other images or classes, or a record that cannot be read.
+    """
+    records = {run: read_record(run, option) for run in runs}
+    for run, record in records.items():
+        if record is None:
+            _check_unrecorded(data, run, option)
+    dataset = load_dataset(data)
+    recorded = {run: record.identity for run, record in records.items() if record}
+    if len({identity.class_names for identity in recorded.values()}) > 1:
+        names = ", ".join(str(run.path) for run in recorded)
+        raise UserError(option, names, "their classes are others, or in another order; give runs on the same classes")
+    for run, identity in recorded.items():
+        dataset = _match(dataset, identity, run, advice, other_images)
+    for run in records.keys() - recorded.keys():
+        # One that cannot be written to, or is busy, is recorded another time.
+        with contextlib.suppress(OSError), hold_lock(run.path / LOCK_FILE):
+            if not run.images_file.exists():
+                _write_record(dataset, run, {})  # what is loaded here may be another part than the run takes
+    return dataset
+
+
+def load_training_images(data: DataConfig, run: Workdir) -> ImageDataset:
+    """Load the images to train on: those that the run was begun with, if anything was trained.
+
+    Raises:
+        UserError: as for `load_images`.
+    """
+    record = read_record(run, "--workdir") if run.has_begun else None
+    if record is None and run.has_begun:
+        _check_unrecorded(data, run, "--workdir")
+    dataset = load_dataset(data)
+    return dataset if record is None else _match(dataset, record.identity, run, TRAIN_ANEW)
+
+
+def record_images(dataset: ImageDataset, run: Workdir) -> None:
+    """Record the images of a run that begins, or compare those of one that has begun; its lock must be held.
+
+    Raises:
+        UserError: as for `check_images`.
+    """
+    if run.has_begun and run.images_file.exists():
+        check_images(dataset, run)
+    else:
+        _write_record(dataset, run, hash_division(dataset.splits))
+
+
+def check_images(dataset: ImageDataset, run: Workdir) -> None:
+    """Refuse images that are not those that a run has recorded, or another division of them.
+
+    Raises:
+        UserError: if so.
+    """
+    record, division = read_record(run, "--workdir"), hash_division(dataset.splits)
+    if record is None:
+        raise UserError("--workdir", run.path, f"its {run.images_file.name} is gone; {TRAIN_ANEW}")
+    _match(dataset, record.identity, run, TRAIN_ANEW)
+    if changed := [name for name in record.division if division[name] != record.division[name]]:
+        advice = f"the run in {run.path} took other images of it for {', '.join(changed)}; {TRAIN_ANEW}"
+        raise UserError("--dataset", dataset.name, advice)
+
+
+def check_warm_start(dataset: ImageDataset, run: Workdir) -> None:
+    """Refuse to start from the weights of a run on other classes, or on images that are test images here.
+
+    Args:
+        dataset: the images to train on.
+        run: the folder of the run that the weights come from.
+
+    Raises:
+        UserError: if so, or if it is not known what that run was trained on.
+    """
+    record = read_record(run, "--warm_start")
+    if record is None:
+        _check_unrecorded(DataConfig(dataset=dataset.name), run, "--warm_start")
+        return
+    if record.identity.class_names != dataset.class_names:
+        advice = f"it was trained on the classes {', '.join(record.identity.class_names)}, give a run on the same ones"
+        raise UserError("--warm_start", run.path, f"{advice}, in the same order")
+    known = _count_known(dataset, record.identity)
+    if record.identity.hash != dataset.identity.hash and known > dataset.duplicates["train_and_test"]:
+        advice = f"{known:,} of the test images of {dataset.name} were trained or validated on there, give another run"
+        raise UserError("--warm_start", run.path, advice)
+
+
+def read_record(run: Workdir, option: str = "--run") -> Record | None:
+    """Read which images a run was begun with.
+
+    Args:
+        run: the run's folder.
+        option: names the run in errors. Default `"--run"`.
+
+    Returns:
+        the record; None if there is none.
+
+    Raises:
+        UserError: if it is damaged, or of another version.
+    """
+    try:
+        found = json.loads(run.images_file.read_text(encoding="utf-8"))
+        record = Record(Identity.from_json(found), dict(found["division"]))
+        if found["hash"] != record.identity.hash:
+            raise ValueError("its hash is not that of its content")
+        return record
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        advice = f"its {run.images_file.name} cannot be read ({reason}); restore it, or train anew in another --workdir"
+        raise UserError(option, run.path, advice) from error
+
+
+def images_hash(run: Workdir, option: str = "--run") -> str | None:
+    """Return the hash of a run's images, their splits and classes: `ImageDataset.identity.hash` at its first start.
+
+    Returns:
+        16 hexadecimal digits; None if the run has no record.
+
+    Raises:
+        UserError: as for `read_record`.
+    """
+    record = read_record(run, option)
+    return None if record is None else record.identity.hash
+
+
+def _write_record(dataset: ImageDataset, run: Workdir, division: dict[str, str]) -> None:
+    if run.has_begun:
+        print(f"note: {run.path} had not recorded its images; they are taken for those of {dataset.name} of now")
+    described = {"dataset": dataset.name, "hash": dataset.identity.hash, "division": division}
+    write_json(run.images_file, {**described, **dataset.identity.to_json()})
+
+
+def _check_unrecorded(data: DataConfig, run: Workdir, option: str) -> None:
+    """Refuse a run without a record, unless it was trained on a dataset by name, which is what is loaded now."""
+    trained_on = str(run.stored("dataset"))
+    if trained_on.startswith(FOLDER):
+        advice = (
+            f"it has no {run.images_file.name}, so it is not known which images of {trained_on} it was trained on "
+            "(runs made before there was such a record divided folders otherwise); train anew in another --workdir"
+        )
+        raise UserError(option, run.path, advice)
+    if data.dataset != trained_on:
+        advice = (
+            f"it has no {run.images_file.name} to compare {data.dataset} with; use it once without --dataset, on "
+            f"{trained_on}, which records that"
+        )
+        raise UserError(option, run.path, advice)
+
+
+def _match(
+    dataset: ImageDataset, recorded: Identity, run: Workdir, advice: str, other_images: bool = False
+) -> ImageDataset:
+    """Bring the classes into the run's order, and compare."""
+    if dataset.class_names != recorded.class_names and set(dataset.class_names) == set(recorded.class_names):
+        dataset = dataset.with_classes(recorded.class_names)
+    different = differences(recorded, dataset.identity)
+    if not different:
+        return dataset
+    said = f"its images are not those of the run in {run.path} ({'; '.join(different)})"
+    if dataset.class_names != recorded.class_names and other_images:
+        raise UserError("--dataset", dataset.name, f"{said}; give images of the same classes")
+    if not other_images:
+        raise UserError("--dataset", dataset.name, f"{said}; {advice}")
+    if known := _count_known(dataset, recorded):
+        number = len(dataset.identity.splits["test"])
+        different.append(f"{known:,} of the {number:,} images of its test split were trained or validated on")
+    return dataclasses.replace(dataset, unlike_run=tuple(dict.fromkeys((*dataset.unlike_run, *different))))
+
+
+def _count_known(dataset: ImageDataset, recorded: Identity) -> int:
+    """Count the images of a test split that a run was trained or validated on, as far as it recorded single images."""
+    splits = (recorded.splits.get(split, {}) for split in ("train", "validation"))
+    known = {digest for images in splits for digest in images.values()}
+    return sum(digest in known for digest in dataset.identity.splits["test"].values())
