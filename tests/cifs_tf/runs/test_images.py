@@ -11,7 +11,14 @@ from PIL import Image
 from cifs_tf.config import DataConfig, OutputConfig, RunConfig
 from cifs_tf.data import load_dataset
 from cifs_tf.errors import UserError
-from cifs_tf.runs.images import check_images, images_hash, load_images, load_training_images, record_images
+from cifs_tf.runs.images import (
+    check_images,
+    check_warm_start,
+    images_hash,
+    load_images,
+    load_training_images,
+    record_images,
+)
 from cifs_tf.runs.workdir import Workdir
 from tests.running import run_here
 
@@ -161,6 +168,32 @@ def test_a_run_without_a_record_is_not_believed_on_a_folder(pets, tmp_path):
     run.model_file("cifs").unlink()  # nothing was trained yet: the images of now are as good as any
     record_images(load_training_images(data, run), run)
     assert run.images_file.exists()
+
+
+def test_a_warm_start_does_not_know_the_test_images(pets, tmp_path):
+    """From the same images, and from more of them; not from other classes, or from what is tested on here."""
+    data = DataConfig(dataset=f"folder:{pets}")
+    run = begin(tmp_path, data)
+    check_warm_start(load_dataset(data), run)
+    add(pets)
+    check_warm_start(load_dataset(data), run)
+    record = json.loads(run.images_file.read_text())
+    for name in record["splits"]["train"]:
+        target = tmp_path / "other" / ("test" if "bee" in name else "train") / name
+        for each in (target, tmp_path / "other" / "test" / name, tmp_path / "other" / "train" / name):
+            each.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((pets / name).read_bytes())
+    for name in ("train/bee", "test/ant", "test/cat"):
+        Image.new("RGB", (8, 8), (9, 9, len(name))).save(tmp_path / "other" / name / "new.png")
+    other = load_dataset(DataConfig(dataset=f"folder:{tmp_path / 'other'}"))
+    known = sum("bee" in name for name in record["splits"]["train"])
+    with pytest.raises(UserError, match=rf"--warm_start: .*{known} of the test images of .* were trained"):
+        check_warm_start(other, run)
+    with pytest.raises(UserError, match=r"--warm_start: .*trained on the classes ant, bee, cat"):
+        check_warm_start(other.with_classes(("bee", "ant", "cat")), run)
+    run.images_file.unlink()
+    with pytest.raises(UserError, match=r"--warm_start: .*not known which images"):
+        check_warm_start(other, run)
 
 
 def test_images_may_change_while_nothing_is_trained(pets, tmp_path):
