@@ -31,6 +31,7 @@ from cifs_tf.evaluation.outputs import (
 from cifs_tf.framework_internals import built_shapes, layers_of
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.models import Classifier, load_model, with_precision
+from cifs_tf.models.side_effects import check_side_effects
 
 PAPER_TOP_K = 2
 # Parts of a configuration that do not affect what a model computes.
@@ -119,7 +120,7 @@ def as_attacked(
     )
 
 
-def load_attacked(path: str | os.PathLike[str], name: str | None = None) -> AttackedModel:
+def load_attacked(path: str | os.PathLike[str], name: str | None = None, *, trust: bool = False) -> AttackedModel:
     """Load a model to attack from a file: a `.keras` model, or a SavedModel folder (or the folder of its versions).
 
     A SavedModel of this project brings the signatures `heads_*`, which differ in the gradient through the masks. Of any
@@ -128,17 +129,19 @@ def load_attacked(path: str | os.PathLike[str], name: str | None = None) -> Atta
     Args:
         path: the file or folder.
         name: what the report calls it; None (default) is the path.
+        trust: load a SavedModel whose operations reach files, the network or Python too. Default False.
 
     Returns:
         the attacked model.
 
     Raises:
-        UserError: if there is no such model, it cannot be loaded, or it is no image classifier.
+        UserError: if there is no such model, it cannot be loaded or does more than compute, or it is no image
+            classifier.
     """
-    return dataclasses.replace(_load(path, name), reload=functools.partial(_load, path, name))
+    return dataclasses.replace(_load(path, name, trust), reload=functools.partial(_load, path, name, trust))
 
 
-def _load(path: str | os.PathLike[str], name: str | None) -> AttackedModel:
+def _load(path: str | os.PathLike[str], name: str | None, trust: bool) -> AttackedModel:
     path, name = Path(path), name or str(path)
     if not path.exists():
         raise UserError("model", path, "there is no such file, give a .keras file or a SavedModel folder")
@@ -148,6 +151,7 @@ def _load(path: str | os.PathLike[str], name: str | None) -> AttackedModel:
     folder = path if (path / "saved_model.pb").exists() or not versions else path / str(versions[0])
     if not (folder / "saved_model.pb").exists():
         raise UserError("model", path, "it holds no saved_model.pb, give a .keras file or a SavedModel folder")
+    check_side_effects(folder, trust)
     try:
         loaded = tf.saved_model.load(str(folder))
     except Exception as error:

@@ -40,7 +40,9 @@ def load_model(path: str | os.PathLike[str], **kwargs: Any) -> keras.Model:
     try:
         return keras.models.load_model(path, **kwargs)
     except Exception as error:  # whatever a foreign file makes Keras raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        # Of nested layers Keras has the cause at the end, behind their whole configuration.
+        cause = str(error).rpartition("Exception encountered: ")[2]
+        reason = next(iter(cause.strip().splitlines()), type(error).__name__)
         raise UserError("model", path, f"Keras cannot load it ({reason}), give a .keras file") from error
 
 

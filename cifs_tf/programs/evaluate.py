@@ -6,8 +6,9 @@
     python training/evaluate.py --model runs/digits --suite strict --shard 1/4      on one of four machines
     python training/evaluate.py merge FOLDER LEDGER LEDGER LEDGER LEDGER            then join what they found
 
---model takes the workdir of a run, a .keras file or a SavedModel, of this project or any other. Everything is written
-to --workdir; the same command again continues there.
+--model takes the workdir of a run, a .keras file or a SavedModel, of this project or any other. A SavedModel runs its
+operations, a .keras file no code of its own; see --trust. Everything is written to --workdir; the same command again
+continues there.
 """
 
 import dataclasses
@@ -64,6 +65,7 @@ class EvaluateOptions(Group):
             faster. null is all GPUs.
         workdir: folder for ledger and report; null is DEFENSE/evaluation/CHECKPOINT/SUITE in the run's workdir
             (SUITE-other-images there), or runs/evaluation/MODEL/SUITE.
+        trust: load a SavedModel whose operations reach files, the network or Python code too.
     """
 
     model: str
@@ -87,6 +89,7 @@ class EvaluateOptions(Group):
     strategy: Literal["auto", "one", "mirrored"] = "auto"
     replicas: int | None = None
     workdir: str | None = None
+    trust: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,6 +138,7 @@ def evaluate(options: EvaluateOptions) -> int:
         audit=options.audit,
         surrogate=_network_at(options.surrogate, "--surrogate") if options.surrogate else None,
         shard=options.shard,
+        trust=options.trust,
     )
 
 

@@ -5,8 +5,9 @@
     python serving/server.py --model_config_file models.config --enable_batching
     python serving/server.py --model_base_path DIR --backend onnx
 
-Flags, files and answers are TF Serving's, so that the real one can take its place by changing host and port. Ctrl-C or
-SIGTERM answers what has come and ends.
+Flags, files and answers are TF Serving's, so that the real one can take its place by changing host and port. As there,
+a SavedModel runs its operations, whatever they do: serve models that you trust. Ctrl-C or SIGTERM answers what has come
+and ends.
 """
 
 from collections.abc import Sequence

@@ -38,6 +38,7 @@ def evaluate_model(
     audit: bool | None = None,
     surrogate: TrainedNetwork | str | None = None,
     shard: str = "1/1",
+    trust: bool = False,
 ) -> int:
     """Attack a model with a suite, or with what is left of it, and write the report.
 
@@ -54,6 +55,7 @@ def evaluate_model(
         audit: whether to look for gradient masking. Default None: as the suite does.
         surrogate: as `model`, for a transfer attack in the audit. Default None.
         shard: attack the part `i/n` of the images, and write no report. Default all of them.
+        trust: load SavedModels that do more than compute too, see `load_attacked`. Default False.
 
     Returns:
         0, or 1 if the audit failed.
@@ -65,8 +67,8 @@ def evaluate_model(
     cluster = make_local_cluster(config.machine)
     strategy = cluster.strategy if cluster.num_replicas > 1 else None
     with strategy.scope() if strategy else contextlib.nullcontext():
-        victim = _load(model)
-        other = None if surrogate is None else _load_surrogate(surrogate)
+        victim = _load(model, trust)
+        other = None if surrogate is None else _load_surrogate(surrogate, trust)
     dataset = (
         load_dataset(config.data)
         if run is None
@@ -163,15 +165,15 @@ def summary(report: Report) -> Table:
     return table
 
 
-def _load(model: TrainedNetwork | str) -> AttackedModel:
+def _load(model: TrainedNetwork | str, trust: bool) -> AttackedModel:
     if isinstance(model, TrainedNetwork):
         return load_attacked(model.model_file, name=model.title)
-    return load_attacked(model)
+    return load_attacked(model, trust=trust)
 
 
-def _load_surrogate(model: TrainedNetwork | str) -> AttackedModel:
+def _load_surrogate(model: TrainedNetwork | str, trust: bool) -> AttackedModel:
     try:
-        return _load(model)
+        return _load(model, trust)
     except UserError as error:
         raise UserError("--surrogate", error.received, error.advice) from error
 

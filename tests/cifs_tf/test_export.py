@@ -18,6 +18,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.export import ExportError, decode_images, disagreement, export
 from cifs_tf.layers import CIFS
 from cifs_tf.models import Classifier, build_classifier
+from cifs_tf.models.side_effects import side_effects
 
 SHAPE = (8, 12, 3)
 CLASSES = 5
@@ -78,6 +79,7 @@ def assert_agrees(outputs, heads):
 def test_layout(exported):
     assert exported.name == "1"
     assert {"saved_model.pb", "variables", "model.onnx", "labels.json"} <= {file.name for file in exported.iterdir()}
+    assert side_effects(exported) == []
     assert json.loads((exported / "labels.json").read_text())[0] == "ä"
     assert [child.name for child in exported.parent.iterdir()] == ["1"]
 
