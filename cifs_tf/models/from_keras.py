@@ -11,6 +11,7 @@ import numpy as np
 from cifs_tf.errors import UserError
 from cifs_tf.framework_internals import calls, graph_of, layers_of, operation_of, run_graph
 from cifs_tf.models.classifier import Classifier
+from cifs_tf.models.pixel_range import check_range
 
 # What the families of keras.applications do to pixels of 0 to 255, for images in [0, 1].
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -32,7 +33,6 @@ _POOLING = {3: _FEATURES[0], 4: _FEATURES[1], 5: _FEATURES[2]}
 _STRIDED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 # github.com/uxlfoundation/oneDNN/issues/6035
 _ONEDNN_FEW_CHANNELS = 16
-_DIVIDES_PIXELS = 0.1  # the scale of a layer that is made for pixels of 0 to 255 is below this
 
 
 def defend(
@@ -51,6 +51,9 @@ def defend(
     the model itself stays as it is. A softmax at the end is left out: losses and attacks need logits. A `Normalization`
     becomes a `Rescaling` by its statistics as they are now.
 
+    Train new cuts in a trained model with `CIFS(label_in_mask=False, importance_scale="mean_one")`: the label in the
+    mask and a mask that sums to one, the paper's for training from scratch, cost it much of its accuracy.
+
     Args:
         model: functional or `Sequential` Keras model of one image input (batch, ..., channels), channels last, and one
             output: classes (batch, classes), or features without a top. A nested model stays one layer if a name in it
@@ -68,7 +71,8 @@ def defend(
         the classifier; only selection layers and an added head bring weights of their own.
 
     Raises:
-        UserError: for a model that cannot be taken, or a cut that cannot be made, and why.
+        UserError: for a model that cannot be taken, one that is made for other pixels than the preprocessing makes, or
+            a cut that cannot be made, and why.
 
     Warns:
         UserWarning: if it has strided 1x1 convolutions whose gradients oneDNN gets wrong.
@@ -96,8 +100,8 @@ def defend(
         raise UserError("num_classes", num_classes, advice)
     backbone = keras.Model(image, output, name=model.name)
     _check_answers(backbone)
-    if preprocessing is None:
-        _check_range(backbone)
+    if preprocessing is None or isinstance(preprocessing, str):
+        check_range(backbone, preprocessing)
     _warn_of_onednn(backbone)
     return Classifier(backbone, cuts, name=name or f"{model.name}_defended")
 
@@ -335,19 +339,6 @@ def _check_answers(backbone: keras.Model) -> None:
     if np.all(answers >= 0) and np.allclose(answers.sum(axis=1), 1, atol=1e-2):
         advice = "it answers with probabilities, end it in logits (classifier_activation=None)"
         raise UserError("model", backbone.name, advice)
-
-
-def _check_range(backbone: keras.Model) -> None:
-    """Refuse a model that begins by bringing pixels of 0 to 255 to order, if nothing makes such pixels."""
-    for node in calls(backbone):
-        layer = node.operation
-        is_first = any(tensor is backbone.inputs[0] for tensor in node.input_tensors)
-        if is_first and isinstance(layer, keras.layers.Rescaling) and np.max(layer.scale) < _DIVIDES_PIXELS:
-            advice = (
-                f"the model begins with {layer.name}, which is made for pixels of 0 to 255, and images here are in "
-                "[0, 1]: give 'raw', or [] if that is what you want"
-            )
-            raise UserError("preprocessing", None, advice)
 
 
 def _warn_of_onednn(backbone: keras.Model) -> None:
