@@ -1,8 +1,10 @@
 """Checks of pixels and labels that enter from outside: once, where they enter."""
 
+import contextlib
 import itertools
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,8 @@ def check_labels(labels: Any, num_classes: int | None = None, argument: str = "l
     array = np.asarray(labels)
     if array.dtype.kind not in "biuf":
         raise UserError(argument, f"dtype {array.dtype}", "give integers from 0 to the number of classes - 1")
+    if array.dtype.kind == "b" and array.ndim == 1 and num_classes not in (None, 2):
+        raise UserError(argument, "dtype bool", f"there are {num_classes} classes, give integers")
     if array.ndim == ONE_HOT_NDIM and array.shape[1] > 1:
         array = _from_one_hot(array, num_classes, argument)
     elif array.ndim == ONE_HOT_NDIM:
@@ -68,27 +72,40 @@ def _from_one_hot(array: np.ndarray, num_classes: int | None, argument: str) -> 
     return array.argmax(axis=1)
 
 
-def check_images(images: Any, argument: str = "images") -> None:
+def check_images(
+    images: Any, argument: str = "images", *, shape: tuple[int | None, ...] | None = None, allow_nan: bool = False
+) -> None:
     """Refuse images that are not floats in [0, 1], with the way to bring them there.
 
     Args:
-        images: array or tensor (examples, height, width, channels); what is not finite is another
-            fault, which training names.
+        images: array or tensor (examples, height, width, channels).
         argument: name of the argument, for the error.
+        shape: (height, width, channels) that they must have, None where that is open. Default None: any.
+        allow_nan: leave what is not finite to whoever names it later, as training does. Default False.
 
     Raises:
-        UserError: for integers, and for values below 0 or above 1 by more than rounding.
+        UserError: for integers, for values below 0 or above 1 by more than rounding, and for another shape.
 
     Example:
-        >>> check_images(np.zeros((1, 8, 8, 3), np.float32))
+        >>> check_images(np.zeros((1, 8, 8, 3), np.float32), shape=(8, 8, 3))
     """
     array = np.asarray(images)
     dtype = str(array.dtype)
+    if shape is not None and not _fits(array.shape[1:], shape):
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        alone = array.shape if _fits(array.shape, shape) else None
+        advice = "give a batch, images[None]" if alone else f"the network takes (examples, {wanted}), resize them"
+        raise UserError(argument, f"shape {array.shape}", advice)
     if array.size == 0:
         return
+    if array.dtype.kind in "OUS":
+        raise UserError(argument, f"dtype {dtype}", "give an array of floats in [0, 1], such as np.float32")
     low, high = float(array.min()), float(array.max())
     if not math.isfinite(high - low):
         finite = array[np.isfinite(array)]
+        if not allow_nan:
+            count = array.size - finite.size
+            raise UserError(argument, f"{count} pixels that are not finite", "leave these images out, or mend them")
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     received = f"{dtype} pixels from {low:.4g} to {high:.4g}"
     if not dtype.startswith(("float", "bfloat")):
@@ -103,14 +120,29 @@ def check_images(images: Any, argument: str = "images") -> None:
         raise UserError(argument, received, "multiply by 255, they seem divided twice: images are floats in [0, 1]")
 
 
-def check_first_batch(x: Any, y: Any, num_classes: int) -> Any:
-    """Refuse data for Keras' `fit` whose pixels are not in [0, 1] or whose labels are none.
+def _fits(sizes: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    return len(sizes) == len(shape) and all(mine in (None, size) for size, mine in zip(sizes, shape, strict=True))
+
+
+def check_first_batch(
+    x: Any,
+    y: Any,
+    shape: tuple[int | None, ...],
+    check: Callable[[Any], object] | None,
+    *,
+    allow_nan: bool = False,
+    argument: str = "",
+) -> Any:
+    """Refuse data for Keras' `fit`, `evaluate` or `predict` whose pixels are not in [0, 1] or whose labels are none.
 
     Args:
         x: images, all of which are looked at; or what gives batches (images, labels, ...), of which the first is: a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator.
         y: labels of the images; None for batches.
-        num_classes: of the network.
+        shape: (height, width, channels) of the images.
+        check: of labels, which raises; None where there are none.
+        allow_nan: as for `check_images`.
+        argument: what the data are for, before the name of what is wrong. Default `""`.
 
     Returns:
         `x`, or of a generator another one that begins with the batch that was taken.
@@ -119,16 +151,45 @@ def check_first_batch(x: Any, y: Any, num_classes: int) -> Any:
         UserError: naming the range or the labels that were received.
     """
     batch: Any = (x, y)
-    if y is None:
-        if isinstance(x, Iterator):
-            # Keras knows no other iterators than generators, and has an error of its own for an empty one.
-            first = list(itertools.islice(x, 1))
-            x, batch = (each for each in itertools.chain(first, x)), first[0] if first else None
-        elif hasattr(x, "take"):
-            batch = next(iter(x.take(1)), None)
-        elif hasattr(x, "__getitem__") and not hasattr(x, "shape"):
-            batch = x[0]
-    if isinstance(batch, tuple | list) and len(batch) > 1 and batch[1] is not None:
-        check_images(batch[0])
-        check_labels(batch[1], num_classes)
+    if y is None and isinstance(x, Iterator):
+        # Keras knows no other iterators than generators, and has an error of its own for an empty one.
+        first = list(itertools.islice(x, 1))
+        x, batch = (each for each in itertools.chain(first, x)), first[0] if first else None
+    elif y is None and hasattr(x, "take") and hasattr(x, "element_spec"):
+        batch = next(iter(x.take(1)), None)
+    elif y is None and hasattr(x, "__getitem__") and not hasattr(x, "shape") and not isinstance(x, list | tuple | dict):
+        batch = x[0]
+    elif not hasattr(x, "shape") and not isinstance(x, list | tuple):
+        return x  # nothing, or of a kind that only Keras knows
+    images, labels, *_ = (*batch, None) if isinstance(batch, tuple | list) else (batch, None)
+    if images is None:
+        return x
+    check_images(images, f"{argument}images", shape=shape, allow_nan=allow_nan)
+    if check is None:
+        return x
+    if labels is None:
+        raise UserError(f"{argument}labels", None, "give one for each image: images and labels, or batches of both")
+    if len(images) != len(labels):
+        raise UserError(f"{argument}labels", f"{len(labels)} labels", f"give one for each of the {len(images)} images")
+    check(labels)
     return x
+
+
+@contextlib.contextmanager
+def labels_of_later_batches(num_classes: int) -> Iterator[None]:
+    """Say in a sentence what TensorFlow finds of labels in a batch that nobody looked at before.
+
+    Args:
+        num_classes: of the network.
+
+    Raises:
+        UserError: for a label that is no class.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"label value of (-?\d+) which is outside the valid range", str(error))
+        if found is None:
+            raise
+        advice = f"labels are 0 to {num_classes - 1}; number the classes from 0"
+        raise UserError("labels", int(found[1]), advice) from None

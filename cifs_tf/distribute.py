@@ -70,6 +70,22 @@ def positions(batch: tf.Tensor) -> tf.Tensor:
     return part_of(replica, strategy.num_replicas_in_sync, workers_of(strategy) or 1) * size + tf.range(size)
 
 
+def one_in(number: int, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Choose every so-many-th example of the global batch, the same ones whatever the number of replicas.
+
+    Args:
+        number: of how many examples one is chosen, >= 1.
+        batch: (examples, ...) of this replica, one at least.
+
+    Returns:
+        (indices int32 (chosen,) in the batch of this replica, bool (chosen,), whether an index counts): as many on
+        every replica, of shapes that do not depend on which it is.
+    """
+    size = tf.shape(batch)[0]
+    indices = -positions(batch)[0] % number + number * tf.range((size + number - 1) // number)
+    return tf.minimum(indices, size - 1), indices < size
+
+
 def part_of(replica: int | tf.Tensor, num_replicas: int, num_workers: int) -> int | tf.Tensor:
     """Return which of the equal parts of a global batch a replica gets.
 

@@ -11,25 +11,27 @@ from cifs_tf.adversarial.methods import Method
 from cifs_tf.adversarial.sgd import SGD
 from cifs_tf.adversarial.weight_perturbation import WeightPerturbation
 from cifs_tf.attacks import PGD, example_seeds
-from cifs_tf.checks import ONE_HOT_NDIM, check_first_batch
+from cifs_tf.checks import ONE_HOT_NDIM
 from cifs_tf.distribute import check_even, num_replicas, positions, replica_sum, spans_workers
 from cifs_tf.errors import UserError
 from cifs_tf.framework_internals import FittedModel, layers_of
 from cifs_tf.layers import BatchNormalization
 from cifs_tf.losses import contract, cross_entropy, head_weights
 from cifs_tf.models import Classifier, with_precision
+from cifs_tf.models.entry import CheckedModel
 
 VALIDATION_STREAM = 2**31 - 1
 
 
-class AdversarialTrainer(FittedModel):
+class AdversarialTrainer(CheckedModel, FittedModel):
     """A classifier in training: shares its weights, and is compiled and fitted in its place.
 
     `save` saves the classifier. Images are float in [0, 1], labels int (batch,). `fit` logs the loss and
-    `robust_accuracy`, the accuracy on the images trained on (`clean_accuracy` when they are natural). Validation logs
-    `val_clean_accuracy` on natural images and, with a validation attack, `val_robust_accuracy`; examples with
-    sample weight 0 are ignored. Compiled metrics see the final logits on the same images: those trained on in `fit`,
-    natural ones in validation.
+    `robust_accuracy`, the accuracy on the images trained on (`clean_accuracy` when they are natural), before the step
+    that trains on them and never with their labels: where a label enters a mask in training, as with `CIFS`, one image
+    in 8 is classified once more, in inference mode, without it. Validation logs `val_clean_accuracy` on natural images
+    and, with a validation attack, `val_robust_accuracy`; examples with sample weight 0 are ignored. Compiled metrics
+    see the final logits on the same images: those of `robust_accuracy` in `fit`, natural ones in validation.
 
     Under a `tf.distribute` strategy, build and compile it in the strategy's scope. Batches are the global ones then,
     and a step is the same whatever the number of replicas, random starts included; it must divide the batch size.
@@ -72,6 +74,8 @@ class AdversarialTrainer(FittedModel):
         >>> trainer.compile(optimizer=SGD(0.1, momentum=0.9, weight_decay=2e-4))
         >>> trainer.fit(images, labels, batch_size=128)
     """
+
+    skips_not_finite = True
 
     def __init__(
         self,
@@ -118,6 +122,16 @@ class AdversarialTrainer(FittedModel):
         return self.classifier if self.average is None else self.average
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the images."""
+        return self.classifier.image_shape
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, K."""
+        return self.classifier.num_classes
+
+    @property
     def skipped_steps(self) -> int:
         """Steps so far that changed nothing because something was not finite."""
         return int(self.skipped.numpy())  # of a strategy's variable int alone makes nothing
@@ -142,24 +156,6 @@ class AdversarialTrainer(FittedModel):
                 raise UserError(name, value, f"leave it out, {type(self.method).__name__} has the loss; give metrics")
         super().compile(optimizer=optimizer, **kwargs)
 
-    def fit(self, x=None, y=None, *args, **kwargs):
-        """Train, as Keras' `fit` does, on images in [0, 1].
-
-        Raises:
-            UserError: for other pixels or labels in the first batch, or in arrays.
-        """
-        x = check_first_batch(x, y, self.classifier.num_classes)
-        return super().fit(x, y, *args, **kwargs)
-
-    def evaluate(self, x=None, y=None, *args, **kwargs):
-        """Measure, as Keras' `evaluate` does, on images in [0, 1].
-
-        Raises:
-            UserError: as for `fit`.
-        """
-        x = check_first_batch(x, y, self.classifier.num_classes)
-        return super().evaluate(x, y, *args, **kwargs)
-
     def train_step(self, data):
         """Perturb, then one optimizer step on the method's loss."""
         images, labels, sample_weight = self._unpack(data)
@@ -169,6 +165,9 @@ class AdversarialTrainer(FittedModel):
         method = self.method.at(epoch)
         seeds = example_seeds(self.seed, tf.cast(step, tf.int64), positions(images))
         x_adv = method.perturb(self._attacked(), images, labels, seeds)
+        measured = None
+        if self.classifier.reads_labels:  # the heads of the loss would know the answer
+            measured = self.classifier.measure_without_labels(x_adv, labels, sample_weight)
 
         def differentiate():
             with tf.GradientTape() as tape:
@@ -200,7 +199,9 @@ class AdversarialTrainer(FittedModel):
         counts = tf.where(bad, tf.zeros_like(per_example_loss), tf.ones_like(per_example_loss))
         self.loss_metric.update_state(tf.where(bad, tf.zeros_like(per_example_loss), per_example_loss), counts)
         metric = self.clean_accuracy if x_adv is images else self.robust_accuracy
-        metric.update_state(correct(heads[:, 0], labels), counts * sample_weight)
+        labels, heads, sample_weight = measured or (labels, heads, sample_weight)
+        weights = tf.where(bad, tf.zeros_like(sample_weight), sample_weight)
+        metric.update_state(correct(heads[:, 0], labels), weights)
         # Compiled metrics would not forget a NaN until the end of the epoch.
         logits = tf.where(bad, tf.zeros_like(heads[:, 0]), heads[:, 0])
         return self._logs([metric], labels, logits, sample_weight)
@@ -267,8 +268,13 @@ class AdversarialTrainer(FittedModel):
 
     def _apply(self, gradients: list[tf.Tensor | None], variables: list[keras.Variable], bad: tf.Tensor) -> None:
         """Let the optimizer make its step, and take it back if the step is bad."""
-        if isinstance(self.optimizer, SGD):  # makes none with a gradient that is not finite
-            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        optimizer = self.optimizer
+        keeps_more = optimizer.use_ema or optimizer.gradient_accumulation_steps
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or (
+            isinstance(optimizer, SGD) and not keeps_more
+        ):
+            # They make none with a gradient that is not finite; the former lowers its scale.
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
             return
         state = [*variables, *(v for v in self.optimizer.variables if v is not self.optimizer.iterations)]
         before = [tf.identity(variable) for variable in state]

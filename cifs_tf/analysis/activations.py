@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from cifs_tf.checks import check_images
 from cifs_tf.errors import UserError
 from cifs_tf.framework_internals import operation_of
 from cifs_tf.models import Classifier
@@ -36,9 +37,8 @@ def channel_activations(
         >>> channel_activations(classifier, images).shape
         (250, 512)
     """
+    check_images(images, shape=classifier.image_shape)
     images = tf.convert_to_tensor(images)
-    if not images.dtype.is_floating:
-        raise UserError("images", images.dtype.name, "give floats in [0, 1], see cifs_tf.data.to_float")
     if batch_size < 1:
         raise UserError("batch_size", batch_size, "give a number of 1 or more")
     name = last_layer(classifier).name if layer is None else _check_layer(classifier, layer)

@@ -15,6 +15,7 @@ from cifs_tf.analysis.metrics import alignment, negative_share
 from cifs_tf.analysis.profile import ChannelProfile, make_profile
 from cifs_tf.attacks import PGD, example_seeds
 from cifs_tf.attacks.objective import fooled
+from cifs_tf.checks import check_labels
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import fingerprint_of
@@ -111,6 +112,7 @@ def measure_channels(
         >>> profile = measure_channels(classifier, test, attack, beta=2).profile(3)
     """
     weights = last_layer_weights(classifier)
+    check_labels(split.labels, classifier.num_classes)
     run = _make_run(classifier, split, attack, beta, mask_gradient, seed, batch_size)
     if folder is not None:
         terms = (attack, beta, mask_gradient, seed, batch_size, fingerprint_of(classifier), code_version())

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.analysis.activations import channel_activations, last_layer_weights
+from cifs_tf.checks import check_labels
 from cifs_tf.errors import UserError
 from cifs_tf.models import Classifier
 
@@ -68,7 +69,7 @@ def channel_profile(
         >>> channel_profile(classifier, images, x_adv, labels, target_class=3).weights.shape
         (512,)
     """
-    labels = np.asarray(labels)
+    labels = check_labels(labels, classifier.num_classes)
     weights = last_layer_weights(classifier)
     if len({len(images), len(x_adv), len(labels)}) > 1:
         counts = f"{len(images)} images, {len(x_adv)} x_adv, {len(labels)} labels"

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from cifs_tf.adversarial import AdversarialTrainer
 from cifs_tf.attacks import HeadsFn, example_seeds
+from cifs_tf.checks import check_images, check_labels
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import as_attacked
@@ -98,7 +99,9 @@ class RobustAccuracy(keras.callbacks.Callback):
             logs.update(self.measure(self.model))
 
     def _compile(self, model: keras.Model) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-        heads_fn, num_probes = _heads_of(model)
+        heads_fn, num_probes, num_classes, image_shape = _network_of(model)
+        check_images(self._images[0], "data", shape=image_shape)
+        check_labels(self._labels.reshape(-1), num_classes, "data: labels")
         weights = head_weights(self.beta, num_probes)
 
         @tf.function(autograph=False)
@@ -114,13 +117,14 @@ class RobustAccuracy(keras.callbacks.Callback):
         return measure
 
 
-def _heads_of(model: keras.Model) -> tuple[HeadsFn, int]:
-    """Return the heads function of a model with its weights as they will be, and its number of selection layers."""
+def _network_of(model: keras.Model) -> tuple[HeadsFn, int, int, tuple[int, ...]]:
+    """Return the heads function of a model with its weights as they will be, P, K, and the shape of its images."""
     if isinstance(model, AdversarialTrainer):
         model = model.inference_classifier
     if isinstance(model, Classifier):
-        return model.heads_fn(), model.num_probes
-    return next(iter(as_attacked(model).heads_fns.values())), 0
+        return model.heads_fn(), model.num_probes, model.num_classes, model.image_shape
+    attacked = as_attacked(model)
+    return next(iter(attacked.heads_fns.values())), 0, attacked.num_classes, attacked.image_shape
 
 
 def _examples(data: Data, num_examples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -129,15 +133,15 @@ def _examples(data: Data, num_examples: int) -> tuple[np.ndarray, np.ndarray]:
         images, labels = _first_of(data, num_examples)
     else:
         images, labels = (data.images, data.labels) if isinstance(data, Split) else map(np.asarray, data[:2])
+        if len(images) != len(labels):
+            raise UserError("data", f"{len(labels)} labels", f"give one for each of the {len(images)} images")
         chosen = np.sort(np.random.default_rng(0).permutation(len(labels))[:num_examples])
         images, labels = images[chosen], labels[chosen]
     if not len(labels):
         raise UserError("data", 0, "give at least one image")
-    images = np.asarray(to_float(images) if images.dtype == np.uint8 else images, np.float32)
-    if not (images.min() >= 0 and images.max() <= 1):
-        raise UserError("data", f"pixels from {images.min():g} to {images.max():g}", "give images in [0, 1], or uint8")
-    is_one_hot = labels.ndim == 2 and labels.shape[1] > 1
-    return images, (labels.argmax(axis=1) if is_one_hot else labels.reshape(-1)).astype(np.int32)
+    images = to_float(images) if images.dtype == np.uint8 else images
+    check_images(images, "data")
+    return np.asarray(images, np.float32), check_labels(labels, argument="data: labels")
 
 
 def _first_of(dataset: tf.data.Dataset, num_examples: int) -> tuple[np.ndarray, np.ndarray]:

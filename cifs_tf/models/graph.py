@@ -43,7 +43,7 @@ def is_only_path(model: keras.Model, name: str) -> bool:
 
 
 def check_backbone(backbone: keras.Model) -> None:
-    """Refuse what is no functional model of one input and one output (batch, classes), or computes in float16.
+    """Refuse what is no functional model of one input and one output (batch, classes).
 
     Args:
         backbone: anything.
@@ -58,7 +58,18 @@ def check_backbone(backbone: keras.Model) -> None:
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         advice = f"it has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs, give a model with one each"
         raise UserError("backbone", name, advice)
-    half = [layer.name for layer in layers_of(backbone) if layer.compute_dtype == "float16"]
+
+
+def check_precision(model: keras.Model) -> None:
+    """Refuse a model that computes in float16 anywhere, also where a global policy says so.
+
+    Args:
+        model: any Keras model.
+
+    Raises:
+        UserError: that names some of its layers.
+    """
+    half = [layer.name for layer in layers_of(model) if layer.compute_dtype == "float16"]
     if half:
         advice = "small gradients vanish in float16, and attacks with them; build it in float32 or mixed_bfloat16"
         raise UserError("backbone", f"layers in float16 ({', '.join(half[:3])})", advice)

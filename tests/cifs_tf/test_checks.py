@@ -71,8 +71,9 @@ def test_pixels_of_another_range_are_refused(low, high, dtype, advice):
     ("low", "high"), [(0, 1), (0.2, 0.7), (0, 0), (-1e-7, 1 + 1e-7), (np.nan, np.nan), (0.5, np.inf), (-np.inf, 0.5)]
 )
 def test_pixels_in_range_pass(low, high):
-    check_images(np.array([low, high], np.float32))
-    check_images(tf.constant([low, high], tf.bfloat16))
+    """What is not finite passes in training, which names it."""
+    check_images(np.array([low, high], np.float32), allow_nan=True)
+    check_images(tf.constant([low, high], tf.bfloat16), allow_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -87,3 +88,33 @@ def test_pixels_in_range_pass(low, high):
 def test_a_split_is_made_of_what_it_says(images, labels, expected):
     with pytest.raises(UserError, match=expected):
         Split(images, labels)
+
+
+@pytest.mark.parametrize(
+    ("images", "shape", "expected"),
+    [
+        (
+            np.zeros((2, 4, 4, 3), np.float32),
+            (8, 8, 3),
+            r"shape \(2, 4, 4, 3\); the network takes \(examples, 8, 8, 3\)",
+        ),
+        (np.zeros((8, 8, 3), np.float32), (8, 8, 3), r"shape \(8, 8, 3\); give a batch"),
+        (np.zeros((2, 8, 8), np.float32), (8, 8, 1), "the network takes"),
+        (np.array([[["a"]]]), None, "give an array of floats"),
+        (np.zeros((1, 2, 2, 3), object), None, "dtype object; give an array of floats"),
+        (np.array([0.5, np.nan]), None, "1 pixels that are not finite"),
+    ],
+)
+def test_images_of_another_form_are_refused(images, shape, expected):
+    with pytest.raises(UserError, match=expected):
+        check_images(images, shape=shape)
+
+
+def test_sizes_that_are_open_fit():
+    check_images(np.zeros((2, 4, 6, 3), np.float32), shape=(None, None, 3))
+
+
+def test_truth_values_are_labels_of_two_classes_only():
+    assert check_labels([True, False], 2).tolist() == [1, 0]
+    with pytest.raises(UserError, match="dtype bool; there are 3 classes"):
+        check_labels([True, False], 3)

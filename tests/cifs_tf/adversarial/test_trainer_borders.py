@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cifs_tf.adversarial import SGD, AdversarialTrainer, PGDTraining
-from cifs_tf.attacks import PGD
+from cifs_tf.adversarial import SGD, AdversarialTrainer, PGDTraining, WeightPerturbation
+from cifs_tf.attacks import PGD, example_seeds
 from cifs_tf.errors import UserError
+from cifs_tf.layers import CAS, CIFS
 from cifs_tf.losses import head_weights
 from cifs_tf.models import Classifier
 
@@ -17,15 +18,15 @@ LABELS = (np.arange(24) % CLASSES).astype(np.int32)
 IMAGES = RNG.random((24, 6, 6, 3), np.float32)
 
 
-def make_trainer(optimizer=None, **layer):
+def make_trainer(optimizer=None, cuts=None, weight_perturbation=None, **layer):
     keras.utils.set_random_seed(0)
     image = keras.Input(IMAGES.shape[1:])
     x = keras.layers.Conv2D(4, 3, activation="relu", name="low", **layer)(image)
     logits = keras.layers.Dense(CLASSES)(keras.layers.GlobalAveragePooling2D()(x))
     attack = PGD(epsilon=0.03, step_size=0.01, num_steps=1, random_start=True)
-    trainer = AdversarialTrainer(
-        Classifier(keras.Model(image, logits)), PGDTraining(head_weights=head_weights(0, 0), attack=attack)
-    )
+    classifier = Classifier(keras.Model(image, logits), cuts)
+    method = PGDTraining(head_weights=head_weights(2, classifier.num_probes), attack=attack)
+    trainer = AdversarialTrainer(classifier, method, weight_perturbation=weight_perturbation)
     trainer.compile(optimizer=optimizer or SGD(0.05, momentum=0.9))
     return trainer
 
@@ -69,6 +70,8 @@ FORMS = {
         (IMAGES, LABELS + 1, "labels: received labels from 1 to 3; labels are 0 to 2"),
         (IMAGES, LABELS - 1, "labels: received labels from -1 to 1"),
         (IMAGES, LABELS + 0.7, "labels: received 0.7; labels are whole numbers"),
+        (IMAGES, LABELS.astype(str), "labels: received dtype"),
+        (IMAGES[:, :4], LABELS, r"images: received shape .*the network takes \(examples, 6, 6, 3\)"),
     ],
 )
 def test_what_is_not_meant_is_refused_in_a_sentence(form, images, labels, expected):
@@ -89,10 +92,99 @@ def test_every_form_of_data_trains_alike(form, expected):
     assert fit(**FORMS[form](IMAGES, LABELS), **kwargs) == expected
 
 
-def test_evaluate_looks_too():
-    trainer = make_trainer()
-    with pytest.raises(UserError, match="divide by 255"):
-        trainer.evaluate(IMAGES * 255, LABELS, verbose=0)
+def plain_classifier(loss=None):
+    loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    classifier = make_trainer(cuts={"low": CIFS()}).classifier
+    classifier.compile("sgd", loss, metrics=["accuracy"])
+    return classifier
+
+
+WAYS = {
+    "evaluate": lambda x, y: make_trainer().evaluate(x, y, verbose=0),
+    "validation": lambda x, y: make_trainer().fit(IMAGES, LABELS, validation_data=(x, y), verbose=0),
+    "validation batches": lambda x, y: make_trainer().fit(
+        IMAGES, LABELS, validation_data=tf.data.Dataset.from_tensor_slices((x, y)).batch(8), verbose=0
+    ),
+    "train_on_batch": lambda x, y: make_trainer().train_on_batch(x, y),
+    "plain fit": lambda x, y: plain_classifier().fit(x, y, verbose=0),
+    "plain evaluate": lambda x, y: plain_classifier().evaluate(x, y, verbose=0),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_in_looks(way):
+    for images, labels, expected in (
+        (IMAGES * 255, LABELS, "images: received float32 pixels from .*divide by 255"),
+        (IMAGES, LABELS - 1, "labels: received labels from -1"),
+        (IMAGES, LABELS + 0.7, "labels: received 0.7"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            WAYS[way](images, labels)
+
+
+@pytest.mark.parametrize("made", [plain_classifier, make_trainer])
+def test_predict_looks(made):
+    for images, expected in (((IMAGES * 255).astype(np.uint8), "divide by 255"), (IMAGES[:, :4], "the network takes")):
+        with pytest.raises(UserError, match=expected):
+            made().predict(images, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"), [(None, "labels: received None"), (LABELS[:-1], "23 labels; give one")]
+)
+def test_labels_that_are_missing(labels, expected):
+    with pytest.raises(UserError, match=expected):
+        make_trainer().fit(IMAGES, labels, verbose=0)
+
+
+@pytest.mark.parametrize("made", [plain_classifier, make_trainer])
+def test_a_label_of_a_later_batch_is_refused_in_a_sentence(made):
+    labels = np.where(np.arange(24) == 20, CLASSES, LABELS)
+    with pytest.raises(UserError, match="labels: received 3; labels are 0 to 2"):
+        made().fit(tf.data.Dataset.from_tensor_slices((IMAGES, labels)).batch(8), verbose=0)
+
+
+def test_the_plain_fit_wants_labels_as_its_loss_does():
+    one_hot = np.eye(CLASSES, dtype=np.float32)[LABELS]
+    with pytest.raises(UserError, match=r"give integers .*or compile CategoricalCrossentropy"):
+        plain_classifier().fit(IMAGES, one_hot, verbose=0)
+    categorical = keras.losses.CategoricalCrossentropy(from_logits=True)
+    with pytest.raises(UserError, match=r"give one-hot rows .*or compile Sparse"):
+        plain_classifier(categorical).fit(IMAGES, LABELS, verbose=0)
+    plain_classifier(categorical).fit(IMAGES, 0.9 * one_hot + 0.1 / 3, verbose=0)
+
+
+@pytest.mark.parametrize("selection", [CIFS, CAS])
+def test_accuracy_in_training_is_the_networks_without_labels(selection):
+    """Of images of noise it knows nothing, whatever the mask is told; one of 8 images is looked at."""
+    trainer = make_trainer(SGD(1e-9), cuts={"low": selection()})
+    trainer.compile(optimizer=SGD(1e-9), metrics=["accuracy"])
+    history = trainer.fit(IMAGES, LABELS, batch_size=24, shuffle=False, verbose=0).history
+    seen = slice(0, 24, 8)
+    x_adv = trainer.method.perturb(
+        trainer.classifier, tf.constant(IMAGES), tf.constant(LABELS), example_seeds(0, 0, tf.range(24))
+    )
+    expected = np.mean(trainer.classifier(x_adv[seen])[:, 0].numpy().argmax(axis=1) == LABELS[seen])
+    assert history["robust_accuracy"] == history["accuracy"] == [pytest.approx(expected)]
+
+
+def test_plain_fit_measures_without_labels():
+    classifier = plain_classifier()
+    classifier.optimizer.learning_rate = 1e-9
+    found = classifier.fit(IMAGES, LABELS, batch_size=24, shuffle=False, verbose=0).history["accuracy"]
+    expected = np.mean(classifier(IMAGES[::8])[:, 0].numpy().argmax(axis=1) == LABELS[::8])
+    assert found == [pytest.approx(expected)]
+
+
+def test_an_attack_knows_the_classes_from_the_heads():
+    classifier = make_trainer().classifier
+    attack = PGD(epsilon=0.03, step_size=0.01, num_steps=1, loss="cw_margin")
+    for labels, expected in (
+        (LABELS + 1, "labels: received 3; labels are 0 to 2"),
+        (LABELS[:-1], "23 labels; give one"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            attack(classifier.heads_fn(), tf.constant(IMAGES), labels, head_weights=head_weights(0, 0))
 
 
 def test_one_hot_labels_are_the_labels(expected):
@@ -117,17 +209,34 @@ def test_the_networks_own_losses_are_minimised_and_not_logged():
     np.testing.assert_allclose(kernels[1], kernels[0] - 0.1 * 2 * start, atol=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd", SGD(0.05, momentum=0.9)])
-def test_a_step_that_is_not_finite_changes_nothing(optimizer):
+OPTIMIZERS = {
+    "ours": lambda: SGD(0.05, momentum=0.9),
+    "ours, averaged": lambda: SGD(0.05, momentum=0.9, use_ema=True, ema_overwrite_frequency=2),
+    "ours, accumulated": lambda: SGD(0.05, momentum=0.9, gradient_accumulation_steps=2),
+    "adam": lambda: keras.optimizers.Adam(use_ema=True, clipvalue=0.1),
+    "adamw": lambda: keras.optimizers.AdamW(weight_decay=0.1, global_clipnorm=1.0, gradient_accumulation_steps=2),
+    "loss scale": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()),
+}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "awp"), [*((name, False) for name in OPTIMIZERS), ("ours", True), ("adam", True)]
+)
+def test_a_step_that_is_not_finite_changes_nothing(optimizer, awp):
     """Neither a weight nor what the optimizer keeps, with any optimizer; the steps around it count."""
     images = IMAGES.copy()
     images[9] = np.nan
-    trainer = make_trainer(optimizer)
+    trainer = make_trainer(OPTIMIZERS[optimizer](), weight_perturbation=WeightPerturbation() if awp else None)
+
+    def state():
+        counts = ("iteration", "step_counter", "dynamic_scale")
+        kept = [variable for variable in trainer.optimizer.variables if variable.name not in counts]
+        return [variable.numpy() for variable in (*trainer.classifier.weights, *kept)]
+
     fit(images[:8], LABELS[:8], trainer)
-    before = [v.numpy() for v in (*trainer.classifier.weights, *trainer.optimizer.variables[1:])]
+    before = state()
     history = fit(images[8:16], LABELS[8:16], trainer)
-    after = [v.numpy() for v in (*trainer.classifier.weights, *trainer.optimizer.variables[1:])]
-    for old, new in zip(before, after, strict=True):
+    for old, new in zip(before, state(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert trainer.skipped_steps == 1
     assert np.isnan([history["loss"], history["robust_accuracy"]]).all()

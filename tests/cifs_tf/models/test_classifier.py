@@ -374,3 +374,16 @@ def test_half_precision_is_refused():
     backbone = keras.Model(image, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)))
     with pytest.raises(UserError, match=r"layers in float16 \(low\); .*float32 or mixed_bfloat16"):
         Classifier(backbone)
+
+
+def test_a_global_policy_of_float16_is_refused_too():
+    """The backbone computes in float32, the selection layer and the images would not."""
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="low")(image)
+    backbone = keras.Model(image, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)))
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with pytest.raises(UserError, match="layers in float16"):
+            Classifier(backbone, {"low": CIFS()})
+    finally:
+        keras.config.set_dtype_policy("float32")
