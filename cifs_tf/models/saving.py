@@ -42,6 +42,11 @@ def load_model(path: str | os.PathLike[str], **kwargs: Any) -> keras.Model:
     except Exception as error:  # whatever a foreign file makes Keras raise
         # Of nested layers Keras has the cause at the end, behind their whole configuration.
         cause = str(error).rpartition("Exception encountered: ")[2]
+        if "`Lambda`" in cause:
+            advice = (
+                "it has a Lambda, Python code that would run here; give a file without, or safe_mode=False for your own"
+            )
+            raise UserError("model", path, advice) from error
         reason = next(iter(cause.strip().splitlines()), type(error).__name__)
         raise UserError("model", path, f"Keras cannot load it ({reason}), give a .keras file") from error
 
