@@ -83,22 +83,23 @@ class Attack(Ball, abc.ABC):
         if self.needs_seed and seed is None:
             raise UserError("seed", None, "give one per example (example_seeds), the attack draws random numbers")
         if tf.executing_eagerly():
-            labels = self._checked(images, labels)
             heads_fn = _checking(heads_fn, labels)
+            labels = self._checked(images, labels)
         return self.search(heads_fn, images, labels, head_weights, seed, target_rank)
 
     def _checked(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Refuse images outside the bounds; return labels as integers. In a graph, whoever built it has checked."""
         low, high = self.bounds
-        if len(images) != len(labels):
-            raise UserError("labels", f"{len(labels)} labels", f"give one for each of the {len(images)} images")
+        numbers = check_labels(labels)
+        if len(images) != len(numbers):
+            raise UserError("labels", f"{len(numbers)} labels", f"give one for each of the {len(images)} images")
         if (low, high) == (0.0, 1.0):
             check_images(images)
         elif (np.asarray(images) < low).any() or (np.asarray(images) > high).any():
             raise UserError(
                 "images", "pixels outside the bounds", f"give pixels from {low:g} to {high:g}, or other bounds"
             )
-        return tf.constant(check_labels(labels))
+        return tf.constant(numbers)
 
     @abc.abstractmethod
     def search(
@@ -115,15 +116,14 @@ class Attack(Ball, abc.ABC):
 
 def _checking(heads_fn: HeadsFn, labels: tf.Tensor) -> HeadsFn:
     """Refuse labels that are none of the classes that a network answers with, and float16, when it first answers."""
-    highest = int(tf.reduce_max(labels)) if len(labels) else 0
+    unseen = [np.asarray(labels)]
 
     def checked(images: tf.Tensor) -> tf.Tensor:
         heads = heads_fn(images)
-        if heads.dtype == tf.float16:
-            raise UserError("heads_fn", "heads in float16", "small gradients vanish in it; compute in float32")
-        if highest >= heads.shape[-1]:
-            advice = f"labels are 0 to {heads.shape[-1] - 1}; number the classes from 0"
-            raise UserError("labels", highest, advice)
+        if unseen:
+            if heads.dtype == tf.float16:
+                raise UserError("heads_fn", "heads in float16", "small gradients vanish in it; compute in float32")
+            check_labels(unseen.pop(), heads.shape[-1])
         return heads
 
     return checked

@@ -62,7 +62,8 @@ class RobustAccuracy(keras.callbacks.Callback):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        images, labels = _examples(data, num_examples)
+        images, self._given = _examples(data, num_examples)
+        labels = check_labels(self._given, argument="data: labels")
         self.attack, self.name, self.natural_name, self.beta, self.seed = attack, name, natural_name, beta, seed
         self.num_examples = len(labels)
         # All batches have one size, so that the attack is compiled once.
@@ -101,7 +102,7 @@ class RobustAccuracy(keras.callbacks.Callback):
     def _compile(self, model: keras.Model) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
         heads_fn, num_probes, num_classes, image_shape = _network_of(model)
         check_images(self._images[0], "data", shape=image_shape)
-        check_labels(self._labels.reshape(-1), num_classes, "data: labels")
+        check_labels(self._given, num_classes, "data: labels")
         weights = head_weights(self.beta, num_probes)
 
         @tf.function(autograph=False)
@@ -128,26 +129,28 @@ def _network_of(model: keras.Model) -> tuple[HeadsFn, int, int, tuple[int, ...]]
 
 
 def _examples(data: Data, num_examples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bring data to images float32 (examples, ...) in [0, 1] and labels int32 (examples,)."""
+    """Bring data to images float32 (examples, ...) in [0, 1] and labels (examples, ...), as they are."""
     if isinstance(data, tf.data.Dataset):
         images, labels = _first_of(data, num_examples)
     else:
         images, labels = (data.images, data.labels) if isinstance(data, Split) else map(np.asarray, data[:2])
-        if len(images) != len(labels):
-            raise UserError("data", f"{len(labels)} labels", f"give one for each of the {len(images)} images")
+        if labels.ndim == 0 or len(images) != len(labels):
+            raise UserError("data", f"{labels.size} labels", f"give one for each of the {len(images)} images")
         chosen = np.sort(np.random.default_rng(0).permutation(len(labels))[:num_examples])
         images, labels = images[chosen], labels[chosen]
     if not len(labels):
         raise UserError("data", 0, "give at least one image")
     images = to_float(images) if images.dtype == np.uint8 else images
     check_images(images, "data")
-    return np.asarray(images, np.float32), check_labels(labels, argument="data: labels")
+    return np.asarray(images, np.float32), labels
 
 
 def _first_of(dataset: tf.data.Dataset, num_examples: int) -> tuple[np.ndarray, np.ndarray]:
     """Collect the first examples of batches; those with sample weight 0 are ignored."""
     images, labels, found = [], [], 0
     for batch in dataset.as_numpy_iterator():
+        if not isinstance(batch, tuple) or len(batch) < 2:
+            raise UserError("data", "batches without labels", "give batches of images and labels")
         counted = batch[2].reshape(-1) > 0 if len(batch) > 2 else np.ones(len(batch[1]), bool)
         images.append(batch[0][counted])
         labels.append(batch[1][counted])

@@ -180,8 +180,10 @@ def test_an_attack_knows_the_classes_from_the_heads():
     classifier = make_trainer().classifier
     attack = PGD(epsilon=0.03, step_size=0.01, num_steps=1, loss="cw_margin")
     for labels, expected in (
-        (LABELS + 1, "labels: received 3; labels are 0 to 2"),
+        (LABELS + 1, "labels: received labels from 1 to 3; labels are 0 to 2"),
         (LABELS[:-1], "23 labels; give one"),
+        (np.eye(4)[LABELS], "one-hot rows have 3 columns"),
+        (None, "labels: received dtype object"),
     ):
         with pytest.raises(UserError, match=expected):
             attack(classifier.heads_fn(), tf.constant(IMAGES), labels, head_weights=head_weights(0, 0))
