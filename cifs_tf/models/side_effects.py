@@ -54,7 +54,8 @@ def side_effects(folder: Path) -> list[str]:
     try:
         saved.ParseFromString((folder / "saved_model.pb").read_bytes())
     except DecodeError as error:
-        raise UserError("model", folder, "its saved_model.pb is damaged, export it again") from error
+        advice = "TensorFlow cannot load it (saved_model.pb is damaged), export it again"
+        raise UserError("model", folder, advice) from error
     found: set[str] = set()
     for meta in saved.meta_graphs:
         saver = meta.saver_def
