@@ -357,6 +357,7 @@ def test_training_learns(trained):
     assert np.all(accuracies > 0.8)
 
 
+@pytest.mark.slow
 def test_compiled_metrics_keep_their_names_and_checkpoints_hold_the_classifier(tmp_path, make_classifier, make_images):
     """A compiled `accuracy` is logged beside the trainer's own, and ModelCheckpoint writes a loadable network."""
     classifier = make_classifier()

@@ -31,8 +31,12 @@ ATTACKS = {
     "fab": FABT(epsilon=0.1, num_steps=20),
     "square": Square(epsilon=0.1, num_queries=250),
 }
-# Start at random, so they draw from the seeds.
-RANDOM = [name for name, attack in ATTACKS.items() if getattr(attack, "random_start", not isinstance(attack, FABT))]
+# Start at random, so they draw from the seeds; one of each kind is tested always.
+RANDOM = [
+    pytest.param(name, marks=[] if name in ("pgd random start", "apgd ce", "square") else pytest.mark.slow)
+    for name, attack in ATTACKS.items()
+    if getattr(attack, "random_start", not isinstance(attack, FABT))
+]
 
 
 def run(attack, network, beta=0, start=0, stop=64):

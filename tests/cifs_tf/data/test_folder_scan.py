@@ -300,6 +300,7 @@ def test_transparency_and_twelve_bits_are_said(tmp_path):
     np.testing.assert_array_equal(moving, PIXELS[:1])
 
 
+@pytest.mark.slow
 def test_another_file_moves_no_file(tmp_path):
     """Each of 20 files in turn comes and goes: all others stay in their splits."""
     make(tmp_path, {"a/{}.png": 60, "b/{}.png": 60})

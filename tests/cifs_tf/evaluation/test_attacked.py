@@ -69,6 +69,7 @@ def test_networks_that_cannot_be_fed_are_refused():
         as_attacked(model((8, 8, 1), dtype="uint8"))
 
 
+@pytest.mark.slow
 def test_an_exported_model_gives_the_same_verdicts(trained, digits, exported, small_suite):
     """Through every mask gradient, by gradients taken through the loaded SavedModel."""
     live, loaded = as_attacked(trained.classifier), load_attacked(exported)
@@ -91,6 +92,7 @@ def test_an_exported_model_can_be_attacked_in_a_batch_of_known_size(attack, expo
     assert compiled(images).shape == images.shape
 
 
+@pytest.mark.slow
 def test_a_vanilla_network_is_exported_with_one_gradient(make_classifier, tmp_path):
     classifier = make_classifier(defense="vanilla")
     victim = load_attacked(export(classifier, tmp_path, formats=["savedmodel"]))

@@ -175,6 +175,7 @@ def test_without_an_audit_there_are_no_checks(make_ledger):
     assert audit(ledger) == []
 
 
+@pytest.mark.slow
 def test_a_surrogate_is_tried(trained, digits):
     """A surrogate with fewer heads attacks what stands, and what it breaks beyond the rest is counted."""
     victim, surrogate = as_attacked(trained.classifier), plain(trained)

@@ -106,6 +106,7 @@ def test_verdicts_do_not_depend_on_batches_or_devices(small_suite, setting, trai
     assert different <= len(digits) / 500
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_goes_on(small_suite, trained, digits, full_report, tmp_path):
     """Stopped after any batch and started again, it attacks nothing twice and ends in the same report."""
     victim = as_attacked(trained.classifier)
@@ -138,6 +139,7 @@ def test_an_interrupted_evaluation_goes_on(small_suite, trained, digits, full_re
     assert resumed == whole
 
 
+@pytest.mark.slow
 def test_shards_add_up(small_suite, trained, digits, tmp_path):
     from cifs_tf.evaluation import build_report, merge
 

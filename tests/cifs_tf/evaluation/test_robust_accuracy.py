@@ -76,6 +76,7 @@ def test_it_is_traced_once_and_stops_early():
     assert traces == [(8, 4, 4, 1)]
 
 
+@pytest.mark.slow
 def test_of_a_classifier_and_its_trainer(make_classifier):
     """Both see the same network, with the weights as they are after the epoch."""
     images = np.random.default_rng(0).random((8, 8, 8, 3), np.float32)

@@ -116,6 +116,7 @@ def test_the_same_again_measures_nothing_and_writes_the_same(run, summary):
     assert {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()} == before
 
 
+@pytest.mark.slow
 def test_two_runs_stand_side_by_side(run, summary, tmp_path, monkeypatch, capsys):
     """What was measured of the first is not measured again; pictures of other options go."""
     monkeypatch.chdir(tmp_path)
