@@ -68,7 +68,7 @@ class Group:
                     continue
                 lower = f"above {above:,}" if above > -math.inf else f"of {low:,} or more"
                 upper = f" and at most {high:,}" if high < math.inf else ""
-                raise UserError(f"--{field.name}", value, f"give a number {lower}{upper}")
+                raise UserError(f"--{field.name}", number, f"give a number {lower}{upper}")
 
 
 @dataclasses.dataclass(frozen=True)
