@@ -81,10 +81,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def analyse(options: AnalyseOptions) -> dict[str, Any]:
-    """Attack the networks of some runs, or what is left of it, and write figures and numbers.
-
-    Returns:
-        the content of `summary.json`.
+    """Attack the networks of some runs, or what is left of it, write figures and numbers, and return `summary.json`.
 
     Raises:
         UserError: for input that does not fit; nothing has been written then.
@@ -123,10 +120,7 @@ def analyse(options: AnalyseOptions) -> dict[str, Any]:
 
 
 def find_networks(options: AnalyseOptions) -> dict[str, TrainedNetwork]:
-    """Find the networks of every run, in each the twin first, if there is one.
-
-    Returns:
-        the networks by what figures and tables call them.
+    """Find the networks of every run by what figures and tables call them, in each the twin first, if there is one.
 
     Raises:
         UserError: if something is no run, a network is missing, or the runs cannot be compared.

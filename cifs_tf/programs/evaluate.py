@@ -111,10 +111,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def evaluate(options: EvaluateOptions) -> int:
-    """Carry out an evaluation, or what is left of it, and write the report.
-
-    Returns:
-        0, or 1 if the audit failed.
+    """Carry out an evaluation, or what is left of it, write the report, and return 0, or 1 if the audit failed.
 
     Raises:
         UserError: for input that does not fit; nothing has been written then.
@@ -144,9 +141,6 @@ def evaluate(options: EvaluateOptions) -> int:
 
 def merge(argv: Sequence[str]) -> int:
     """Join the ledgers of all shards, FOLDER LEDGER..., and write the report of the whole.
-
-    Returns:
-        as `evaluate`.
 
     Raises:
         UserError: if shards are missing, overlap, are not finished or belong to different evaluations.

@@ -74,10 +74,7 @@ class ClientOptions(Group):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parse the command line, ask, and print.
-
-    Returns:
-        0.
+    """Parse the command line, ask, print, and return 0.
 
     Raises:
         UserError: for input that does not fit, a server that does not answer, or what it answered.

@@ -72,10 +72,7 @@ class Client:
         self._signatures: dict[str, Signature] | None = None
 
     def metadata(self) -> dict[str, Signature]:
-        """Return the model's signatures, with what they take and give; the server is asked once.
-
-        Returns:
-            signatures by name.
+        """Return the model's signatures by name, with what they take and give; the server is asked once.
 
         Raises:
             UserError: if no server answers, or it has no such model.

@@ -46,9 +46,6 @@ def to_bytes(image: Picture, resize_to: Shape | None = None) -> bytes:
         resize_to: height, width and channels of the result, which is PNG then if it has to be resized. Default None:
             the bytes of a file as they are, whatever its size; the server says whether it takes them.
 
-    Returns:
-        a file's bytes.
-
     Raises:
         UserError: if it is no image.
     """
