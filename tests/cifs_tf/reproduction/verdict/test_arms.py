@@ -17,6 +17,8 @@ from cifs_tf.runs.recipes import parse_config
 from cifs_tf.runs.training import make_trainer
 
 STUDY = load_study()
+# Two arms are tested always, all of them by make test-all.
+ARMS = [pytest.param(arm, marks=[] if arm in ("no_label", "permuted") else pytest.mark.slow) for arm in STUDY.arms]
 CELLS = {cell.arm.name: cell for cell in plan_cells(STUDY, scale_of(STUDY, "smoke"), seeds=1)}
 
 
@@ -69,7 +71,7 @@ def expected_importance(arm, layer, cut, pooled, labels):
     return MASKS[arm](relevance(counts.astype(float)), cut)
 
 
-@pytest.fixture(scope="module", params=STUDY.arms)
+@pytest.fixture(scope="module", params=ARMS)
 def trained(request):
     """(arm, config, dataset, classifier after two steps), at the scale `smoke`."""
     argv = CELLS[request.param].training.argv(Path("unused"))
