@@ -23,14 +23,7 @@ from cifs_tf.serving.client.transport import (
 
 
 class Grpc:
-    """The gRPC interface, by default on port 8500. It needs the package tensorflow-serving-api.
-
-    Args:
-        target: such as `127.0.0.1:8500`.
-        spec: which model.
-        timeout: seconds to wait for an answer.
-        tls_ca: PEM file of the certificates to trust. Default None: no TLS.
-    """
+    """The gRPC interface, by default on port 8500, for the arguments of `Client`; it needs tensorflow-serving-api."""
 
     def __init__(self, target: str, spec: ModelSpec, timeout: float = 30.0, tls_ca: str | Path | None = None) -> None:
         self.target, self.spec, self.timeout = target, spec, timeout

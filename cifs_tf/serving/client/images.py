@@ -55,8 +55,8 @@ def to_bytes(image: Picture, resize_to: Shape | None = None) -> bytes:
             raise UserError("images", f"an array of {image.dtype}", advice)
         picture = _from_array(image)
         return _png(picture if resize_to is None else _resize(picture, resize_to))
-    content, name = _content(image)
-    picture = _open(content, name)
+    content = _content(image)
+    picture = _open(content, image_name(image))
     return content if resize_to is None or _fits(picture, resize_to) else _png(_resize(picture, resize_to))
 
 
@@ -80,14 +80,10 @@ def to_array(image: Picture, shape: Shape, resize: bool = False) -> np.ndarray:
         return image.astype(np.float32)
     if shape[2] not in _MODES:
         raise UserError("images", image_name(image), f"the network takes {shape[2]} channels, give float arrays")
-    if isinstance(image, np.ndarray):
-        picture, name = _from_array(image), "an array"
-    else:
-        content, name = _content(image)
-        picture = _open(content, name)
+    picture = _picture(image)
     if not _fits(picture, shape):
         if not resize:
-            raise wrong_size(name, picture.size, shape)
+            raise wrong_size(image_name(image), picture.size, shape)
         picture = _resize(picture, shape)
     return (np.asarray(_eight_bits(picture).convert(_MODES[shape[2]]), np.float32) / 255).reshape(shape)
 
@@ -95,7 +91,7 @@ def to_array(image: Picture, shape: Shape, resize: bool = False) -> np.ndarray:
 def find_wrong_size(images: Sequence[Picture], shape: Shape) -> UserError | None:
     """Say which image, if any, has not the network's size."""
     for image in images:
-        picture = _from_array(image) if isinstance(image, np.ndarray) else _open(*_content(image))
+        picture = _picture(image)
         if not _fits(picture, shape):
             return wrong_size(image_name(image), picture.size, shape)
     return None
@@ -114,11 +110,15 @@ def image_name(image: Picture) -> str:
     return f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
 
 
-def _content(image: str | Path | bytes) -> tuple[bytes, str]:
+def _picture(image: Picture) -> Image.Image:
+    return _from_array(image) if isinstance(image, np.ndarray) else _open(_content(image), image_name(image))
+
+
+def _content(image: str | Path | bytes) -> bytes:
     if isinstance(image, bytes):
-        return image, image_name(image)
+        return image
     try:
-        return Path(image).read_bytes(), str(image)
+        return Path(image).read_bytes()
     except OSError as error:
         raise UserError("images", image, f"give a readable PNG or JPEG file ({error.strerror})") from error
 

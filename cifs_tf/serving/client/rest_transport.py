@@ -24,13 +24,7 @@ from cifs_tf.serving.client.transport import (
 
 
 class Rest:
-    """The REST interface, by default on port 8501.
-
-    Args:
-        url: such as `http://127.0.0.1:8501`; a path in front of `/v1` is kept.
-        spec: which model.
-        timeout: seconds to wait for an answer.
-        tls_ca: PEM file of the certificates to trust. Default None: those of the system.
+    """The REST interface, by default on port 8501, for the arguments of `Client`; a path in front of `/v1` is kept.
 
     Raises:
         UserError: for a malformed URL.
