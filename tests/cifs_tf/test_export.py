@@ -86,7 +86,12 @@ def test_layout(exported):
 
 @pytest.mark.parametrize(
     ("defense", "config"),
-    [("cifs", {"importance": "softplus"}), ("cifs", {"importance": "sigmoid"}), ("cas", {}), ("vanilla", {})],
+    [
+        ("cifs", {"importance": "softplus"}),
+        pytest.param("cifs", {"importance": "sigmoid"}, marks=pytest.mark.slow),
+        pytest.param("cas", {}, marks=pytest.mark.slow),
+        ("vanilla", {}),
+    ],
 )
 def test_every_network_converts_to_onnx(defense, config, images, tmp_path):
     model = make(defense, **config)
@@ -145,6 +150,7 @@ def test_encoded_refuses_another_size(loaded):
         loaded.signatures["encoded"](image_bytes=tf.constant([file]))
 
 
+@pytest.mark.slow
 def test_encoded_resizes_if_asked(tiny, tmp_path):
     """Files of several sizes in one batch; that of the model's own size is left alone."""
     path = export(tiny, tmp_path / "model", formats=["savedmodel"], resize=True)
@@ -212,6 +218,7 @@ def test_explain_without_selection_layers(images, tmp_path):
     assert_close(outputs["heads"], model(images, training=False))
 
 
+@pytest.mark.slow
 def test_cut_names_become_identifiers_and_stay_apart(tiny, tmp_path):
     loaded = tf.saved_model.load(str(export(tiny, tmp_path / "model", formats=["savedmodel"])))
     outputs = loaded.signatures["explain"](image=tf.zeros((1, *SHAPE)))
@@ -283,6 +290,7 @@ def test_files_are_added_before_it_is_published(tiny, tmp_path):
     assert [child.name for child in base.iterdir()] == ["1"]
 
 
+@pytest.mark.slow
 def test_mixed_precision_is_exported_in_float32(images, tmp_path):
     model = make(precision="mixed_bfloat16")
     path = export(model, tmp_path / "model", formats=["onnx"]) / "model.onnx"

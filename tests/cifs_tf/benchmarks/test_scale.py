@@ -27,6 +27,7 @@ def two_cuts():
     return Classifier(backbone, {"low_out": CIFS("linear"), "high_out": CIFS("linear")})
 
 
+@pytest.mark.slow
 def test_all_reduces_of_a_step_are_counted(monkeypatch):
     """In a trace: 4 for each of two batch-norm layers, all gradients in one, 2 of bookkeeping in one process.
 

@@ -81,6 +81,7 @@ def test_an_exported_model_gives_the_same_verdicts(trained, digits, exported, sm
     assert different <= len(digits) / 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
     [APGD(epsilon=0.1, num_steps=2), FABT(epsilon=0.1, num_steps=2), PGD(epsilon=0.1, step_size=0.1, num_steps=2)],

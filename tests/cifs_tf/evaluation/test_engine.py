@@ -155,6 +155,7 @@ def test_shards_add_up(small_suite, trained, digits, tmp_path):
     assert joined == whole
 
 
+@pytest.mark.slow
 def test_random_starts_differ_between_tasks_and_seeds(trained, digits):
     """The stream of a task is its name: two restarts are not the same attack twice."""
     victim = as_attacked(trained.classifier)

@@ -76,6 +76,7 @@ def test_newest_is_restored_with_optimizer_metrics_and_history(make_trainer, mak
     assert sum(float(metric.total) != 0 for metric in restored.metrics if hasattr(metric, "total")) >= 1
 
 
+@pytest.mark.slow
 def test_damaged_and_foreign_ones_are_passed_over_and_leave_no_trace(make_trainer, make_checkpoints, tmp_path, capsys):
     fit(make_trainer(), make_checkpoints(), epochs=3)
     older, newest = (tmp_path / "checkpoints" / f"step-0000000{step}.npz" for step in (4, 6))
@@ -101,6 +102,7 @@ def test_damaged_and_foreign_ones_are_passed_over_and_leave_no_trace(make_traine
         np.testing.assert_array_equal(ours, fresh)
 
 
+@pytest.mark.slow
 def test_there_are_checkpoints_within_a_long_epoch(make_trainer, make_checkpoints, tmp_path):
     """After every step here; the epoch's last step waits for the epoch's end, which has validation before it."""
     seen = []
@@ -125,6 +127,7 @@ def test_sigterm_saves_after_the_step_and_ends(make_trainer, make_checkpoints, t
     assert make_checkpoints().restore(make_trainer()) == 3
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_stops_and_can_be_repeated(make_trainer, make_checkpoints, tmp_path):
     images, _ = data()
     images[5, 0, 0, 0] = np.inf  # in the second batch
@@ -145,6 +148,7 @@ def test_a_step_that_is_not_finite_stops_and_can_be_repeated(make_trainer, make_
         assert np.all(np.isfinite(ours))
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_are_skipped_and_counted(make_trainer, make_checkpoints):
     images, _ = data()
     images[5, 0, 0, 0] = np.inf
@@ -154,6 +158,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(make_trainer, make_ch
     assert all(np.all(np.isfinite(weight)) for weight in trainer.get_weights())
 
 
+@pytest.mark.slow
 def test_an_epoch_of_nothing_but_skipped_steps_ends_the_run(make_trainer, make_checkpoints):
     images, _ = data()
     images[:] = np.nan

@@ -91,6 +91,7 @@ def test_a_damaged_tf_config_is_one_sentence(cluster_text, advice, monkeypatch):
         count_workers()
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_one_sentence(tmp_path):
     """As a person sees it: TensorFlow's own server is asked to take the port."""
     with socket.socket() as taken:

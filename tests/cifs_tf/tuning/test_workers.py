@@ -15,6 +15,7 @@ from cifs_tf.tuning.workers import Workers
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_a_worker_is_alive_as_long_as_its_process(tmp_path):
     workers = Workers(Workdir(tmp_path))
     assert not workers.is_alive("w1")
