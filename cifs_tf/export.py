@@ -1,10 +1,12 @@
 """Publish a classifier as SavedModel and ONNX: written under a temporary name, checked against the live model, renamed.
 
-A published version is a folder BASE/N with `saved_model.pb` (TF Serving reads BASE) and `model.onnx`.
+A published version is a folder BASE/N with `saved_model.pb` (TF Serving reads BASE), `model.onnx`, and
+`heads_and_gradient.onnx`, with which an attacker needs no TensorFlow.
 """
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,18 +14,22 @@ from cifs_tf.errors import UserError
 from cifs_tf.files import check_version, publish_version
 from cifs_tf.models import Classifier, with_precision
 from cifs_tf.models.answers import decode_images, disagreement, is_decodable, predict_fn
+from cifs_tf.models.onnx_gradient import GRADIENT_FILE, heads_and_gradient_fn, write_gradient_onnx
 from cifs_tf.models.writers import ExportError, write_onnx, write_saved_model
 
-FORMATS = ("savedmodel", "onnx")
+FORMATS = ("savedmodel", "onnx", "gradient")
 
 __all__ = [
     "FORMATS",
+    "GRADIENT_FILE",
     "ExportError",
     "decode_images",
     "disagreement",
     "export",
+    "heads_and_gradient_fn",
     "is_decodable",
     "predict_fn",
+    "write_gradient_onnx",
     "write_onnx",
     "write_saved_model",
 ]
@@ -47,12 +53,14 @@ def export(
     `heads_detached`, `heads_full`, `heads_smoothed` (`image` -> `heads`), equal in value, which differ in the gradient
     through the mask and can be differentiated after `tf.saved_model.load`. ONNX (opset 17): `image` -> `logits`,
     `probabilities`, `probe_logits`, free dimension `batch`. A network without selection layers has no `probe_logits`.
+    The gradient, `heads_and_gradient.onnx` (opset 17, plain operators), is that of `heads_and_gradient_fn`: what an
+    attack with onnxruntime asks. Where a layer's gradient has no ONNX form, a warning says so and the file is left out.
 
     Args:
         classifier: what to export; left alone.
         base: folder of the versions.
         class_names: written to `labels.json`; None (default) numbers the classes.
-        formats: which of `"savedmodel"` and `"onnx"`. Default both.
+        formats: which of `"savedmodel"`, `"onnx"` and `"gradient"`. Default all.
         version: number of the version, >= 1; None (default) takes the one after the highest there.
         resize: whether `encoded` resizes images of another size. Default False: they are an error.
         add_files: each is called with the folder, in order and before it is published, to add files of its own; an
@@ -87,6 +95,11 @@ def export(
         # ONNX first: writing a SavedModel into the folder leaves other files alone.
         if "onnx" in formats:
             write_onnx(classifier, path / "model.onnx")
+        if "gradient" in formats:
+            try:
+                write_gradient_onnx(classifier, path / GRADIENT_FILE)
+            except ExportError as error:
+                warnings.warn(str(error).partition("\n")[0], stacklevel=2)
         if "savedmodel" in formats:
             write_saved_model(classifier, path, resize=resize)
         (path / "labels.json").write_text(json.dumps(names, ensure_ascii=False, indent=1) + "\n")

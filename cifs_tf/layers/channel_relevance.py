@@ -54,6 +54,32 @@ def with_smooth_gradient(class_weights: tf.Tensor, probe_logits: tf.Tensor) -> t
     return class_weights + (smooth - tf.stop_gradient(smooth))
 
 
+def scale_gradient(values: tf.Tensor, share: float | tf.Tensor | None) -> tf.Tensor:
+    """Return the values, whose gradient is multiplied by a share on its way back.
+
+    Args:
+        values: float, any shape.
+        share: a factor; 1 leaves the gradient alone, None stops it.
+
+    Returns:
+        the values, unchanged.
+
+    Example:
+        >>> x = tf.constant(3.0)
+        >>> with tf.GradientTape() as tape:
+        ...     tape.watch(x)
+        ...     y = scale_gradient(x, tf.constant(0.5)) ** 2
+        >>> float(y), float(tape.gradient(y, x))
+        (9.0, 3.0)
+    """
+    if share is None:
+        return tf.stop_gradient(values)
+    if isinstance(share, float) and share == 1.0:
+        return values
+    scaled = tf.custom_gradient(lambda inputs: (tf.identity(inputs), lambda upstream: upstream * share))
+    return scaled(values)
+
+
 def relevance(probe: Callable[[tf.Tensor], tf.Tensor], pooled: tf.Tensor, class_weights: tf.Tensor) -> tf.Tensor:
     """Compute relevance g of Eq. (1), the gradient of the summed top-k logits to a common shift of each channel.
 

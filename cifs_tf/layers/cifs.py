@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.errors import UserError
-from cifs_tf.layers.channel_relevance import relevance, top_k_class_weights, with_smooth_gradient
+from cifs_tf.layers.channel_relevance import relevance, scale_gradient, top_k_class_weights, with_smooth_gradient
 from cifs_tf.layers.importance import get_importance
 from cifs_tf.layers.probe import PROBES
 
@@ -46,7 +46,9 @@ class CIFS(keras.layers.Layer):
         labels: int (batch,), replaces the top-1 class in the mask; read only when `training` and `label_in_mask` are
             True.
         training: bool.
-        mask_gradient: overrides the constructor's choice for this call (an attacker may differ from the trainer).
+        mask_gradient: overrides the constructor's choice for this call (an attacker may differ from the trainer): a
+            name, or a float tensor (2,), the shares of the gradients through the mask and through the choice of the
+            top-k classes: [0, 0] is `"detached"`, [1, 0] `"full"`, [1, 1] `"smoothed"`.
 
     Returns:
         dict: `features` like the input, and in float32 (float64 under that policy) `probe_logits` (batch, classes),
@@ -108,12 +110,12 @@ class CIFS(keras.layers.Layer):
             self.probe.build((features_shape[0], self._probed_size(features_shape)))
 
     def call(self, features, labels=None, training=None, mask_gradient=None):
-        mask_gradient = _check_mask_gradient(mask_gradient or self.mask_gradient)
+        through_mask, through_choice = gradient_shares(self.mask_gradient if mask_gradient is None else mask_gradient)
         pooled = self._probed(tf.cast(features, self.variable_dtype))
         probe_logits = self.probe(pooled)
         labels = labels if training and self.label_in_mask else None
-        source = tf.stop_gradient(pooled) if mask_gradient == "detached" else pooled
-        channel_relevance, importance = self._importance(source, probe_logits, labels, mask_gradient)
+        source = scale_gradient(pooled, through_mask)
+        channel_relevance, importance = self._importance(source, probe_logits, labels, through_choice)
         if self.mask_permutation is not None:
             order = channel_permutation(self.mask_permutation, importance.shape[-1])
             importance = tf.gather(importance, order, axis=-1)
@@ -124,11 +126,11 @@ class CIFS(keras.layers.Layer):
             "importance": importance,
         }
 
-    def _importance(self, pooled, probe_logits, labels, mask_gradient):
+    def _importance(self, pooled, probe_logits, labels, through_choice):
         """Return relevance and importance of what the probe reads; labels are None where the mask may not see them."""
         class_weights = top_k_class_weights(probe_logits, self.top_k, labels)
-        if mask_gradient == "smoothed":
-            class_weights = with_smooth_gradient(class_weights, probe_logits)
+        if through_choice is not None:
+            class_weights = with_smooth_gradient(class_weights, scale_gradient(probe_logits, through_choice))
         channel_relevance = relevance(self.probe, pooled, class_weights)
         return channel_relevance, self.importance(channel_relevance)
 
@@ -181,6 +183,14 @@ def channel_permutation(seed: int, channels: int) -> np.ndarray:
         raise UserError("mask_permutation", seed, "give an integer from 0 to 2^32 - 1, or None")
     # The legacy generator: its stream is frozen, that of the new ones is not.
     return np.random.RandomState(seed).permutation(channels).astype(np.int32)
+
+
+def gradient_shares(mask_gradient: str | tf.Tensor) -> tuple:
+    """Return the shares of the gradients through the mask and through the choice of classes; None for no gradient."""
+    if tf.is_tensor(mask_gradient):
+        return mask_gradient[0], mask_gradient[1]
+    _check_mask_gradient(mask_gradient)
+    return (None if mask_gradient == "detached" else 1.0), (1.0 if mask_gradient == "smoothed" else None)
 
 
 def _check_mask_gradient(mask_gradient: str) -> str:

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from cifs_tf.errors import UserError
 from cifs_tf.layers.batch_normalization import BatchNormalization
-from cifs_tf.layers.cifs import CIFS
+from cifs_tf.layers.channel_relevance import scale_gradient
+from cifs_tf.layers.cifs import CIFS, gradient_shares
 
 TEMPERATURE = 0.1  # of the Gumbel softmax, the paper's value
 
@@ -67,8 +68,8 @@ class FSR(CIFS):
         z = tf.cast(features, self.variable_dtype)
         robustness = self.separation(z, training=training)
         mask = tf.sigmoid((robustness + self._noise(robustness) if training else robustness) / TEMPERATURE)
-        if (mask_gradient or self.mask_gradient) == "detached":
-            mask = tf.stop_gradient(mask)
+        through_mask, _ = gradient_shares(self.mask_gradient if mask_gradient is None else mask_gradient)
+        mask = scale_gradient(mask, through_mask)
         robust, rest = mask * z, (1 - mask) * z
         recalibrated = rest + (1 - mask) * self.recalibration(rest, training=training)
         if training and labels is not None:

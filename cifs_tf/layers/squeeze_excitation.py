@@ -53,7 +53,7 @@ class SqueezeExcitation(CIFS):
         self.squeeze.build((None, channels))
         self.excitation.build((None, self.squeeze.units))
 
-    def _importance(self, pooled, probe_logits, labels, mask_gradient):
+    def _importance(self, pooled, probe_logits, labels, through_choice):
         gate = self.excitation(self.squeeze(pooled))
         return gate, tf.sigmoid(gate)
 

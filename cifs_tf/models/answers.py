@@ -45,7 +45,7 @@ def explain_fn(classifier: keras.Model) -> PredictFn:
         `relevance_NAME` and `importance_NAME` (batch, channels), and `disagreement` (batch,), see `disagreement`;
         without cuts only the first two. Characters of NAME that no identifier has become `_`.
     """
-    names = _identifiers(classifier.cuts)
+    names = identifiers(classifier.cuts)
 
     def explain(image: tf.Tensor) -> dict[str, tf.Tensor]:
         found = classifier.explain(tf.ensure_shape(image, (None, *classifier.image_shape)))
@@ -113,8 +113,19 @@ def is_decodable(image_shape: tuple[int, ...]) -> bool:
     return len(image_shape) == 3 and image_shape[2] in DECODABLE_CHANNELS
 
 
-def _identifiers(names: Iterable[str]) -> dict[str, str]:
-    """Make names parts of identifiers, by name; those that would become equal are numbered."""
+def identifiers(names: Iterable[str]) -> dict[str, str]:
+    """Make names parts of identifiers, by name; those that would become equal are numbered.
+
+    Args:
+        names: of layers.
+
+    Returns:
+        the identifier by name.
+
+    Example:
+        >>> identifiers(["conv.1", "conv_1"])
+        {'conv.1': 'conv_1', 'conv_1': 'conv_1_2'}
+    """
     found: dict[str, str] = {}
     for name in names:
         plain = identifier = re.sub(r"\W", "_", name, flags=re.ASCII)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import tensorflow as tf
 from cifs_tf.checks import ONE_HOT_NDIM, check_images
 from cifs_tf.distribute import one_in
 from cifs_tf.errors import UserError
+from cifs_tf.files import write_atomically
 from cifs_tf.framework_internals import run_graph, update_loss_metric
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.losses import head_weights
@@ -116,18 +118,19 @@ class Classifier(CheckedModel):
     def call(self, images, labels=None, training=None, mask_gradient=None):
         return self._run(images, labels, training, mask_gradient)[0]
 
-    def explain(self, images) -> dict:
+    def explain(self, images, mask_gradient=None) -> dict:
         """Return the heads, and what each selection layer saw and did, in inference mode.
 
         Args:
             images: float (batch, height, width, channels) in [0, 1].
+            mask_gradient: see the call arguments of `CIFS`; changes no value. None (default) leaves each layer its own.
 
         Returns:
             dict: `heads` (batch, 1 + P, classes), and by cut name `relevance` and `importance` (batch, channels).
         """
         if tf.executing_eagerly():
             check_images(images, shape=self.image_shape)
-        heads, selections = self._run(tf.cast(images, self.compute_dtype), None, False, None)
+        heads, selections = self._run(tf.cast(images, self.compute_dtype), None, False, mask_gradient)
         return {
             "heads": heads,
             "relevance": {name: selection["relevance"] for name, selection in selections.items()},
@@ -328,6 +331,33 @@ class Classifier(CheckedModel):
             write_onnx(with_precision(self, "float32"), path, **kwargs)
         else:
             self.logits_model().export(path, format=format, verbose=verbose, **kwargs)
+
+    def save_to_preset(self, folder: str | os.PathLike[str], card: Mapping[str, object] | None = None) -> None:
+        """Write a preset, a folder with `model.keras` (float32) and `card.json`, that `cifs_tf.from_preset` reads.
+
+        Args:
+            folder: made, with its parents; its name is the preset's.
+            card: what to say of the network beside its name and sizes, in plain types. Default nothing.
+
+        Raises:
+            UserError: if the folder holds a preset already.
+
+        Example:
+            >>> classifier.save_to_preset("presets/mine")
+            >>> cifs_tf.from_preset("presets/mine")
+        """
+        path = Path(folder).expanduser()
+        if (path / "model.keras").exists():
+            raise UserError("folder", path, "it holds a preset already, give another folder")
+        network = {
+            "image_shape": list(self.image_shape),
+            "num_classes": self.num_classes,
+            "parameters": self.count_params(),
+            "selection_layers": {name: type(cut).__name__ for name, cut in self.cuts.items()},
+        }
+        text = json.dumps({"name": path.name, "network": network, **(card or {})}, indent=1, allow_nan=False)
+        write_atomically(path / "card.json", lambda file: file.write_text(text + "\n"))
+        write_atomically(path / "model.keras", with_precision(self, "float32").save)
 
     def summary(self, line_length=None, positions=None, print_fn=None, **kwargs):
         """Print Keras' summary, and below it what each cut adds; `summary_rows` has the numbers.

@@ -6,7 +6,8 @@ import contextlib
 import functools
 import io
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
 import keras
@@ -86,33 +87,60 @@ def write_onnx(classifier: keras.Model, path: Path) -> None:
     Raises:
         ExportError: if it cannot be converted or loaded, or differs from the live model.
     """
+    inputs = [tf.TensorSpec((None, *classifier.image_shape), tf.float32, name="image")]
+
+    def check(run: Callable[..., dict[str, np.ndarray]]) -> None:
+        _check(predict_fn(classifier), classifier.image_shape, lambda image: run(image=image.numpy()), "ONNX")
+
+    convert_to_onnx(predict_fn(classifier), inputs, path, {"image"}, check)
+
+
+def convert_to_onnx(
+    function: Callable[..., dict[str, tf.Tensor]],
+    inputs: Sequence[tf.TensorSpec],
+    path: Path,
+    batched: Container[str],
+    check: Callable[[Callable[..., dict[str, np.ndarray]]], None],
+    handlers: dict[str, tuple] | None = None,
+) -> None:
+    """Write a function as an ONNX file (opset 17), and check it in onnxruntime.
+
+    Args:
+        function: named tensors -> named tensors (batch, ...).
+        inputs: its arguments.
+        path: file to write.
+        batched: names of the inputs whose first dimension is the batch.
+        check: gets a function, named arrays -> named arrays, that runs the file; raises if it is wrong.
+        handlers: of operations that the converter does not know, see tf2onnx' `custom_op_handlers`. Default none.
+
+    Raises:
+        ExportError: if it cannot be converted or loaded, or is wrong; no file is left then.
+    """
     import onnx
     import onnxruntime
     import tf2onnx
 
-    signature = [tf.TensorSpec((None, *classifier.image_shape), tf.float32, name="image")]
-    function = tf.function(predict_fn(classifier), input_signature=signature, autograph=False)
+    traced = tf.function(function, input_signature=inputs, autograph=False)
     # The converter reports unsupported operations in its log only, and writes a broken file: the check below decides.
     log = io.StringIO()
     handler = logging.StreamHandler(log)
     try:
         with contextlib.redirect_stderr(log), _only_handler(logging.getLogger("tf2onnx"), handler):
-            model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
-        for value in (*model.graph.input, *model.graph.output):
+            model, _ = tf2onnx.convert.from_function(
+                traced, input_signature=inputs, opset=OPSET, custom_op_handlers=handlers
+            )
+        for value in (*(each for each in model.graph.input if each.name in batched), *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, str(path))
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
-
-        def run(image: tf.Tensor) -> dict:
-            return dict(zip(names, session.run(None, {"image": image.numpy()}), strict=True))
-
-        _check(predict_fn(classifier), classifier.image_shape, run, "ONNX")
+        check(lambda **feeds: dict(zip(names, session.run(None, feeds), strict=True)))
     except Exception as error:
         path.unlink(missing_ok=True)
-        reasons = " ".join(line for line in log.getvalue().splitlines() if "not supported" in line)
-        raise ExportError(f"the ONNX export failed and was deleted: {error} {reasons}".rstrip()) from error
+        reasons = " ".join(dict.fromkeys(re.findall(r"Tensorflow op \[.*?: (\w+)\] is not supported", log.getvalue())))
+        unsupported = f" (the converter does not know {reasons})" if reasons else ""
+        raise ExportError(f"the export of {path.name} failed and was deleted: {error}{unsupported}") from error
 
 
 def _check(live: PredictFn, image_shape: tuple[int, int, int], exported: PredictFn, name: str) -> None:

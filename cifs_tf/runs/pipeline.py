@@ -12,7 +12,7 @@ from rich.table import Table
 from cifs_tf.config import RunConfig
 from cifs_tf.data import ImageDataset
 from cifs_tf.errors import UserError
-from cifs_tf.export import ExportError, export
+from cifs_tf.export import FORMATS, ExportError, export
 from cifs_tf.extras import is_installed
 from cifs_tf.models import Classifier
 from cifs_tf.runs.cluster import Cluster, make_cluster
@@ -81,7 +81,7 @@ def _run_chief(
 ) -> dict[str, Any]:
     console = Console()
     if missing := [extra for extra in ("report", "export") if not is_installed(extra)]:
-        left_out = {"report": "figures", "export": "ONNX file"}
+        left_out = {"report": "figures", "export": "ONNX files"}
         console.print(
             f"note: no {' and no '.join(left_out[extra] for extra in missing)}, for want of an extra: "
             f"pip install 'cifs-tf[{','.join(missing)}]'",
@@ -138,8 +138,8 @@ def _export(config: RunConfig, workdir: Workdir, dataset: ImageDataset, console:
     exported = workdir.export_base(defense) / "1"
     if exported.exists():
         return exported
-    formats = ("savedmodel", "onnx") if is_installed("export") else ("savedmodel",)
-    with console.status(f"exporting {' and '.join(formats)}, and comparing with the trained network"):
+    formats = FORMATS if is_installed("export") else ("savedmodel",)
+    with console.status(f"exporting {', '.join(formats)}, and comparing with the trained network"):
         classifier = TrainedNetwork(workdir, config, defense, config.output.export_checkpoint, "--workdir").load()
         try:
             return export(classifier, exported.parent, class_names=dataset.class_names, version=1, formats=formats)

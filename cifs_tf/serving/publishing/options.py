@@ -13,7 +13,7 @@ class ExportOptions(Group):
 
     Args:
         run: workdir of a run.
-        format: savedmodel, onnx, or both.
+        format: what to write, of savedmodel, onnx and gradient (heads_and_gradient.onnx, for attacks in onnxruntime).
         version: number of the version, 1 or more; null takes the one after the highest there.
         defense: which network of the run; null is its own, not the twin.
         checkpoint: the network after its last epoch, or after its best on the validation images.
@@ -29,7 +29,7 @@ class ExportOptions(Group):
     """
 
     run: str
-    format: tuple[Literal["savedmodel", "onnx"], ...] = ("savedmodel", "onnx")
+    format: tuple[Literal["savedmodel", "onnx", "gradient"], ...] = ("savedmodel", "onnx", "gradient")
     version: int | None = None
     defense: Defense | None = None
     checkpoint: Literal["last", "best"] = "last"
@@ -48,4 +48,6 @@ class ExportOptions(Group):
             if not getattr(self, name):
                 raise UserError(f"--{name}", "an empty list", "give one at least")
         if self.int8 and "onnx" not in self.format:
-            raise UserError("--int8", True, "it is made of the ONNX file, give --format onnx or savedmodel,onnx")
+            raise UserError(
+                "--int8", True, "it is made of the ONNX file, give --format onnx or savedmodel,onnx,gradient"
+            )

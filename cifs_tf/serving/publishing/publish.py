@@ -1,6 +1,7 @@
 """Publish a network of a run: its files, warm-up requests, an 8-bit variant if asked for, and its model card."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +62,17 @@ def publish_run(
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         writing = progress.add_task("writing, and comparing with the trained network", total=None)
         try:
-            published = export(
-                classifier,
-                base,
-                class_names=dataset.class_names,
-                formats=options.format,
-                version=options.version,
-                resize=options.resize,
-                add_files=[write_requests, write_int8, write_the_card],
-            )
+            with warnings.catch_warnings(record=True) as left_out:
+                warnings.simplefilter("always", UserWarning)
+                published = export(
+                    classifier,
+                    base,
+                    class_names=dataset.class_names,
+                    formats=options.format,
+                    version=options.version,
+                    resize=options.resize,
+                    add_files=[write_requests, write_int8, write_the_card],
+                )
         except ExportError as error:
             raise UserError("--run", run.path, f"{error}; nothing was published") from error
         except UserError as error:
@@ -77,6 +80,9 @@ def publish_run(
             argument = "--model_base_path" if error.argument == "base" else error.argument
             raise UserError(argument, error.received, error.advice) from error
         progress.update(writing, total=1, completed=1)
+        for warning in left_out:
+            if warning.category is UserWarning:
+                progress.console.print(f"warning: {warning.message}", soft_wrap=True, highlight=False)
     return published, card
 
 
