@@ -13,13 +13,17 @@ and ends.
 from collections.abc import Sequence
 
 from cifs_tf.command_line import parse_options
-from cifs_tf.extras import require
+from cifs_tf.extras import own_version, require
 from cifs_tf.serving.endpoint.options import ServerOptions
+from cifs_tf.serving.endpoint.tf_serving_flags import leave_out_foreign_flags
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the server until SIGTERM or SIGINT."""
-    options = parse_options(ServerOptions, "serving/server.py", argv, __doc__)
+    if "--version" in argv:
+        print(f"cifs-tf {own_version()}, with the APIs of TensorFlow ModelServer")
+        return 0
+    options = parse_options(ServerOptions, "serving/server.py", leave_out_foreign_flags(argv), __doc__)
     require("serve")
     # TensorFlow takes seconds to import: not before the options have been checked.
     from cifs_tf.serving.endpoint.server import serve

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
 
 from cifs_tf import framework_internals as internals
 
@@ -131,12 +130,15 @@ def test_workers_of():
     assert internals.workers_of(tf.distribute.MultiWorkerMirroredStrategy()) is None  # a process by itself
 
 
-def test_make_callable():
+def test_make_session_runner():
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         x = tf.compat.v1.placeholder(tf.float32, name="x")
         y = tf.identity(2 * x, name="y")
-        run = internals.make_callable(session, config_pb2.CallableOptions(feed=[x.name], fetch=[y.name]))
-        assert run(np.float32(3)) == [6.0]
+        endless = tf.while_loop(lambda step: step >= 0, lambda step: (step + 1) % 10, (0,), name="endless")[0]
+        run = internals.make_session_runner(session, [x.name], [y.name])
+        assert run([np.float32(3)], 0) == [6.0]
+        with pytest.raises(tf.errors.DeadlineExceededError):
+            internals.make_session_runner(session, [], [endless.name])([], 100)
 
 
 def test_computing_in_another_type_and_back(model):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import logging
 import math
 import threading
 import time
@@ -13,9 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from cifs_tf.serving.endpoint.predictor import check_deadline, run_alone
+from cifs_tf.serving.endpoint.servables import seconds_left
+from cifs_tf.serving.endpoint.signatures import check_rows
 from cifs_tf.serving.endpoint.status import Code, StatusError, invalid_argument
 from cifs_tf.serving.endpoint.versions import Version
+
+LOGGER = logging.getLogger("serving")
+# So many shared runs of a signature are compared with single runs before it is believed that rows do not mix.
+TRIALS = 8
+# Relative and absolute: kernels sum in another order for another number of rows.
+TOLERANCES = 1e-3, 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +35,11 @@ class BatchingOptions:
         max_batch_size: rows of a run, >= 1. Default 1000.
         batch_timeout_micros: how long the first request waits for others, >= 0. Default 0: others join only while
             earlier runs keep the threads busy.
+        max_execution_batch_size: rows of a run, where requests of more rows, up to `max_batch_size`, are split; None
+            (default) splits none.
         num_batch_threads: runs at a time, >= 1. Default the number of processors.
         max_enqueued_batches: full batches that may wait; more requests are refused, >= 1. Default 10.
-        allowed_batch_sizes: a run is filled up to the next of these; the last is `max_batch_size`. Default none.
+        allowed_batch_sizes: a run is filled up to the next of these; the last is the most rows of a run. Default none.
     """
 
     max_batch_size: int = 1000
@@ -36,13 +47,20 @@ class BatchingOptions:
     num_batch_threads: int = 2
     max_enqueued_batches: int = 10
     allowed_batch_sizes: tuple[int, ...] = ()
+    max_execution_batch_size: int | None = None
+
+    @property
+    def run_rows(self) -> int:
+        """The most rows of a run."""
+        return self.max_execution_batch_size or self.max_batch_size
 
 
 class Batcher:
     """Runs rows of several requests together; a `Runner`.
 
-    Rows of a batch never see each other in a classifier that is in inference mode, so what a request is answered does
-    not depend on its company, but for float rounding.
+    Nobody is answered with what another's rows had a part in, but for float rounding: unless a signature is known to
+    treat every row by itself, its first shared runs are compared with single runs, and it is never batched again once
+    they differ, or an output has not one row for each of the input.
 
     Args:
         options: see there.
@@ -66,43 +84,51 @@ class Batcher:
         inputs: Mapping[str, np.ndarray],
         outputs: tuple[str, ...],
         deadline: float = math.inf,
+        row_wise: bool = False,
     ) -> dict[str, np.ndarray]:
-        """Wait for the run that these rows are part of.
+        """Wait for the runs that these rows are part of.
 
         Raises:
-            StatusError: UNAVAILABLE if too many wait, INVALID_ARGUMENT for more rows than a run may have,
+            StatusError: UNAVAILABLE if too many wait, INVALID_ARGUMENT for more rows than a request may have,
                 DEADLINE_EXCEEDED if their turn comes after the deadline.
         """
-        limit = self._options.max_batch_size
-        rows = len(next(iter(inputs.values())))
-        if rows > limit:
+        options, rows = self._options, len(next(iter(inputs.values())))
+        if rows > options.max_batch_size:
+            limit = options.max_batch_size
             raise invalid_argument(f"Task size {rows} is larger than maximum input batch size {limit}")
-        if not rows:
-            return run_alone(version, signature_name, inputs, outputs, deadline)
+        trials = math.inf if row_wise else version.trials.get(signature_name, 0)
+        if not rows or trials < 0 or (rows > options.run_rows and trials < TRIALS):
+            return version.loaded.run(signature_name, inputs, outputs, deadline)
+        tasks = []
+        for start in range(0, rows, options.run_rows):
+            part = {name: tensor[start : start + options.run_rows] for name, tensor in inputs.items()}
+            number = min(options.run_rows, rows - start)
+            tasks.append(_Task(version, signature_name, part, outputs, number, deadline, row_wise))
         # Rows of different shapes, where a signature leaves a dimension open, cannot share a run.
         shapes = tuple((name, inputs[name].shape[1:]) for name in sorted(inputs))
-        task = _Task(version, signature_name, inputs, outputs, rows, deadline)
         with self._changed:
             queue = self._queues.setdefault((id(version), signature_name, outputs, shapes), deque())
-            if sum(waiting.rows for waiting in queue) + rows > limit * self._options.max_enqueued_batches:
+            if sum(waiting.rows for waiting in queue) + rows > options.run_rows * options.max_enqueued_batches:
                 raise StatusError(
                     Code.UNAVAILABLE,
                     "The batch scheduling queue to which this task was submitted is full; "
-                    f"max_enqueued_batches is {self._options.max_enqueued_batches}",
+                    f"max_enqueued_batches is {options.max_enqueued_batches}",
                 )
-            queue.append(task)
-            self._changed.notify()
-        return task.future.result()
+            queue.extend(tasks)
+            self._changed.notify(len(tasks))
+        parts = [task.future.result() for task in tasks]
+        return parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in outputs}
 
     def _work(self) -> None:
         while True:
             batch = _on_time(self._next_batch())
             try:
                 if batch:
-                    _run(batch, self._options.allowed_batch_sizes)
+                    _answer(batch, self._options.allowed_batch_sizes)
             except BaseException as error:
                 for task in batch:
-                    task.future.set_exception(error)
+                    if not task.future.done():
+                        task.future.set_exception(error)
 
     def _next_batch(self) -> list[_Task]:
         with self._changed:
@@ -116,13 +142,13 @@ class Batcher:
                 self._changed.wait(min(at for at, _ in ready) - now if ready else None)
 
     def _is_full(self, queue: deque[_Task]) -> bool:
-        return sum(task.rows for task in queue) >= self._options.max_batch_size
+        return sum(task.rows for task in queue) >= self._options.run_rows
 
     def _take(self, key: Any) -> list[_Task]:
         queue = self._queues[key]
         batch = [queue.popleft()]
         rows = batch[0].rows
-        while queue and rows + queue[0].rows <= self._options.max_batch_size:
+        while queue and rows + queue[0].rows <= self._options.run_rows:
             batch.append(queue.popleft())
             rows += batch[-1].rows
         if queue:
@@ -140,6 +166,7 @@ class _Task:
     outputs: tuple[str, ...]
     rows: int
     deadline: float
+    row_wise: bool
     future: Future = dataclasses.field(default_factory=Future)
     enqueued: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -152,35 +179,102 @@ def _on_time(batch: list[_Task]) -> list[_Task]:
     kept = []
     for task in batch:
         try:
-            check_deadline(task.deadline)
+            seconds_left(task.deadline)
             kept.append(task)
         except StatusError as error:
             task.future.set_exception(error)
     return kept
 
 
-def _run(batch: list[_Task], allowed_batch_sizes: tuple[int, ...]) -> None:
+def _answer(batch: list[_Task], allowed_batch_sizes: tuple[int, ...]) -> None:
+    """Answer requests by one run, or by single ones where it could make a difference."""
     first, rows = batch[0], sum(task.rows for task in batch)
     size = next((size for size in allowed_batch_sizes if size >= rows), rows)
-    inputs = {}
-    for name, tensor in first.inputs.items():
-        tensors = [task.inputs[name] for task in batch]
-        inputs[name] = (
-            np.concatenate([*tensors, np.repeat(tensor[:1], size - rows, axis=0)]) if size > first.rows else tensor
-        )
+    if size == first.rows:
+        first.future.set_result(_run_alone(first))
+        return
+    name, trials = first.signature_name, first.version.trials
+    if not first.row_wise and trials.get(name, 0) < TRIALS:
+        for task in batch:
+            _answer_alone(task)
+        if trials.get(name, 0) >= 0:
+            _try_together(batch, size)
+        return
     try:
-        outputs = run_alone(first.version, first.signature_name, inputs, first.outputs)
+        shared = _run_together(batch, size)
     except StatusError as error:
-        if len(batch) == 1 or error.code != Code.INVALID_ARGUMENT:
+        if error.code == Code.FAILED_PRECONDITION:
+            _give_up(first, error.message)
+        elif len(batch) == 1 or error.code != Code.INVALID_ARGUMENT:
             raise
         # A bad row, such as a broken image, must not fail the other requests.
         for task in batch:
-            try:
-                _run([task], allowed_batch_sizes)
-            except Exception as error:
-                task.future.set_exception(error)
+            _answer_alone(task)
         return
-    start = 0
-    for task in batch:
-        task.future.set_result({name: tensor[start : start + task.rows] for name, tensor in outputs.items()})
-        start += task.rows
+    for task, outputs in zip(batch, shared, strict=True):
+        task.future.set_result(outputs)
+
+
+def _run_alone(task: _Task) -> dict[str, np.ndarray]:
+    return task.version.loaded.run(task.signature_name, task.inputs, task.outputs, task.deadline)
+
+
+def _answer_alone(task: _Task) -> None:
+    try:
+        task.future.set_result(_run_alone(task))
+    except Exception as error:
+        task.future.set_exception(error)
+
+
+def _run_together(batch: list[_Task], size: int) -> list[dict[str, np.ndarray]]:
+    """Run rows of several requests, filled up to a size, at once; return what belongs to each."""
+    first, ends = batch[0], list(itertools.accumulate(task.rows for task in batch))
+    inputs = {}
+    for name, tensor in first.inputs.items():
+        filling = np.repeat(tensor[:1], size - ends[-1], axis=0)
+        inputs[name] = np.concatenate([*(task.inputs[name] for task in batch), filling])
+    deadline = max(task.deadline for task in batch)
+    outputs = first.version.loaded.run(first.signature_name, inputs, first.outputs, deadline)
+    check_rows(outputs, size)
+    starts = [0, *ends]
+    return [
+        {name: tensor[start:end] for name, tensor in outputs.items()} for start, end in zip(starts, ends, strict=False)
+    ]
+
+
+def _try_together(batch: list[_Task], size: int) -> None:
+    """Compare a shared run with the single runs that were answered."""
+    first = batch[0]
+    if any(task.future.exception() for task in batch):
+        return
+    try:
+        shared = _run_together(batch, size)
+    except StatusError as error:
+        if error.code == Code.FAILED_PRECONDITION:
+            _give_up(first, error.message)
+        return
+    same = (
+        _is_close(together[name], alone)
+        for task, together in zip(batch, shared, strict=True)
+        for name, alone in task.future.result().items()
+    )
+    if all(same):
+        first.version.trials[first.signature_name] = first.version.trials.get(first.signature_name, 0) + 1
+    else:
+        _give_up(first, "Rows of a run change each other's answers")
+
+
+def _is_close(together: np.ndarray, alone: np.ndarray) -> bool:
+    if together.shape != alone.shape or alone.dtype.kind not in "fV":
+        return np.array_equal(together, alone)
+    relative, absolute = TOLERANCES
+    return np.allclose(together.astype(float), alone.astype(float), relative, absolute, equal_nan=True)
+
+
+def _give_up(task: _Task, reason: str) -> None:
+    version, name = task.version, task.signature_name
+    if version.trials.get(name, 0) >= 0:
+        version.trials[name] = -1
+        LOGGER.warning(
+            "%s version %d, signature %s, is not batched from now on: %s", version.model, version.number, name, reason
+        )

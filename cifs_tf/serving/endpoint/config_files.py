@@ -10,40 +10,63 @@ The same files serve `tensorflow_model_server` and this project's own server.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
+from google.protobuf import text_format
 
 from cifs_tf.errors import UserError
+from cifs_tf.serving.endpoint.options import object_storage_advice
+from cifs_tf.serving.endpoint.protos import make_messages
 
 DEFAULT_MAX_BATCH_SIZE = 1000
 DEFAULT_METRICS_PATH = "/monitoring/prometheus/metrics"
 
 # The Python package of TensorFlow Serving leaves these messages out. Names, numbers and types are those of its protos
 # servables/tensorflow/session_bundle_config.proto, config/monitoring_config.proto and config/ssl_config.proto.
-_MESSAGES = {
-    "BatchingParameters": (
-        (1, "max_batch_size", "Int64Value"),
-        (2, "batch_timeout_micros", "Int64Value"),
-        (3, "max_enqueued_batches", "Int64Value"),
-        (4, "num_batch_threads", "Int64Value"),
-        (5, "thread_pool_name", "StringValue"),
-        (6, "allowed_batch_sizes", "repeated int64"),
-        (7, "pad_variable_length_inputs", "bool"),
-    ),
-    "PrometheusConfig": ((1, "enable", "bool"), (2, "path", "string")),
-    "MonitoringConfig": ((1, "prometheus_config", "PrometheusConfig"),),
-    "SSLConfig": (
-        (1, "server_key", "string"),
-        (2, "server_cert", "string"),
-        (3, "custom_ca", "string"),
-        (4, "client_verify", "bool"),
-    ),
-}
+_MESSAGES = make_messages(
+    "tensorflow.serving",
+    {
+        "BatchingParameters": (
+            (1, "max_batch_size", "Int64Value"),
+            (2, "batch_timeout_micros", "Int64Value"),
+            (3, "max_enqueued_batches", "Int64Value"),
+            (4, "num_batch_threads", "Int64Value"),
+            (5, "thread_pool_name", "StringValue"),
+            (6, "allowed_batch_sizes", "repeated int64"),
+            (7, "pad_variable_length_inputs", "bool"),
+            (8, "enable_large_batch_splitting", "BoolValue"),
+            (9, "max_execution_batch_size", "Int64Value"),
+        ),
+        "PrometheusConfig": ((1, "enable", "bool"), (2, "path", "string")),
+        "MonitoringConfig": ((1, "prometheus_config", "PrometheusConfig"),),
+        "SSLConfig": (
+            (1, "server_key", "string"),
+            (2, "server_cert", "string"),
+            (3, "custom_ca", "string"),
+            (4, "client_verify", "bool"),
+        ),
+    },
+)
+
+
+def read_session_config(path: str | Path) -> Any:
+    """Read the options of TensorFlow's session.
+
+    Args:
+        path: text proto of a `tensorflow.ConfigProto`.
+
+    Returns:
+        the message.
+
+    Raises:
+        UserError: naming `--tensorflow_session_config_file`, file, line and reason.
+    """
+    from tensorflow.core.protobuf.config_pb2 import ConfigProto
+
+    return _File("--tensorflow_session_config_file", path).parse(ConfigProto())
 
 
 def read_model_config(path: str | Path) -> Any:
@@ -81,12 +104,13 @@ def read_batching_parameters(path: str | Path) -> Any:
         UserError: naming `--batching_parameters_file`, file, line and reason.
     """
     file = _File("--batching_parameters_file", path)
-    message = file.parse(_message("BatchingParameters"))
+    message = file.parse(_MESSAGES["BatchingParameters"]())
     for name, least in (
         ("max_batch_size", 1),
         ("batch_timeout_micros", 0),
         ("max_enqueued_batches", 1),
         ("num_batch_threads", 1),
+        ("max_execution_batch_size", 1),
     ):
         if message.HasField(name) and getattr(message, name).value < least:
             raise file.error(name, f"{name} is {getattr(message, name).value}, give a number of {least} or more")
@@ -96,8 +120,13 @@ def read_batching_parameters(path: str | Path) -> Any:
             advice = f"allowed_batch_sizes has {size} after {before}, give numbers of 1 or more that increase"
             raise file.error("allowed_batch_sizes", advice, number)
     largest = message.max_batch_size.value if message.HasField("max_batch_size") else DEFAULT_MAX_BATCH_SIZE
-    if sizes and sizes[-1] != largest:
-        advice = f"the last of allowed_batch_sizes is {sizes[-1]}, it must equal max_batch_size, which is {largest}"
+    name, most = "max_batch_size", largest
+    if message.HasField("max_execution_batch_size") and message.enable_large_batch_splitting.value:
+        name, most = "max_execution_batch_size", message.max_execution_batch_size.value
+        if most > largest:
+            raise file.error(name, f"{name} is {most}, give at most max_batch_size, which is {largest}")
+    if sizes and sizes[-1] != most:
+        advice = f"the last of allowed_batch_sizes is {sizes[-1]}, it must equal {name}, which is {most}"
         raise file.error("allowed_batch_sizes", advice, len(sizes) - 1)
     return message
 
@@ -122,7 +151,7 @@ def read_monitoring_config(path: str | Path) -> Any:
         True
     """
     file = _File("--monitoring_config_file", path)
-    message = file.parse(_message("MonitoringConfig"))
+    message = file.parse(_MESSAGES["MonitoringConfig"]())
     where = message.prometheus_config.path
     if where and (not where.startswith("/") or where.lower().startswith("/v1/")):
         advice = f"path is {where!r}, give one that begins with / and is not under /v1/, where the models are"
@@ -143,7 +172,7 @@ def read_ssl_config(path: str | Path) -> Any:
         UserError: naming `--ssl_config_file`, file, line and reason; the message never quotes the key.
     """
     file = _File("--ssl_config_file", path)
-    message = file.parse(_message("SSLConfig"), secret=True)
+    message = file.parse(_MESSAGES["SSLConfig"](), secret=True)
     for name, what in (("server_key", "PRIVATE KEY"), ("server_cert", "CERTIFICATE"), ("custom_ca", "CERTIFICATE")):
         text = getattr(message, name)
         if not text and name != "custom_ca":
@@ -189,6 +218,8 @@ def _mistakes_in(model: Any) -> Iterator[str]:
     """List what is wrong with one model beside its name."""
     if not model.base_path:
         yield "base_path is missing, give the folder that holds the numbered versions"
+    if advice := object_storage_advice(model.base_path):
+        yield f"base_path is {model.base_path!r}, {advice}"
     if model.model_platform != "tensorflow":
         yield f'model_platform is {model.model_platform!r}, give "tensorflow"'
     policy, versions = model.model_version_policy, list(model.model_version_policy.specific.versions)
@@ -243,36 +274,3 @@ class _File:
         found = [index for index, line in enumerate(lines, start=1) if pattern and re.search(pattern, line)]
         where = f", line {found[min(number, len(found) - 1)]}" if found else ""
         return UserError(self.flag, f"{self.path}{where}", advice)
-
-
-@functools.cache
-def _pool() -> descriptor_pool.DescriptorPool:
-    """Make the messages that TensorFlow Serving's package lacks, in a pool of their own, where no others can clash."""
-    field_type = descriptor_pb2.FieldDescriptorProto
-    scalars = {"int64": field_type.TYPE_INT64, "bool": field_type.TYPE_BOOL, "string": field_type.TYPE_STRING}
-    file = descriptor_pb2.FileDescriptorProto(
-        name="cifs_tf/serving_config.proto",
-        package="tensorflow.serving",
-        syntax="proto3",
-        dependency=["google/protobuf/wrappers.proto"],
-    )
-    for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for number, field_name, kind in fields:
-            field = message.field.add(name=field_name, number=number, label=field_type.LABEL_OPTIONAL)
-            if kind.startswith("repeated "):
-                field.label, kind = field_type.LABEL_REPEATED, kind.removeprefix("repeated ")
-            if kind in scalars:
-                field.type = scalars[kind]
-            else:
-                package = "google.protobuf" if kind.endswith("Value") else "tensorflow.serving"
-                field.type, field.type_name = field_type.TYPE_MESSAGE, f".{package}.{kind}"
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
-    pool.AddSerializedFile(file.SerializeToString())
-    return pool
-
-
-def _message(name: str) -> Any:
-    """Make an empty message of TensorFlow Serving's that its package lacks."""
-    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"tensorflow.serving.{name}"))()

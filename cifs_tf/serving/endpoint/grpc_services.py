@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,28 +18,29 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
+from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, ClassificationResponse
 from tensorflow_serving.apis.get_model_metadata_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     SignatureDefMap,
 )
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest, GetModelStatusResponse
+from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiInferenceResponse
 from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
-from tensorflow_serving.apis.regression_pb2 import RegressionRequest
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
 
 from cifs_tf.errors import UserError
-from cifs_tf.serving.endpoint.classification import check_method
+from cifs_tf.serving.endpoint.classification import CLASSIFY, REGRESS, infer, infer_all
 from cifs_tf.serving.endpoint.config_files import check_model_config
 from cifs_tf.serving.endpoint.grpc_tensors import read_tensor, write_tensor
 from cifs_tf.serving.endpoint.predictor import Predictor
 from cifs_tf.serving.endpoint.served_models import served_models
-from cifs_tf.serving.endpoint.signatures import DEFAULT_SIGNATURE
-from cifs_tf.serving.endpoint.status import Code, StatusError, invalid_argument
+from cifs_tf.serving.endpoint.status import DEFAULT_SIGNATURE, Code, StatusError, invalid_argument
+from cifs_tf.serving.endpoint.v2_grpc import InferenceService
 from cifs_tf.serving.endpoint.versions import Version, Versions
 
 LOGGER = logging.getLogger("serving")
@@ -54,7 +56,7 @@ CONNECTION_LIMITS = (
 
 
 class PredictionService:
-    """Predict and GetModelMetadata; Classify and Regress refuse with TF Serving's reason.
+    """Predict, Classify, Regress, MultiInference and GetModelMetadata.
 
     Args:
         predictor: answers what was asked.
@@ -63,21 +65,22 @@ class PredictionService:
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
 
-    def predict(self, request: PredictRequest, started: float) -> PredictResponse:
+    def predict(self, request: PredictRequest, deadline: float) -> PredictResponse:
         """Run a model."""
         with self._predictor.count(request.model_spec.name, "Predict", "GRPC"), self._use(request) as version:
             limit = self._predictor.options.max_request_bytes
+            as_content = self._predictor.options.enable_serialization_as_tensor_content
             inputs = {name: read_tensor(name, proto, limit) for name, proto in request.inputs.items()}
             spec = request.model_spec
             outputs = self._predictor.predict(
-                version, spec.signature_name, inputs, tuple(request.output_filter), started
+                version, spec.signature_name, inputs, tuple(request.output_filter), deadline
             )
             response = PredictResponse(model_spec=_spec(version, spec.signature_name or DEFAULT_SIGNATURE))
             for name, tensor in outputs.items():
-                write_tensor(tensor, response.outputs[name])
+                write_tensor(tensor, response.outputs[name], as_content)
             return response
 
-    def get_model_metadata(self, request: GetModelMetadataRequest, started: float) -> GetModelMetadataResponse:
+    def get_model_metadata(self, request: GetModelMetadataRequest, deadline: float) -> GetModelMetadataResponse:
         """Say what a model's signatures are."""
         if not request.HasField("model_spec"):
             raise invalid_argument("Missing ModelSpec")
@@ -94,18 +97,34 @@ class PredictionService:
         response.metadata["signature_def"].Pack(signatures)
         return response
 
-    def classify(self, request: ClassificationRequest, started: float) -> Message:
-        """Say why a model cannot."""
-        return self._refuse(request, "classify")
+    def classify(self, request: ClassificationRequest, deadline: float) -> ClassificationResponse:
+        """Name classes of examples, with scores."""
+        spec, result = self._infer(request, CLASSIFY, deadline)
+        return ClassificationResponse(model_spec=spec, result=result)
 
-    def regress(self, request: RegressionRequest, started: float) -> Message:
-        """Say why a model cannot."""
-        return self._refuse(request, "regress")
+    def regress(self, request: RegressionRequest, deadline: float) -> RegressionResponse:
+        """Give examples values."""
+        spec, result = self._infer(request, REGRESS, deadline)
+        return RegressionResponse(model_spec=spec, result=result)
 
-    def _refuse(self, request: Any, method: str) -> Message:
-        api = method.capitalize()
+    def multi_inference(self, request: MultiInferenceRequest, deadline: float) -> MultiInferenceResponse:
+        """Classify and regress the same examples."""
+        first = request.tasks[0] if request.tasks else None
+        if first is None or not first.model_spec.name:
+            raise invalid_argument("Found ModelSpec with an empty model name.")
+        strict = self._predictor.options.enable_signature_method_name_check
+        with self._predictor.count(first.model_spec.name, "MultiInference", "GRPC"), self._use(first) as version:
+            response = infer_all(version.loaded, request, deadline, strict)
+            for result in response.results:
+                result.model_spec.version.value = version.number
+            return response
+
+    def _infer(self, request: Any, method: str, deadline: float) -> tuple[ModelSpec, Any]:
+        api, name = method.rpartition("/")[2].capitalize(), request.model_spec.signature_name
+        strict = self._predictor.options.enable_signature_method_name_check
         with self._predictor.count(request.model_spec.name, api, "GRPC"), self._use(request) as version:
-            raise check_method(version.loaded.signatures, request.model_spec.signature_name, method)
+            result = infer(version.loaded, name, method, request.input, deadline, strict)
+            return _spec(version, name or DEFAULT_SIGNATURE), result
 
     def _use(self, request: Any) -> contextlib.AbstractContextManager[Version]:
         if not request.HasField("model_spec"):
@@ -126,14 +145,14 @@ class ModelService:
     def __init__(self, versions: Versions) -> None:
         self._versions = versions
 
-    def get_model_status(self, request: GetModelStatusRequest, started: float) -> GetModelStatusResponse:
+    def get_model_status(self, request: GetModelStatusRequest, deadline: float) -> GetModelStatusResponse:
         """Say in which state versions are."""
         if not request.HasField("model_spec"):
             raise invalid_argument("Missing ModelSpec")
         spec = request.model_spec
         return GetModelStatusResponse(model_version_status=self._versions.states(spec.name, _number(spec)))
 
-    def handle_reload_config_request(self, request: ReloadConfigRequest, started: float) -> ReloadConfigResponse:
+    def handle_reload_config_request(self, request: ReloadConfigRequest, deadline: float) -> ReloadConfigResponse:
         """Change labels, policies and which of the server's own models are served; a request names no new folder."""
         if not request.HasField("config") or not request.config.HasField("model_config_list"):
             raise invalid_argument("ReloadConfigRequest has no model_config_list")
@@ -186,17 +205,26 @@ async def make_grpc_server(
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
             *CONNECTION_LIMITS,
+            *(_channel_argument(argument) for argument in options.grpc_channel_arguments),
         ],
         maximum_concurrent_rpcs=options.max_concurrent_requests,
     )
 
     def handler(function: Callable[[Any, float], Message], request_class: Any) -> grpc.RpcMethodHandler:
-        async def answer(request: Message, context: grpc.aio.ServicerContext) -> Message:
+        def call(content: bytes, deadline: float) -> bytes:
+            try:
+                request = request_class.FromString(content)
+            except DecodeError as error:
+                raise invalid_argument(f"The message is no {request_class.DESCRIPTOR.full_name}: {error}") from error
+            return function(request, deadline).SerializeToString()
+
+        async def answer(content: bytes, context: grpc.aio.ServicerContext) -> bytes:
             if ending.is_set():
                 await context.abort(Code.UNAVAILABLE, "The server is ending")
+            left = context.time_remaining()  # the client's; the server has no limit of its own, as TF Serving
+            deadline = math.inf if left is None else time.monotonic() + left
             try:
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(threads, function, request, time.monotonic())
+                return await asyncio.get_running_loop().run_in_executor(threads, call, content, deadline)
             except StatusError as error:
                 cut = len(error.message) > MESSAGE_CHARACTERS
                 await context.abort(error.code, error.message[:MESSAGE_CHARACTERS] + TRUNCATED * cut)
@@ -205,9 +233,7 @@ async def make_grpc_server(
                 await context.abort(Code.INTERNAL, "The server failed to answer this request; its log says why")
             raise AssertionError("abort raises")
 
-        return grpc.unary_unary_rpc_method_handler(
-            answer, request_class.FromString, lambda response: response.SerializeToString()
-        )
+        return grpc.unary_unary_rpc_method_handler(answer)
 
     prediction, model = PredictionService(predictor), ModelService(predictor.versions)
     services = {
@@ -216,15 +242,18 @@ async def make_grpc_server(
             "GetModelMetadata": handler(prediction.get_model_metadata, GetModelMetadataRequest),
             "Classify": handler(prediction.classify, ClassificationRequest),
             "Regress": handler(prediction.regress, RegressionRequest),
+            "MultiInference": handler(prediction.multi_inference, MultiInferenceRequest),
         },
         "ModelService": {
             "GetModelStatus": handler(model.get_model_status, GetModelStatusRequest),
             "HandleReloadConfigRequest": handler(model.handle_reload_config_request, ReloadConfigRequest),
         },
     }
-    for name, methods in services.items():
-        generic = grpc.method_handlers_generic_handler(f"tensorflow.serving.{name}", methods)
-        server.add_generic_rpc_handlers((generic,))
+    handlers = {f"tensorflow.serving.{name}": methods for name, methods in services.items()}
+    inference = InferenceService(predictor).methods()
+    handlers["inference.GRPCInferenceService"] = {name: handler(*method) for name, method in inference.items()}
+    for name, methods in handlers.items():
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
     if options.enable_grpc_healthcheck_service:
         servicer = health.aio.HealthServicer()
         for name in HEALTH_NAMES:
@@ -236,6 +265,11 @@ async def make_grpc_server(
         else:
             server.add_insecure_port(address)
     return server
+
+
+def _channel_argument(argument: str) -> tuple[str, int | str]:
+    name, _, value = argument.partition("=")
+    return name.strip(), int(value) if value.strip().lstrip("-").isdigit() else value.strip()
 
 
 def _number(spec: ModelSpec) -> int | None:

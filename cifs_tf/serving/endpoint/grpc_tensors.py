@@ -55,15 +55,16 @@ def read_tensor(name: str, proto: TensorProto, limit: int) -> np.ndarray:
         raise invalid_argument(f"tensor parsing error: {name}") from error
 
 
-def write_tensor(tensor: np.ndarray, proto: TensorProto) -> None:
+def write_tensor(tensor: np.ndarray, proto: TensorProto, as_content: bool = False) -> None:
     """Write a tensor into the fields that TF Serving fills, which clients read by name.
 
     Args:
         tensor: values.
         proto: an empty message.
+        as_content: fill `tensor_content` instead, which is faster. Default false.
     """
     dtype = tf.as_dtype(tensor.dtype).as_datatype_enum
-    if dtype not in FIELDS:
+    if as_content or dtype not in FIELDS:
         proto.CopyFrom(tf.make_tensor_proto(tensor))
         return
     proto.dtype = dtype

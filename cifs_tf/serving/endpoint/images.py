@@ -12,26 +12,34 @@ from cifs_tf.serving.endpoint.status import invalid_argument
 
 PNG = b"\x89PNG\r\n\x1a\n"
 GIF = b"GIF8"
+BMP_COLOUR_BITS = 24
 JPEG_XL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
 # Formats whose header Pillow reads, by how their files begin.
 HEADERS = {b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"RIFF": "WEBP"}
+
+
+def holds_images(signature_name: str, input_name: str) -> bool:
+    """Return whether an input takes image files: that of this project's exports; other bytes are the model's matter."""
+    return (signature_name, input_name) == ("encoded", "image_bytes")
 
 
 def check_images(files: Iterable[bytes], max_pixels: int) -> None:
     """Refuse image files that say they are too large: a few bytes can decode to gigabytes.
 
     Args:
-        files: texts of a request; those that are not images are ignored.
+        files: image files of a request; what is none is left to the model to refuse.
         max_pixels: of all of them together, > 0.
 
     Raises:
         StatusError: INVALID_ARGUMENT, naming the limit's flag; also for JPEG XL, and for images whose header cannot be
-            read, since a decoder may be able to.
+            read, since a decoder may be able to, and BMP files with a palette, which the model does not read.
     """
     pixels = 0
     for index, file in enumerate(files):
         if file.startswith(JPEG_XL):
             raise invalid_argument(f"Image {index} is JPEG XL, which this server does not take; send PNG or JPEG")
+        if file.startswith(b"BM") and int.from_bytes(file[28:30], "little") < BMP_COLOUR_BITS:
+            raise invalid_argument(f"Image {index} is a BMP file with a palette, which is not read; send it as PNG")
         try:
             claimed = count_pixels(file)
         except Exception as error:  # Pillow raises whatever a damaged header leads it to

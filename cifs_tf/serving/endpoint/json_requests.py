@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
 from cifs_tf.serving.endpoint.json_parser import Document, Members, parse
 from cifs_tf.serving.endpoint.json_values import (
@@ -24,7 +23,41 @@ from cifs_tf.serving.endpoint.status import StatusError, invalid_argument
 
 SIGNATURE_KEY, ROWS_KEY, COLUMNS_KEY = "signature_name", "instances", "inputs"
 
-Lookup = Callable[[str], Mapping[str, TensorInfo]]
+
+class SignatureInputs(NamedTuple):
+    """What a signature takes.
+
+    Args:
+        types: of its inputs by name, as numbers of `tensor_types`.
+        optional: names of inputs that have a default.
+    """
+
+    types: Mapping[str, int]
+    optional: frozenset[str] = frozenset()
+
+
+Lookup = Callable[[str], SignatureInputs]
+
+
+def find_inputs(
+    found: Mapping[str, SignatureInputs] | StatusError, default: str, signature_name: str
+) -> SignatureInputs:
+    """Look a signature up as REST does; `functools.partial(find_inputs, found, default)` is a `Lookup`.
+
+    Args:
+        found: the signatures of a model, or why there is no model.
+        default: the signature that is meant without a name.
+        signature_name: as sent; empty for the default.
+
+    Raises:
+        StatusError: the given one, or INVALID_ARGUMENT if there is no signature of that name.
+    """
+    if isinstance(found, StatusError):
+        raise found
+    name = signature_name or default
+    if name not in found:
+        raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
+    return found[name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,15 +89,15 @@ def read_predict_body(text: bytes, lookup: Lookup) -> PredictBody:
         StatusError: in TF Serving's words.
 
     Example:
-        >>> inputs = {"x": TensorInfo(dtype="DT_FLOAT")}
+        >>> inputs = SignatureInputs({"x": 1})
         >>> read_predict_body(b'{"instances": [[1.0, 2.0]]}', lambda name: inputs).inputs["x"].shape
         (1, 2)
     """
     document = parse(text)
     root = read_object(document.root)
     signature_name = read_signature_name(root)
-    infos = lookup(signature_name)
-    if not infos:
+    types, optional = lookup(signature_name)
+    if not types:
         raise invalid_argument(f"Failed to get input map for signature: {signature_name or 'DEFAULT'}")
     names = root.names()
     if ROWS_KEY in names:
@@ -77,13 +110,21 @@ def read_predict_body(text: bytes, lookup: Lookup) -> PredictBody:
             raise _malformed(root, "Expecting 'instances' to be an list/array")
         if not rows:
             raise _malformed(root, "No values in 'instances' array")
-        inputs = _rows_at_once(rows, infos, document)
-        return PredictBody(signature_name, inputs or _read_rows(rows, infos), by_row=True)
+        types = _asked_for(rows[0], types, optional)
+        inputs = _rows_at_once(rows, types, document)
+        return PredictBody(signature_name, inputs or _read_rows(rows, types), by_row=True)
     if COLUMNS_KEY in names:
         columns = root.find(COLUMNS_KEY)
-        inputs = _read_columns(columns, infos, document)
+        inputs = _read_columns(columns, _asked_for(columns, types, optional), document)
         return PredictBody(signature_name, inputs, by_row=False)
     raise invalid_argument("Missing 'inputs' or 'instances' key")
+
+
+def _asked_for(value: Any, types: Mapping[str, int], optional: frozenset[str]) -> Mapping[str, int]:
+    """Leave out the inputs that have a default and are not given."""
+    given = value.names() if _is_row_object(value) else ()
+    kept = {name: dtype for name, dtype in types.items() if name not in optional or name in given}
+    return kept if kept or _is_row_object(value) else types
 
 
 def read_object(root: Any) -> Members:
@@ -101,20 +142,20 @@ def read_signature_name(root: Members) -> str:
     return name
 
 
-def _rows_at_once(rows: list, infos: Mapping[str, TensorInfo], document: Document) -> dict[str, np.ndarray] | None:
+def _rows_at_once(rows: list, types: Mapping[str, int], document: Document) -> dict[str, np.ndarray] | None:
     """Return all rows in one go if they are numbers without a fault, else None, which leaves it to `_read_rows`."""
     if not _only_numbers(document):
         return None
     if document.num_objects == 1:
-        columns: dict[str, list] = dict.fromkeys(infos, rows) if len(infos) == 1 else {}
+        columns: dict[str, list] = dict.fromkeys(types, rows) if len(types) == 1 else {}
     elif document.num_objects == 1 + len(rows) and all(isinstance(row, Members) for row in rows):
-        expected = sorted(infos)
+        expected = sorted(types)
         if any(sorted(row.names()) != expected for row in rows):
             return None
-        columns = {name: [row.find(name) for row in rows] for name in infos}
+        columns = {name: [row.find(name) for row in rows] for name in types}
     else:
         return None
-    inputs = {name: numbers_at_once(column, infos[name].dtype) for name, column in columns.items()}
+    inputs = {name: numbers_at_once(column, types[name]) for name, column in columns.items()}
     return None if any(tensor is None for tensor in inputs.values()) else inputs  # type: ignore[return-value]
 
 
@@ -123,15 +164,15 @@ def _only_numbers(document: Document) -> bool:
     return not document.has_words and document.num_strings == (document.root.find(SIGNATURE_KEY) is not None)
 
 
-def _read_rows(rows: list, infos: Mapping[str, TensorInfo]) -> dict[str, np.ndarray]:
+def _read_rows(rows: list, types: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Read value by value, in TF Serving's order."""
-    if not isinstance(rows[0], Members) and len(infos) > 1:
+    if not isinstance(rows[0], Members) and len(types) > 1:
         raise invalid_argument(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
             "tensorinfo_map"
         )
     named = _is_row_object(rows[0])
-    flat: dict[str, list] = {name: [] for name in infos}
+    flat: dict[str, list] = {name: [] for name in types}
     shapes: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         where = f"Failed to process element: {index}"
@@ -139,34 +180,32 @@ def _read_rows(rows: list, infos: Mapping[str, TensorInfo]) -> dict[str, np.ndar
             wanted, found = ("object", "list") if named else ("value/list", "object")
             raise invalid_argument(f"Expecting {wanted} but got {found} at item {index} of input list")
         if not named:
-            _add_row(row, next(iter(infos)), infos, flat, shapes, f"{where} of 'instances' list. Error: ")
+            _add_row(row, next(iter(types)), types, flat, shapes, f"{where} of 'instances' list. Error: ")
             continue
         for name, value in row:
-            _add_row(value, name, infos, flat, shapes, f"{where} key: {name} of 'instances' list. Error: ")
-        if set(row.names()) != set(infos):
+            _add_row(value, name, types, flat, shapes, f"{where} key: {name} of 'instances' list. Error: ")
+        if set(row.names()) != set(types):
             raise invalid_argument(
                 f"{where} of 'instances' list. JSON object: {quote(row)} keys must be equal to: "
-                f"{','.join(sorted(infos))}"
+                f"{','.join(sorted(types))}"
             )
-    return {
-        name: make_tensor(values, [len(rows), *shapes[name]], infos[name].dtype, name) for name, values in flat.items()
-    }
+    return {name: make_tensor(values, [len(rows), *shapes[name]], types[name], name) for name, values in flat.items()}
 
 
 def _add_row(
     value: Any,
     name: str,
-    infos: Mapping[str, TensorInfo],
+    types: Mapping[str, int],
     flat: dict[str, list],
     shapes: dict[str, list[int]],
     where: str,
 ) -> None:
     try:
-        if name not in infos:
+        if name not in types:
             raise invalid_argument(f"JSON object: does not have named input: {name}")
         values: list = []
         shape = shape_of(value)
-        append_leaves(value, 0, shape, infos[name].dtype, values)
+        append_leaves(value, 0, shape, types[name], values)
         expected = shapes.setdefault(name, shape)
         if size_of(expected) != len(values):
             raise invalid_argument(f"Expecting tensor size: {size_of(expected)} but got: {len(values)}")
@@ -177,23 +216,23 @@ def _add_row(
     flat[name] += values
 
 
-def _read_columns(columns: Any, infos: Mapping[str, TensorInfo], document: Document) -> dict[str, np.ndarray]:
+def _read_columns(columns: Any, types: Mapping[str, int], document: Document) -> dict[str, np.ndarray]:
     if not isinstance(columns, Members) or is_base64(columns):
-        if len(infos) > 1:
+        if len(types) > 1:
             raise invalid_argument(
                 "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
                 "tensorinfo_map"
             )
-        values, plain = {next(iter(infos)): columns}, document.num_objects == 1
+        values, plain = {next(iter(types)): columns}, document.num_objects == 1
     else:
         values, plain = {}, document.num_objects == 2
-        for name in infos:
+        for name in types:
             if name not in columns.names():
                 raise invalid_argument(f"Missing named input: {name} in 'inputs' object.")
             values[name] = columns.find(name)
     inputs = {}
     for name, value in values.items():
-        dtype = infos[name].dtype
+        dtype = types[name]
         tensor = numbers_at_once(value, dtype) if plain and _only_numbers(document) else None
         if tensor is None:
             flat: list = []

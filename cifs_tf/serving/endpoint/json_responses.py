@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from cifs_tf.serving.endpoint.json_writer import Writer, float_texts, string_text
-from cifs_tf.serving.endpoint.signatures import type_name
 from cifs_tf.serving.endpoint.status import invalid_argument
+from cifs_tf.serving.endpoint.tensor_types import type_name, type_number
 
 BYTES_SUFFIX = "_bytes"
 
 
-def write_predict_body(outputs: Mapping[str, np.ndarray], *, by_row: bool) -> str:
+def write_predict_body(outputs: Mapping[str, np.ndarray], by_row: bool) -> str:
     """Write the answer to a `:predict` request.
 
     Args:
@@ -123,9 +122,7 @@ def _leaf_texts(name: str, tensor: np.ndarray) -> Any:
             for value in flat.tolist()
         ]
     else:
-        raise invalid_argument(
-            f"Failed to write JSON value for tensor type: {type_name(tf.as_dtype(tensor.dtype).as_datatype_enum)}"
-        )
+        raise invalid_argument(f"Failed to write JSON value for tensor type: {type_name(type_number(tensor.dtype))}")
     texts = np.empty(len(leaves), object)
     texts[:] = leaves
     return texts.reshape(tensor.shape).tolist()

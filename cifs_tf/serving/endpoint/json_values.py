@@ -10,26 +10,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-from tensorflow.core.framework import types_pb2
 
+from cifs_tf.serving.endpoint import tensor_types as types
 from cifs_tf.serving.endpoint.json_parser import Members
 from cifs_tf.serving.endpoint.json_writer import quote
-from cifs_tf.serving.endpoint.signatures import type_name
 from cifs_tf.serving.endpoint.status import Code, StatusError, invalid_argument
 
 # Range of the numbers that a type takes; TF Serving checks the small integers against 32 bits and wraps them.
 INT32_RANGE = (-(2**31), 2**31 - 1)
 INTEGER_RANGES = {
-    types_pb2.DT_INT32: INT32_RANGE,
-    types_pb2.DT_INT16: INT32_RANGE,
-    types_pb2.DT_INT8: INT32_RANGE,
-    types_pb2.DT_UINT8: INT32_RANGE,
-    types_pb2.DT_INT64: (-(2**63), 2**63 - 1),
-    types_pb2.DT_UINT32: (0, 2**32 - 1),
-    types_pb2.DT_UINT64: (0, 2**64 - 1),
+    types.INT32: INT32_RANGE,
+    types.INT16: INT32_RANGE,
+    types.INT8: INT32_RANGE,
+    types.UINT8: INT32_RANGE,
+    types.INT64: (-(2**63), 2**63 - 1),
+    types.UINT16: (0, 2**16 - 1),
+    types.UINT32: (0, 2**32 - 1),
+    types.UINT64: (0, 2**64 - 1),
 }
-FLOATS = (types_pb2.DT_FLOAT, types_pb2.DT_DOUBLE)
+FLOATS = (types.FLOAT, types.DOUBLE)
 
 MAX_RANK = 64  # NumPy's
 _WHITESPACE = re.compile(r"[\t-\r ]+")
@@ -48,7 +47,7 @@ def numbers_at_once(value: Any, dtype: int) -> np.ndarray | None:
     if dtype in INTEGER_RANGES and array.dtype.kind in "iu" and array.size:
         low, high = INTEGER_RANGES[dtype]
         if low <= int(array.min()) and int(array.max()) <= high:
-            return array.astype(_numpy_type(dtype))
+            return array.astype(types.NUMPY_TYPES[dtype])
     return None
 
 
@@ -85,7 +84,7 @@ def append_leaves(value: Any, level: int, shape: list[int], dtype: int, values: 
 
 def _read_leaf(value: Any, dtype: int) -> Any:
     if isinstance(value, Members):
-        if dtype != types_pb2.DT_STRING:
+        if dtype != types.STRING:
             raise _type_error(value, dtype)
         return decode_base64(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -94,12 +93,14 @@ def _read_leaf(value: Any, dtype: int) -> Any:
     elif dtype in INTEGER_RANGES:
         low, high = INTEGER_RANGES[dtype]
         fits = is_number and isinstance(value, int) and low <= value <= high
-    elif dtype == types_pb2.DT_STRING:
+    elif dtype == types.STRING:
         fits = isinstance(value, str)
-    elif dtype == types_pb2.DT_BOOL:
+    elif dtype == types.BOOL:
         fits = isinstance(value, bool)
     else:
-        raise StatusError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {quote(value)} to type: {type_name(dtype)}")
+        raise StatusError(
+            Code.UNIMPLEMENTED, f"Conversion of JSON Value: {quote(value)} to type: {types.type_name(dtype)}"
+        )
     if not fits:
         raise _type_error(value, dtype)
     return value.encode(errors="surrogateescape") if isinstance(value, str) else value
@@ -139,22 +140,22 @@ def make_tensor(values: list, shape: list[int], dtype: int, name: str) -> np.nda
     values = values[: size_of(shape)]  # of a row that names an input twice
     if len(shape) > MAX_RANK:
         raise invalid_argument(f"tensor parsing error: {name}")
-    if dtype == types_pb2.DT_STRING:
+    if dtype == types.STRING:
         tensor = np.empty(len(values), object)
         tensor[:] = values
     elif dtype in FLOATS:
         tensor = _as_floats(np.array(values, np.float64), dtype)
-    elif dtype == types_pb2.DT_BOOL:
+    elif dtype == types.BOOL:
         tensor = np.array(values, np.bool_)
     else:
-        wide = np.uint64 if dtype == types_pb2.DT_UINT64 else np.int64
-        tensor = np.array(values, wide).astype(_numpy_type(dtype))
+        wide = np.uint64 if dtype == types.UINT64 else np.int64
+        tensor = np.array(values, wide).astype(types.NUMPY_TYPES[dtype])
     return tensor.reshape(shape)
 
 
 def _as_floats(array: np.ndarray, dtype: int) -> np.ndarray:
     with np.errstate(over="ignore"):  # beyond float32 is infinite
-        return array.astype(np.float64).astype(_numpy_type(dtype))  # by way of double, as RapidJSON
+        return array.astype(np.float64).astype(types.NUMPY_TYPES[dtype])  # by way of double, as RapidJSON
 
 
 def shape_of(value: Any) -> list[int]:
@@ -169,10 +170,6 @@ def shape_of(value: Any) -> list[int]:
 def size_of(shape: Sequence[int]) -> int:
     """Return the number of values of a shape."""
     return math.prod(shape)
-
-
-def _numpy_type(dtype: int) -> Any:
-    return tf.as_dtype(dtype).as_numpy_dtype
 
 
 def is_array(value: Any) -> bool:
@@ -192,5 +189,5 @@ def kind_of(value: Any) -> str:
 
 
 def _type_error(value: Any, dtype: int) -> StatusError:
-    message = f"JSON Value: {quote(value)} Type: {kind_of(value)} is not of expected type: {type_name(dtype)}"
+    message = f"JSON Value: {quote(value)} Type: {kind_of(value)} is not of expected type: {types.type_name(dtype)}"
     return invalid_argument(message)

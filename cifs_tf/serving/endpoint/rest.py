@@ -1,16 +1,17 @@
-"""TF Serving's REST API over ASGI: reads a request within its limits, and answers it."""
+"""The REST APIs, TF Serving's and v2, over ASGI: reads a request within its limits, and answers it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import re
 import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NoReturn
+from typing import Any
 
 from google.protobuf import json_format
 from starlette.responses import Response
@@ -19,14 +20,16 @@ from tensorflow_serving.apis.get_model_metadata_pb2 import SignatureDefMap
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
-from cifs_tf.serving.endpoint.classification import check_examples_body, check_method
-from cifs_tf.serving.endpoint.json_requests import read_predict_body
+from cifs_tf.serving.endpoint.classification import METHODS, infer, read_examples_body, write_result
+from cifs_tf.serving.endpoint.json_requests import PredictBody, SignatureInputs, find_inputs, read_predict_body
 from cifs_tf.serving.endpoint.json_responses import write_predict_body
+from cifs_tf.serving.endpoint.lane import Lane
 from cifs_tf.serving.endpoint.predictor import Predictor
 from cifs_tf.serving.endpoint.rest_paths import API_PATH, MODEL_PATH, PREDICTION_PATH, Target, read_target
 from cifs_tf.serving.endpoint.rest_responses import TEXT, error_body, error_response, html_response, json_response
-from cifs_tf.serving.endpoint.signatures import DEFAULT_SIGNATURE
-from cifs_tf.serving.endpoint.status import Code, StatusError, invalid_argument
+from cifs_tf.serving.endpoint.signatures import json_inputs, narrow, widen
+from cifs_tf.serving.endpoint.status import DEFAULT_SIGNATURE, Code, StatusError, invalid_argument
+from cifs_tf.serving.endpoint.v2_rest import LARGE_VALUES, V2_PATH, InferenceProtocol
 from cifs_tf.serving.endpoint.versions import Version
 
 LOGGER = logging.getLogger("serving")
@@ -38,6 +41,11 @@ CORS_HEADERS = {
     "access-control-allow-headers": "Content-Type",
 }
 CLOSE = {"connection": "close"}
+# What metrics call the methods.
+ACTIONS = {"predict": "Predict", "classify": "Classify", "regress": "Regress", "explain": "Predict"}
+# A body, or an answer, beyond is read and written by a process; smaller ones take 20 ms at most.
+LARGE_BYTES, GZIP_RATIO = 2**18, 20
+LARGE_THREADS = 4
 
 
 class TooLargeError(Exception):
@@ -50,6 +58,7 @@ class RestApi:
     Args:
         predictor: answers what was asked.
         threads: where requests are decoded and answered.
+        lane: where large bodies are read and written.
         metrics_path: where Prometheus finds the metrics; None (default) for nowhere.
         cors: whether answers allow scripts of other origins. Default false.
         receive_timeout: seconds that a client may take to send a body, > 0. Default 30.
@@ -59,13 +68,16 @@ class RestApi:
         self,
         predictor: Predictor,
         threads: ThreadPoolExecutor,
+        lane: Lane,
         *,
         metrics_path: str | None = None,
         cors: bool = False,
         receive_timeout: float = 30.0,
     ) -> None:
-        self._predictor, self._threads = predictor, threads
+        self._predictor, self._threads, self._lane = predictor, threads, lane
+        self._large_threads = ThreadPoolExecutor(LARGE_THREADS, thread_name_prefix="large")
         self._metrics_path, self._cors, self._receive_timeout = metrics_path, cors, receive_timeout
+        self._v2 = InferenceProtocol(predictor, self._by)
         self._active = self._buffered = 0
         self.draining = False
 
@@ -75,9 +87,8 @@ class RestApi:
         path = ABSOLUTE.sub("", scope["raw_path"].decode("latin-1"))
         if scope["query_string"]:  # part of the path, as in TF Serving
             path += f"?{scope['query_string'].decode('latin-1')}"
-        started = time.monotonic()
         try:
-            response = await self._respond(scope["method"], path, dict(scope["headers"]), receive, started)
+            response = await self._respond(scope["method"], path, dict(scope["headers"]), receive)
         except ConnectionError:
             return  # the client has gone
         except Exception:
@@ -85,11 +96,11 @@ class RestApi:
             response = error_response(Code.INTERNAL, "The server failed to answer this request; its log says why")
         if self.draining:
             response.headers.update(CLOSE)
+        elif (b"connection", b"keep-alive") in scope["headers"]:  # a client of HTTP/1.0 waits for the word
+            response.headers.setdefault("connection", "keep-alive")
         await response(scope, receive, send)
 
-    async def _respond(
-        self, method: str, path: str, headers: dict[bytes, bytes], receive: Receive, started: float
-    ) -> Response:
+    async def _respond(self, method: str, path: str, headers: dict[bytes, bytes], receive: Receive) -> Response:
         if self._active >= self._predictor.options.max_concurrent_requests:
             message = "Too many requests at a time, try again later (--max_concurrent_requests)"
             return error_response(Code.UNAVAILABLE, message, CLOSE)
@@ -99,18 +110,18 @@ class RestApi:
             async with self._body(headers, receive) as body:
                 if path == self._metrics_path:
                     return Response(self._predictor.metrics.page(), headers={"content-type": TEXT})
-                if not API_PATH.fullmatch(path):
+                if not API_PATH.fullmatch(path) and not V2_PATH.fullmatch(path):
                     return html_response(404)
                 if method == "OPTIONS":
                     from_page = re.match(rb"https?://", headers.get(b"origin", b""))
                     return self._with_cors(Response(status_code=200 if from_page else 400))
+                deadline = time.monotonic() + self._predictor.options.timeout
                 if method != "POST":
-                    return self._with_cors(self._answer(method, path, b"", False, started))
-                gzipped = headers.get(b"content-encoding", b"").strip().lower() == b"gzip"
-                loop = asyncio.get_running_loop()
-                return self._with_cors(
-                    await loop.run_in_executor(self._threads, self._answer, method, path, body, gzipped, started)
-                )
+                    return self._with_cors(self._answer(method, path, headers, b"", deadline))
+                is_large = len(body) > (LARGE_BYTES // GZIP_RATIO if _is_gzip(headers) else LARGE_BYTES)
+                threads = self._large_threads if is_large else self._threads
+                answer = asyncio.get_running_loop().run_in_executor
+                return self._with_cors(await answer(threads, self._answer, method, path, headers, body, deadline))
         except TooLargeError as error:
             return json_response(413, error_body(str(error)), CLOSE)
         except TimeoutError:
@@ -151,18 +162,21 @@ class RestApi:
         finally:
             self._buffered -= size
 
-    def _answer(self, method: str, path: str, body: bytes, gzipped: bool, started: float) -> Response:
+    def _answer(self, method: str, path: str, headers: dict[bytes, bytes], body: bytes, deadline: float) -> Response:
         """Find out what is asked and answer it; runs in a thread if it may take long."""
         try:
+            text = _unzip(body, self._predictor.options.max_request_bytes) if _is_gzip(headers) else body
+            if V2_PATH.fullmatch(path):
+                return self._v2.answer(method, path, headers, text, len(text) > LARGE_BYTES, deadline)
             if method == "POST" and (found := PREDICTION_PATH.fullmatch(path)):
                 target = read_target(found)
-                text = _unzip(body, self._predictor.options.max_request_bytes) if gzipped else body
                 action = found["method"]
-                if action in ("predict", "classify", "regress"):  # the path may have capitals
-                    with self._predictor.count(target.model, action.capitalize(), "REST"):
-                        if action != "predict":
-                            self._refuse(action, target, text)
-                        return json_response(200, self._predict(target, text, started))
+                if action in ACTIONS:  # the path may have capitals
+                    with self._predictor.count(target.model, ACTIONS[action], "REST"):
+                        if action in METHODS:
+                            return json_response(200, self._infer(METHODS[action], target, text, deadline))
+                        default = DEFAULT_SIGNATURE if action == "predict" else action
+                        return json_response(200, self._predict(default, target, text, deadline))
             elif method == "GET" and (found := MODEL_PATH.fullmatch(path)):
                 target = read_target(found)
                 return json_response(200, self._metadata(target) if found["metadata"] else self._status(target))
@@ -173,28 +187,36 @@ class RestApi:
     def _use(self, target: Target) -> contextlib.AbstractContextManager[Version]:
         return self._predictor.versions.use(target.model, target.version, target.label)
 
-    def _predict(self, target: Target, text: bytes, started: float) -> str:
+    def _predict(self, default: str, target: Target, text: bytes, deadline: float) -> str:
         with contextlib.ExitStack() as stack:
-            version: Version | None = None
-
-            def lookup(signature_name: str) -> dict:
-                # After the text was parsed, before it is understood: TF Serving's order of errors.
-                nonlocal version
+            found: dict[str, SignatureInputs] | StatusError
+            try:
                 version = stack.enter_context(self._use(target))
-                name = signature_name or DEFAULT_SIGNATURE
-                if name not in version.loaded.signatures:
-                    raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
-                return dict(version.loaded.signatures[name].inputs)
+                widens, signatures = version.loaded.widens, version.loaded.signatures
+                version.json_inputs = version.json_inputs or {
+                    name: json_inputs(signature, widens) for name, signature in signatures.items()
+                }
+                found = version.json_inputs
+            except StatusError as error:
+                found = error  # only once the text was parsed: TF Serving's order of errors
+            is_large = len(text) > LARGE_BYTES
+            lookup = functools.partial(find_inputs, found, default)
+            body: PredictBody = self._by(is_large, deadline, read_predict_body, text, lookup)
+            name = body.signature_name or default
+            inputs = narrow(signatures[name], body.inputs) if widens else body.inputs
+            outputs = self._predictor.predict(version, name, inputs, deadline=deadline)
+            is_large = sum(tensor.size for tensor in outputs.values()) > LARGE_VALUES
+            return self._by(is_large, deadline, write_predict_body, widen(outputs) if widens else outputs, body.by_row)
 
-            body = read_predict_body(text, lookup)
-            assert version is not None, "reading the body looked the model up"
-            outputs = self._predictor.predict(version, body.signature_name, body.inputs, started=started)
-            return write_predict_body(outputs, by_row=body.by_row)
+    def _by(self, is_large: bool, deadline: float, function: Callable, *arguments: Any) -> Any:
+        """Call a function here, or in a process if that would hold other threads up."""
+        return self._lane.run(deadline, function, *arguments) if is_large else function(*arguments)
 
-    def _refuse(self, method: str, target: Target, text: bytes) -> NoReturn:
-        signature_name = check_examples_body(text)
+    def _infer(self, method: str, target: Target, text: bytes, deadline: float) -> str:
+        signature_name, examples = read_examples_body(text)
+        strict = self._predictor.options.enable_signature_method_name_check
         with self._use(target) as version:
-            raise check_method(version.loaded.signatures, signature_name, method)
+            return write_result(infer(version.loaded, signature_name, method, examples, deadline, strict))
 
     def _status(self, target: Target) -> str:
         # Labels are ignored here, as in TF Serving.
@@ -225,6 +247,10 @@ def _metadata_text(version: Version) -> str:
         f'{{\n"model_spec":{_message_text(spec)}\n,\n"metadata": '
         f'{{"signature_def": {_message_text(signatures)}\n}}\n}}\n'
     )
+
+
+def _is_gzip(headers: dict[bytes, bytes]) -> bool:
+    return headers.get(b"content-encoding", b"").strip().lower() == b"gzip"
 
 
 def _unzip(body: bytes, limit: int) -> bytes:

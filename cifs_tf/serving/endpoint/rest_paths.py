@@ -10,7 +10,7 @@ from cifs_tf.serving.endpoint.status import invalid_argument
 API_PATH = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
 _VERSION = r"(?:(?:/versions/(?P<version>\d+))|(?:/labels/(?P<label>[^/:]+)))?"
 PREDICTION_PATH = re.compile(
-    rf"/v1/models/(?P<model>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII
+    rf"/v1/models/(?P<model>[^/:]+){_VERSION}:(?P<method>classify|regress|predict|explain)", re.IGNORECASE | re.ASCII
 )
 MODEL_PATH = re.compile(
     rf"/v1/models(?:/(?P<model>[^/:]+))?{_VERSION}(?:/(?P<metadata>metadata))?", re.IGNORECASE | re.ASCII

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
+import math
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import ml_dtypes
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
-from cifs_tf.framework_internals import make_callable
-from cifs_tf.serving.endpoint.signatures import DEFAULT_SIGNATURE
-from cifs_tf.serving.endpoint.status import BY_NUMBER, Code, StatusError
+from cifs_tf.framework_internals import make_session_runner
+from cifs_tf.serving.endpoint.status import BY_NUMBER, DEFAULT_SIGNATURE, Code, StatusError
 
 PREDICT_METHOD = "tensorflow/serving/predict"
+MAX_SECONDS = 1e6  # a limit beyond is none
 # Types of ONNX by the names that onnxruntime gives them.
 ONNX_TYPES = {
     "tensor(float)": types_pb2.DT_FLOAT,
@@ -30,9 +36,14 @@ ONNX_TYPES = {
     "tensor(int64)": types_pb2.DT_INT64,
     "tensor(uint32)": types_pb2.DT_UINT32,
     "tensor(uint64)": types_pb2.DT_UINT64,
+    "tensor(uint16)": types_pb2.DT_UINT16,
+    "tensor(bfloat16)": types_pb2.DT_BFLOAT16,
     "tensor(bool)": types_pb2.DT_BOOL,
     "tensor(string)": types_pb2.DT_STRING,
 }
+
+
+ONNX_BFLOAT16 = 16
 
 
 class Servable(Protocol):
@@ -40,12 +51,16 @@ class Servable(Protocol):
 
     Attributes:
         signatures: inputs and outputs of its functions, by name.
+        row_wise: signatures whose answer for a row depends on that row alone.
+        widens: whether half precision travels as numbers in JSON, which TF Serving refuses.
     """
 
     signatures: Mapping[str, SignatureDef]
+    row_wise: Container[str]
+    widens: bool
 
     def run(
-        self, signature_name: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
+        self, signature_name: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline: float = math.inf
     ) -> dict[str, np.ndarray]:
         """Run a signature.
 
@@ -53,6 +68,7 @@ class Servable(Protocol):
             signature_name: one of `signatures`.
             inputs: tensors by input name, checked against the signature.
             outputs: names of the outputs to compute.
+            deadline: in `time.monotonic()`, when the run is to be given up. Default never.
 
         Returns:
             tensors by output name.
@@ -65,6 +81,25 @@ class Servable(Protocol):
         """Release its memory; nothing runs any more."""
 
 
+def return_memory() -> None:
+    """Give the memory of what was closed back to the system, where the C library can."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def seconds_left(deadline: float) -> float:
+    """Return the seconds until a time in `time.monotonic()`.
+
+    Raises:
+        StatusError: DEADLINE_EXCEEDED if it is past.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise StatusError(Code.DEADLINE_EXCEEDED, "Deadline exceeded before the model could run; the server is busy")
+    return left
+
+
 class SavedModel:
     """A SavedModel in a session, as TF Serving runs it.
 
@@ -73,55 +108,56 @@ class SavedModel:
 
     Args:
         path: folder with `saved_model.pb`.
-        timeout: seconds after which a run ends with DEADLINE_EXCEEDED, > 0.
+        tags: of the graph to load. Default `serve`.
         session_config: threads of the session. Default TensorFlow's own.
     """
 
-    def __init__(self, path: Path, timeout: float, session_config: config_pb2.ConfigProto | None = None) -> None:
-        self._run_options = config_pb2.RunOptions(timeout_in_ms=max(1, round(timeout * 1000)))
+    row_wise: Container[str] = ()
+    widens = False
+
+    def __init__(
+        self, path: Path, tags: Sequence[str] = ("serve",), session_config: config_pb2.ConfigProto | None = None
+    ) -> None:
         self._lock = threading.Lock()
-        self._callables: dict[tuple[str, tuple[str, ...]], object] = {}
-        self._graph = tf.Graph()
-        self._session = tf.compat.v1.Session(graph=self._graph, config=session_config)
+        self._runners: dict[tuple[str, tuple[str, ...]], Callable] = {}
+        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config)
         try:
-            with self._graph.as_default():
-                meta_graph = tf.compat.v1.saved_model.load(self._session, ["serve"], str(path))
+            with self._session.graph.as_default():
+                meta_graph = tf.compat.v1.saved_model.load(self._session, list(tags), str(path))
         except BaseException:
             self._session.close()
             raise
         self.signatures: Mapping[str, SignatureDef] = dict(meta_graph.signature_def)
 
     def run(
-        self, signature_name: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
+        self, signature_name: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline: float = math.inf
     ) -> dict[str, np.ndarray]:
         """Run a signature, as `Servable.run`."""
-        call = self._callable(signature_name, tuple(outputs))
+        run = self._runner(signature_name, tuple(outputs))
+        left = seconds_left(deadline)
         try:
-            tensors = call(*(inputs[name] for name in sorted(inputs)))  # type: ignore[operator]
+            milliseconds = 0 if left > MAX_SECONDS else max(1, math.ceil(left * 1000))
+            tensors = run([inputs[name] for name in sorted(inputs)], milliseconds)
         except tf.errors.OpError as error:
             raise StatusError(BY_NUMBER[error.error_code], error.message) from error
-        return dict(zip(outputs, tensors, strict=True))
+        return dict(zip(outputs, map(np.asarray, tensors), strict=True))
 
     def close(self) -> None:
         """Release its memory; nothing runs any more."""
-        self._callables.clear()
+        self._runners.clear()
         self._session.close()
+        self._session = None
 
-    def _callable(self, signature_name: str, outputs: tuple[str, ...]) -> object:
+    def _runner(self, signature_name: str, outputs: tuple[str, ...]) -> Callable:
         """Make, once, the function that runs a signature for some of its outputs."""
         key = signature_name, outputs
         with self._lock:
-            if key not in self._callables:
+            if key not in self._runners:
                 signature = self.signatures[signature_name]
-                self._callables[key] = make_callable(
-                    self._session,
-                    config_pb2.CallableOptions(
-                        feed=[signature.inputs[name].name for name in sorted(signature.inputs)],
-                        fetch=[signature.outputs[name].name for name in outputs],
-                        run_options=self._run_options,
-                    ),
-                )
-            return self._callables[key]
+                feeds = [signature.inputs[name].name for name in sorted(signature.inputs)]
+                fetches = [signature.outputs[name].name for name in outputs]
+                self._runners[key] = make_session_runner(self._session, feeds, fetches)
+            return self._runners[key]
 
 
 class OnnxModel:
@@ -129,48 +165,85 @@ class OnnxModel:
 
     Args:
         file: the ONNX file.
-        timeout: seconds after which a run ends with DEADLINE_EXCEEDED, > 0.
         num_threads: of a run; 0 (default) leaves it to onnxruntime.
     """
 
-    def __init__(self, file: Path, timeout: float, num_threads: int = 0) -> None:
+    row_wise: Container[str] = ()
+    widens = True
+
+    def __init__(self, file: Path, num_threads: int = 0) -> None:
         import onnxruntime
 
-        self._failures = (
-            onnxruntime.capi.onnxruntime_pybind11_state.Fail,
-            onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
-            onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException,
-            onnxruntime.capi.onnxruntime_pybind11_state.EPFail,
-        )
-        self._runtime, self._timeout = onnxruntime, timeout
+        self._runtime = onnxruntime
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 4  # errors go into the answer
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self.signatures: Mapping[str, SignatureDef] = {DEFAULT_SIGNATURE: onnx_signature(self._session)}
+        signature = onnx_signature(self._session)
+        self.signatures: Mapping[str, SignatureDef] = {DEFAULT_SIGNATURE: signature}
+        # NumPy's is unknown to onnxruntime: it travels in values of onnxruntime's own, which take no texts.
+        infos = [*signature.inputs.values(), *signature.outputs.values()]
+        self._has_bfloat16 = any(info.dtype == types_pb2.DT_BFLOAT16 for info in infos)
 
     def run(
-        self, signature_name: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
+        self, signature_name: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline: float = math.inf
     ) -> dict[str, np.ndarray]:
         """Run the model, as `Servable.run`."""
+        left = seconds_left(deadline)
         options = self._runtime.RunOptions()
-        stopper = threading.Timer(self._timeout, setattr, (options, "terminate", True))
+        stopper = threading.Timer(min(left, MAX_SECONDS), setattr, (options, "terminate", True))
         stopper.daemon = True
         stopper.start()
         try:
-            tensors = self._session.run(list(outputs), dict(inputs), options)
-        except self._failures as error:
+            if self._has_bfloat16:
+                values = {name: self._as_value(tensor) for name, tensor in inputs.items()}
+                found = map(_from_value, self._session.run_with_ort_values(list(outputs), values, options))
+            else:
+                values = {name: _decoded(tensor) for name, tensor in inputs.items()}
+                found = map(_encoded, self._session.run(list(outputs), values, options))
+            return dict(zip(outputs, found, strict=True))
+        except UnicodeDecodeError as error:
+            raise StatusError(Code.INVALID_ARGUMENT, f"ONNX takes texts in UTF-8 only: {error}") from error
+        # Each kind of failure is a class of its own, whose only base is Exception.
+        except Exception as error:
             if options.terminate:
-                message = f"The run took longer than {self._timeout:g} s and was ended"
+                message = f"The run took longer than {left:.3g} s and was ended"
                 raise StatusError(Code.DEADLINE_EXCEEDED, message) from error
             raise StatusError(Code.INVALID_ARGUMENT, str(error)) from error
         finally:
             stopper.cancel()
-        return dict(zip(outputs, tensors, strict=True))
 
     def close(self) -> None:
         """Release its memory; nothing runs any more."""
         self._session = None
+
+    def _as_value(self, tensor: np.ndarray) -> Any:
+        make, tensor = self._runtime.OrtValue, np.ascontiguousarray(tensor)
+        if tensor.dtype == ml_dtypes.bfloat16:
+            return make.ortvalue_from_numpy_with_onnx_type(tensor.view(np.uint16), ONNX_BFLOAT16)
+        return make.ortvalue_from_numpy(tensor)
+
+
+def _from_value(value: Any) -> np.ndarray:
+    if value.data_type() != "tensor(bfloat16)":
+        return value.numpy()
+    shape = value.shape()
+    content = ctypes.string_at(value.data_ptr(), 2 * math.prod(shape))
+    return np.frombuffer(content, ml_dtypes.bfloat16).reshape(shape)
+
+
+def _decoded(tensor: np.ndarray) -> np.ndarray:
+    return _each(bytes.decode, tensor) if tensor.dtype == object else tensor
+
+
+def _encoded(tensor: np.ndarray) -> np.ndarray:
+    return _each(str.encode, tensor) if tensor.dtype == object else tensor
+
+
+def _each(function: Callable, tensor: np.ndarray) -> np.ndarray:
+    texts = np.empty(tensor.shape, object)
+    texts.reshape(-1)[:] = list(map(function, tensor.reshape(-1).tolist()))
+    return texts
 
 
 def onnx_signature(session: Any) -> SignatureDef:
@@ -178,8 +251,13 @@ def onnx_signature(session: Any) -> SignatureDef:
     signature = SignatureDef(method_name=PREDICT_METHOD)
     for values, infos in ((session.get_inputs(), signature.inputs), (session.get_outputs(), signature.outputs)):
         for value in values:
-            infos[value.name].name = f"{value.name}:0"
-            infos[value.name].dtype = ONNX_TYPES[value.type]
+            info = infos[value.name]
+            if value.type not in ONNX_TYPES:
+                info.composite_tensor.type_spec.type_spec_class_name = value.type
+                continue
+            info.name, info.dtype = f"{value.name}:0", ONNX_TYPES[value.type]
+            # Without a shape, or with that of a scalar: onnxruntime does not tell which.
+            info.tensor_shape.unknown_rank = not value.shape
             for size in value.shape:
-                infos[value.name].tensor_shape.dim.add(size=size if isinstance(size, int) else -1)
+                info.tensor_shape.dim.add(size=size if isinstance(size, int) else -1)
     return signature

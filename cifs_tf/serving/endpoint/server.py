@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from cifs_tf.serving.endpoint import config_files
 from cifs_tf.serving.endpoint.batching import Batcher, BatchingOptions
 from cifs_tf.serving.endpoint.connections import guarded_protocol
 from cifs_tf.serving.endpoint.grpc_services import make_grpc_server
+from cifs_tf.serving.endpoint.lane import Lane
 from cifs_tf.serving.endpoint.loading import load_version
 from cifs_tf.serving.endpoint.metrics import Metrics
 from cifs_tf.serving.endpoint.options import ServerOptions
@@ -36,7 +38,7 @@ from cifs_tf.serving.endpoint.versions import Versions
 
 LOGGER = logging.getLogger("serving")
 # How long clients that hold an open connection have, at the end, to learn with their next request that it closes.
-GOODBYE_SECONDS = 1.0
+GOODBYE_SECONDS = 0.5
 BACKLOG = 2048
 
 
@@ -77,12 +79,15 @@ class _Server:
             on_load=lambda version, seconds: metrics.loaded(str(version.path), seconds),
         )
         self._versions.configure(_configs(options))
+        if options.tensorflow_session_config_file:
+            config_files.read_session_config(options.tensorflow_session_config_file)  # before a model needs it
         batcher = Batcher(_batching(options)) if options.enable_batching else None
         self._predictor = Predictor(self._versions, metrics, options, batcher)
         self._threads = ThreadPoolExecutor(options.rest_api_num_threads, thread_name_prefix="rest")
         self._api = RestApi(
             self._predictor,
             self._threads,
+            Lane(options.large_body_processes),
             metrics_path=_metrics_path(options),
             cors=options.rest_api_enable_cors_support,
             receive_timeout=options.receive_timeout_in_ms / 1000,
@@ -120,7 +125,9 @@ class _Server:
             self._api.draining = True
             for server in http_server.servers if http_task else ():
                 server.close()
-            await asyncio.sleep(GOODBYE_SECONDS)
+            until = time.monotonic() + GOODBYE_SECONDS
+            while http_server.server_state.connections and time.monotonic() < until:
+                await asyncio.sleep(0.02)
             http_server.should_exit = True
             if grpc_server:
                 await grpc_server.stop(options.drain_timeout_in_ms / 1000)
@@ -128,6 +135,8 @@ class _Server:
                 await http_task
             await asyncio.to_thread(self._versions.close, options.drain_timeout_in_ms / 1000)
             LOGGER.info("ended")
+            logging.shutdown()
+            os._exit(0)  # taking the interpreter and TensorFlow apart takes a second
 
     def _on_signal(self, stop: asyncio.Event) -> None:
         if stop.is_set():
@@ -216,10 +225,14 @@ class _HttpServer(uvicorn.Server):
 
 
 def _configs(options: ServerOptions) -> list[ServedModel]:
-    if options.model_base_path is not None:
+    if options.model_config_file is None:
+        assert options.model_base_path is not None, "the options have one of the two"
         return [ServedModel(options.model_name, Path(options.model_base_path))]
-    assert options.model_config_file is not None, "the options have one of the two"
-    return served_models(config_files.read_model_config(options.model_config_file))
+    message = config_files.read_model_config(options.model_config_file)
+    for model in message.model_config_list.config:
+        if model.HasField("logging_config"):
+            LOGGER.warning("model %s: logging_config is not followed, requests are not logged here", model.name)
+    return served_models(message)
 
 
 def _batching(options: ServerOptions) -> BatchingOptions:
@@ -227,7 +240,11 @@ def _batching(options: ServerOptions) -> BatchingOptions:
     if options.batching_parameters_file is None:
         return defaults
     message = config_files.read_batching_parameters(options.batching_parameters_file)
-    names = ("max_batch_size", "batch_timeout_micros", "num_batch_threads", "max_enqueued_batches")
+    names = ["max_batch_size", "batch_timeout_micros", "num_batch_threads", "max_enqueued_batches"]
+    if message.enable_large_batch_splitting.value:
+        names.append("max_execution_batch_size")
+    if message.pad_variable_length_inputs:
+        LOGGER.warning("pad_variable_length_inputs is not followed: requests of other shapes get runs of their own")
     given = {name: getattr(message, name).value for name in names if message.HasField(name)}
     return dataclasses.replace(defaults, **given, allowed_batch_sizes=tuple(message.allowed_batch_sizes))
 

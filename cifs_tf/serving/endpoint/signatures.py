@@ -6,19 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import types_pb2
-from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow.core.protobuf import struct_pb2
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 
-from cifs_tf.serving.endpoint.status import Code, StatusError, invalid_argument
-
-DEFAULT_SIGNATURE = "serving_default"
-
-_SHORT_NAMES = {types_pb2.DT_FLOAT: "float", types_pb2.DT_DOUBLE: "double", types_pb2.DT_HALF: "half"}
-
-
-def type_name(dtype: int) -> str:
-    """Return the name of a type in TF Serving's messages, such as `float` for `DT_FLOAT`."""
-    return _SHORT_NAMES.get(dtype, types_pb2.DataType.Name(dtype).removeprefix("DT_").lower())
+from cifs_tf.serving.endpoint.json_requests import SignatureInputs
+from cifs_tf.serving.endpoint.status import DEFAULT_SIGNATURE, Code, StatusError, invalid_argument
+from cifs_tf.serving.endpoint.tensor_types import BFLOAT16, FLOAT, HALF, NUMPY_TYPES, type_name, type_number
 
 
 def find_signature(signatures: Mapping[str, SignatureDef], name: str) -> tuple[str, SignatureDef]:
@@ -41,7 +34,7 @@ def find_signature(signatures: Mapping[str, SignatureDef], name: str) -> tuple[s
 
 
 def check_names(signature: SignatureDef, sent: Sequence[str]) -> None:
-    """Refuse inputs that are not exactly those of the signature.
+    """Refuse inputs that are not exactly those of the signature; those that have a default may be missing.
 
     Args:
         signature: of the model.
@@ -51,7 +44,7 @@ def check_names(signature: SignatureDef, sent: Sequence[str]) -> None:
         StatusError: INVALID_ARGUMENT, listing what is too much and what is missing.
     """
     wanted, received = set(signature.inputs), set(sent)
-    if wanted == received:
+    if received <= wanted <= received | set(signature.defaults):
         return
 
     def listed(names: set[str]) -> str:
@@ -62,6 +55,37 @@ def check_names(signature: SignatureDef, sent: Sequence[str]) -> None:
         f"len({{{listed(wanted)}}}). Sent extra: {{{listed(received - wanted)}}}. "
         f"Missing but required: {{{listed(wanted - received)}}}."
     )
+
+
+def add_defaults(signature: SignatureDef, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the inputs of a request, and for those that it does not give their defaults."""
+    missing = [name for name in signature.defaults if name not in inputs]
+    return {**inputs, **{name: tf.make_ndarray(signature.defaults[name]) for name in missing}}
+
+
+def json_inputs(signature: SignatureDef, widens: bool) -> SignatureInputs:
+    """Return inputs as JSON is read: numbers of half precision as float, if they are taken at all."""
+    types = {name: info.dtype for name, info in signature.inputs.items()}
+    types = {name: FLOAT if widens and dtype in (HALF, BFLOAT16) else dtype for name, dtype in types.items()}
+    return SignatureInputs(types, frozenset(signature.defaults))
+
+
+def narrow(signature: SignatureDef, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Round inputs that were read as float to the half precision that a signature takes."""
+    halves = {name: info.dtype for name, info in signature.inputs.items() if info.dtype in (HALF, BFLOAT16)}
+    with np.errstate(over="ignore"):  # beyond the type is infinite
+        return {
+            name: tensor.astype(NUMPY_TYPES[halves[name]]) if name in halves else tensor
+            for name, tensor in inputs.items()
+        }
+
+
+def widen(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return outputs with those of half precision as float."""
+    return {
+        name: tensor.astype(np.float32) if type_number(tensor.dtype) in (HALF, BFLOAT16) else tensor
+        for name, tensor in outputs.items()
+    }
 
 
 def check_tensors(signature: SignatureDef, inputs: Mapping[str, np.ndarray]) -> None:
@@ -79,7 +103,8 @@ def check_tensors(signature: SignatureDef, inputs: Mapping[str, np.ndarray]) -> 
     """
     for index, (name, info) in enumerate(sorted(signature.inputs.items())):
         tensor = inputs[name]
-        dtype = tf.as_dtype(tensor.dtype).as_datatype_enum
+        check_is_tensor(name, info, "input")
+        dtype = type_number(tensor.dtype)
         if dtype != info.dtype:
             raise invalid_argument(
                 f"Expects arg[{index}] to be {type_name(info.dtype)} but {type_name(dtype)} is provided"
@@ -121,11 +146,64 @@ def select_outputs(signature: SignatureDef, output_filter: Sequence[str]) -> lis
             )
         if name in output_filter[:index]:
             raise invalid_argument(f"duplicate output tensor alias: {name}")
-    return list(output_filter) or sorted(signature.outputs)
+    chosen = list(output_filter) or sorted(signature.outputs)
+    for name in chosen:
+        check_is_tensor(name, signature.outputs[name], "output")
+    return chosen
 
 
-def is_batchable(signature: SignatureDef) -> bool:
-    """Return whether all inputs and outputs have a free first dimension: then requests can share or split a run."""
-    infos = [*signature.inputs.values(), *signature.outputs.values()]
+def check_is_tensor(name: str, info: TensorInfo, what: str) -> None:
+    """Refuse what no message of the API can carry.
+
+    Args:
+        name: of an input or output.
+        info: its part of the signature.
+        what: `"input"` or `"output"`.
+
+    Raises:
+        StatusError: UNIMPLEMENTED, with what to export instead.
+    """
+    kind = info.WhichOneof("encoding")
+    spec = info.composite_tensor.type_spec
+    if kind == "coo_sparse":
+        advice = "a sparse tensor: export tf.sparse.to_dense of it, or its indices and values"
+    elif spec.type_spec_class == struct_pb2.TypeSpecProto.RAGGED_TENSOR_SPEC:
+        advice = "a ragged tensor: export its to_tensor(), or its flat_values and row_splits"
+    elif kind == "composite_tensor":
+        advice = (
+            f"{spec.type_spec_class_name or 'no tensor'}, no tensor: export the model without it; a classifier of "
+            "scikit-learn without ZipMap (skl2onnx: options={'zipmap': False})"
+        )
+    else:
+        return
+    raise StatusError(Code.UNIMPLEMENTED, f"The {what} {name} is {advice}")
+
+
+def count_rows(signature: SignatureDef, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> int | None:
+    """Return the common first dimension of a request's tensors, or None if the signature does not leave it free.
+
+    A free first dimension need not be a batch: frames of a sound or words of a text have one too.
+    """
+    infos = [*signature.inputs.values(), *(signature.outputs[name] for name in outputs)]
     shapes = [info.tensor_shape for info in infos]
-    return all(not shape.unknown_rank and len(shape.dim) > 0 and shape.dim[0].size == -1 for shape in shapes)
+    lengths = {len(tensor) if tensor.ndim else -1 for tensor in inputs.values()}
+    if len(lengths) != 1 or any(shape.unknown_rank or not shape.dim or shape.dim[0].size != -1 for shape in shapes):
+        return None
+    return lengths.pop()
+
+
+def check_rows(outputs: Mapping[str, np.ndarray], rows: int) -> None:
+    """Check that outputs have as many rows as the inputs of a run.
+
+    Raises:
+        StatusError: FAILED_PRECONDITION, in TF Serving's words.
+    """
+    for tensor in outputs.values():
+        if not tensor.ndim:
+            raise StatusError(Code.FAILED_PRECONDITION, "Batched output tensor has 0 dimensions")
+        if len(tensor) != rows:
+            raise StatusError(
+                Code.FAILED_PRECONDITION,
+                "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input "
+                "tensors",
+            )

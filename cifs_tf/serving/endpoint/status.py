@@ -1,8 +1,9 @@
-"""The errors of the contract: gRPC's status codes, and how REST says them."""
+"""The words of the contract: gRPC's status codes, how REST says them, and the signature that nobody needs to name."""
 
 import grpc
 
 Code = grpc.StatusCode
+DEFAULT_SIGNATURE = "serving_default"
 
 HTTP_STATUS = {
     Code.OK: 200,
@@ -41,6 +42,10 @@ class StatusError(Exception):
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         self.code, self.message = code, message
         super().__init__(f"{code.name}: {message}")
+
+    def __reduce__(self) -> tuple:
+        """Let processes raise it across their borders."""
+        return StatusError, (self.code, self.message)
 
 
 def invalid_argument(message: str) -> StatusError:

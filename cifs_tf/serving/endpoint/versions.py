@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
-from cifs_tf.serving.endpoint.servables import Servable
+from cifs_tf.serving.endpoint.servables import Servable, return_memory
 from cifs_tf.serving.endpoint.served_models import ServedModel
 from cifs_tf.serving.endpoint.status import Code, StatusError, invalid_argument
 
@@ -40,8 +40,11 @@ class Version:
     failures: int = 0
     retry_at: float = 0.0
     files: tuple = ()
+    # By signature, how many shared runs agreed with single ones; negative once one did not. See `Batcher`.
+    trials: dict[str, int] = dataclasses.field(default_factory=dict)
     # Made for the first request: it takes milliseconds, and never changes.
     metadata_text: str | None = None
+    json_inputs: dict = dataclasses.field(default_factory=dict)
 
     @property
     def loaded(self) -> Servable:
@@ -241,6 +244,8 @@ class Versions:
             servable, version.servable = version.servable, None
         if servable:
             servable.close()
+            del servable
+            return_memory()
         with self._changed:
             version.state = State.END
         LOGGER.info("%s version %d is unloaded", version.model, version.number)

@@ -1,5 +1,6 @@
 """Batching by itself: who shares a run, what is filled up, whose fault a bad row is."""
 
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cifs_tf.serving.endpoint.batching import Batcher, BatchingOptions
+from cifs_tf.serving.endpoint.batching import TRIALS, Batcher, BatchingOptions
 from cifs_tf.serving.endpoint.status import StatusError, invalid_argument
 from cifs_tf.serving.endpoint.versions import Version
 
@@ -20,7 +21,7 @@ class Doubling:
         self.sizes, self.gate = [], threading.Event()
         self.gate.set()
 
-    def run(self, signature_name, inputs, outputs):
+    def run(self, signature_name, inputs, outputs, deadline=math.inf):
         self.gate.wait(10)
         self.sizes.append(len(inputs["x"]))
         if (inputs["x"] < 0).any():
@@ -37,7 +38,7 @@ def version():
 
 
 def ask(batcher, version, values):
-    return batcher(version, "serving_default", {"x": np.array(values, float)}, ("y",))["y"].tolist()
+    return batcher(version, "serving_default", {"x": np.array(values, float)}, ("y",), row_wise=True)["y"].tolist()
 
 
 def held(batcher, version, requests):
@@ -108,3 +109,65 @@ def test_a_request_that_waited_too_long_is_not_run(version):
         with pytest.raises(StatusError, match="DEADLINE_EXCEEDED"):
             late.result()
     assert version.servable.sizes == [1]
+
+
+class Mixing(Doubling):
+    """Answers with what all rows of a run have a part in, or with other rows than it was given."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def run(self, signature_name, inputs, outputs, deadline=math.inf):
+        super().run(signature_name, inputs, outputs)
+        return {"y": self.function(inputs["x"])}
+
+
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (np.cumsum, {}),
+        (lambda x: x / x.sum(), {}),
+        (lambda x: x[x > 3], {}),
+        (np.sum, {}),
+        (lambda x: x / x.sum(), {"allowed_batch_sizes": (4, 8)}),
+        (lambda x: x / x.sum(), {"max_execution_batch_size": 4}),
+    ],
+)
+def test_rows_of_other_clients_have_no_part_in_an_answer(function, options, caplog):
+    version = Version("m", 1, Path("m/1"), servable=Mixing(function))
+    batcher = Batcher(BatchingOptions(max_batch_size=8, num_batch_threads=1, **options))
+    requests = [[1.0], [2.0], [3.0, 4.0, 5.0], [6.0, 7.0], [8.0]]
+    for _ in range(3):
+        version.servable.gate.clear()
+        with ThreadPoolExecutor(len(requests)) as pool:
+            sent = []
+            for values in requests:
+                arguments = version, "serving_default", {"x": np.array(values)}, ("y",)
+                sent.append(pool.submit(batcher, *arguments))
+                time.sleep(0.02)
+            version.servable.gate.set()
+            for values, future in zip(requests, sent, strict=True):
+                np.testing.assert_allclose(future.result()["y"], function(np.array(values)))
+    assert version.trials["serving_default"] < 0
+    assert len([line for line in caplog.messages if "is not batched from now on" in line]) == 1
+
+
+def test_rows_that_do_not_mix_are_batched_after_some_trials(version):
+    batcher = Batcher(BatchingOptions(max_batch_size=4, num_batch_threads=1))
+    version.trials["serving_default"] = TRIALS
+    version.servable.gate.clear()
+    with ThreadPoolExecutor(3) as pool:
+        sent = []
+        for value in (1.0, 2.0, 3.0):
+            sent.append(pool.submit(batcher, version, "serving_default", {"x": np.array([value])}, ("y",)))
+            time.sleep(0.05)
+        version.servable.gate.set()
+        assert [future.result()["y"].tolist() for future in sent] == [[2], [4], [6]]
+    assert version.servable.sizes == [1, 2]
+
+
+def test_a_request_beyond_the_size_of_a_run_is_split(version):
+    batcher = Batcher(BatchingOptions(max_batch_size=8, max_execution_batch_size=2, num_batch_threads=1))
+    assert ask(batcher, version, [1, 2, 3, 4, 5]) == [2, 4, 6, 8, 10]
+    assert sorted(version.servable.sizes) == [1, 2, 2]

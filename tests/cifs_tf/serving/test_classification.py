@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cifs_tf.serving.endpoint.classification import check_examples_body
+from cifs_tf.serving.endpoint.classification import read_examples_body
 from cifs_tf.serving.endpoint.status import Code, StatusError
 
 
@@ -26,11 +26,17 @@ from cifs_tf.serving.endpoint.status import Code, StatusError
 def test_features_of_the_wrong_kind(key, features, message):
     body = {"examples": [{"fine": 1}]} | {key: [features] if key == "examples" else features}
     with pytest.raises(StatusError) as caught:
-        check_examples_body(json.dumps(body).encode())
+        read_examples_body(json.dumps(body).encode())
     assert (caught.value.code, caught.value.message) == (Code.INVALID_ARGUMENT, message)
 
 
 def test_good_examples_name_their_signature():
     example = {"b": [True, 1, False], "f": [1.5, 2.0], "s": ["x", {"b64": "eA=="}], "none": [], "one": -(2**63)}
     body = {"signature_name": "other", "context": example, "examples": [example, {}]}
-    assert check_examples_body(json.dumps(body).encode()) == "other"
+    name, found = read_examples_body(json.dumps(body).encode())
+    first = found.example_list_with_context.examples[0].features.feature
+    assert name == "other"
+    assert list(first["b"].int64_list.value) == [1, 1, 0]
+    assert list(first["s"].bytes_list.value) == [b"x", b"x"]
+    assert list(found.example_list_with_context.context.features.feature["f"].float_list.value) == [1.5, 2.0]
+    assert first["none"].WhichOneof("kind") is None

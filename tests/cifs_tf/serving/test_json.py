@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow.core.framework import types_pb2
-from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
 from cifs_tf.serving.endpoint import json_requests
 from cifs_tf.serving.endpoint.json_parser import Members, parse
-from cifs_tf.serving.endpoint.json_requests import read_predict_body
+from cifs_tf.serving.endpoint.json_requests import SignatureInputs, read_predict_body
 from cifs_tf.serving.endpoint.json_responses import write_predict_body
 from cifs_tf.serving.endpoint.json_writer import float_texts, quote
 from cifs_tf.serving.endpoint.status import Code, StatusError
@@ -26,9 +25,8 @@ DTYPES = [types_pb2.DT_FLOAT, types_pb2.DT_DOUBLE, types_pb2.DT_INT32, types_pb2
 
 def answer(body, **dtypes):
     """What reading a body gives: tensors, or the error."""
-    infos = {name: TensorInfo(dtype=dtype) for name, dtype in dtypes.items()}
     try:
-        return read_predict_body(body, lambda signature_name: infos).inputs
+        return read_predict_body(body, lambda signature_name: SignatureInputs(dtypes)).inputs
     except StatusError as error:
         return str(error)
 

@@ -143,7 +143,9 @@ def test_too_many_connections_leave_the_others_alone(server):
             assert http.post("/v1/models/plain:predict", content=GOOD).status_code == 200
             for _ in range(200):
                 stack.enter_context(raw_connection(server))
+            # Those that never asked go first, for a client that is there and for one that comes.
             assert http.post("/v1/models/plain:predict", content=GOOD).status_code == 200
+            assert httpx.post(f"{server.url}/v1/models/plain:predict", content=GOOD, timeout=60).status_code == 200
         time.sleep(2)  # the receive timeout frees the places
 
 
@@ -278,7 +280,19 @@ class Fuzzer:
     def request(self):
         """Method, path, headers and body."""
         kinds = [self.good, self.random_json, self.near_json, self.random_bytes, self.image, self.path, self.zipped]
-        return self.random.choice(kinds)()
+        return self.random.choice([*kinds, self.inference])()
+
+    def inference(self):
+        item = {
+            "name": self.random.choice(["image", "x", 1]),
+            "datatype": self.random.choice(["FP32", "BYTES", "FP16", "INT8", ""]),
+            "shape": self.random.choice([[1, *SHAPE], [2], [-1], [2**62, 4], "a", self.value(2)]),
+            "data": self.random.choice([[IMAGE], self.value(4), None]),
+            "parameters": self.random.choice([{}, {"binary_data_size": self.value(0)}]),
+        }
+        body = json.dumps({"inputs": [item], "outputs": self.random.choice([[], self.value(2)])}).encode()
+        length = {"inference-header-content-length": str(self.random.randrange(2 * len(body)))}
+        return "POST", "/v2/models/plain/infer", self.random.choice([{}, {}, length]), body
 
     def good(self):
         return "POST", "/v1/models/plain:predict", {}, GOOD

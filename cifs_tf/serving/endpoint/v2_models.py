@@ -1,0 +1,54 @@
+"""What the Open Inference Protocol says of models: whether they answer, and what they take."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
+
+from cifs_tf.serving.endpoint.predictor import Predictor
+from cifs_tf.serving.endpoint.rest_paths import Target
+from cifs_tf.serving.endpoint.signatures import find_signature
+from cifs_tf.serving.endpoint.status import StatusError
+from cifs_tf.serving.endpoint.v2_codec import DATATYPES
+from cifs_tf.serving.endpoint.versions import Versions
+
+PLATFORMS = {"tensorflow": "tensorflow_savedmodel", "onnx": "onnx_onnxv1"}
+AVAILABLE = ModelVersionStatus.AVAILABLE
+
+
+def is_ready(versions: Versions, target: Target) -> bool:
+    """Return whether a version of a model, or any if none is named, answers."""
+    try:
+        states = versions.states(target.model, target.version)
+    except StatusError:
+        return False
+    return any(state.state == AVAILABLE for state in states)
+
+
+def describe_model(predictor: Predictor, target: Target) -> dict[str, Any]:
+    """Describe the inputs and outputs of a model's `serving_default`.
+
+    Raises:
+        StatusError: if there is no such version, or signature.
+    """
+    with predictor.versions.use(target.model, target.version) as version:
+        _, signature = find_signature(version.loaded.signatures, "")
+        states = predictor.versions.states(target.model)
+        return {
+            "name": target.model,
+            "versions": [str(number) for number in sorted(s.version for s in states if s.state == AVAILABLE)],
+            "platform": PLATFORMS[predictor.options.backend],
+            "inputs": _describe(signature.inputs),
+            "outputs": _describe(signature.outputs),
+        }
+
+
+def _describe(infos: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "datatype": DATATYPES.get(info.dtype, "unsupported"),
+            "shape": [-1] if info.tensor_shape.unknown_rank else [dim.size for dim in info.tensor_shape.dim],
+        }
+        for name, info in sorted(infos.items())
+    ]

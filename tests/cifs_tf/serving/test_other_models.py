@@ -1,0 +1,332 @@
+"""Models that are not this project's: rows that are no examples, texts, defaults, classes, half precision, labels."""
+
+import json
+import socket
+
+import grpc
+import httpx
+import numpy as np
+import onnx
+import pytest
+import tensorflow as tf
+from onnx import TensorProto, helper
+from tensorflow.core.example.example_pb2 import Example
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+from tensorflow_serving.apis import prediction_service_pb2_grpc
+from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.prediction_log_pb2 import ClassifyLog, PredictionLog, PredictLog, SessionRunLog
+
+from tests.cifs_tf.serving.running import running_server
+
+pytestmark = pytest.mark.slow
+CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
+
+
+def spec(shape, dtype=tf.float32, name="x"):
+    return tf.TensorSpec(shape, dtype, name=name)
+
+
+def parsed(inputs):
+    return tf.io.parse_example(inputs, {"a": tf.io.FixedLenFeature([], tf.float32)})["a"]
+
+
+def classes(inputs):
+    scores = tf.stack([parsed(inputs), 1 - parsed(inputs)], 1)
+    return {"classes": tf.tile([["high", "low"]], [tf.shape(scores)[0], 1]), "scores": scores}
+
+
+EXAMPLES = spec([None], tf.string, "inputs")
+SIGNATURES = {
+    "serving_default": (lambda x: {"y": tf.signal.frame(x, 400, 160, pad_end=True)[:, 0]}, spec([None])),
+    "ranking": (lambda x: {"y": tf.nn.softmax(tf.reduce_sum(x, 1))}, spec([None, 4])),
+    "running_sum": (lambda x: {"y": tf.cumsum(x)}, spec([None])),
+    "similarities": (lambda x: {"y": tf.matmul(x, x, transpose_b=True)}, spec([None, 4])),
+    "lengths": (lambda text: {"n": tf.strings.length(text)}, spec([None], tf.string, "text")),
+    "ragged": (lambda x: {"y": tf.RaggedTensor.from_row_splits(x, [0, 1, tf.size(x)]), "z": x}, spec([None])),
+    "sparse": (lambda x: {"y": tf.sparse.from_dense(x[None])}, spec([None])),
+    "classes": (classes, EXAMPLES),
+    "values": (lambda inputs: {"outputs": 2 * parsed(inputs)}, EXAMPLES),
+    "scaled": (lambda x, factor: {"y": x * factor}, spec([None]), spec([], name="factor")),
+}
+
+
+def save(path):
+    module = tf.Module()
+    functions = {
+        name: tf.function(function, input_signature=inputs, autograph=False)
+        for name, (function, *inputs) in SIGNATURES.items()
+    }
+    module.functions = list(functions.values())
+    tf.saved_model.save(module, str(path), signatures=functions)
+    file = path / "saved_model.pb"
+    model = SavedModel.FromString(file.read_bytes())
+    signatures = model.meta_graphs[0].signature_def
+    signatures["classes"].method_name = CLASSIFY
+    signatures["scaled"].defaults["factor"].CopyFrom(tf.make_tensor_proto(np.float32(10)))
+    file.write_bytes(model.SerializeToString())
+    predict = PredictRequest(model_spec={"signature_name": "running_sum"}, inputs={"x": tf.make_tensor_proto([1.0])})
+    classify = ClassifyLog()
+    classify.request.model_spec.signature_name = "classes"
+    classify.request.input.example_list.examples.add().features.feature["a"].float_list.value.append(0.5)
+    (path / "assets.extra").mkdir()
+    with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        for log in (
+            PredictionLog(predict_log=PredictLog(request=predict)),
+            PredictionLog(classify_log=classify),
+            PredictionLog(session_run_log=SessionRunLog()),
+            PredictionLog(),
+        ):
+            writer.write(log.SerializeToString())
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("others")
+    save(folder / "m" / "1")
+    with running_server(folder / "log", f"--model_base_path={folder / 'm'}", "--model_name=m") as running:
+        yield running
+
+
+def ask(server, body, method="predict", model="m"):
+    return httpx.post(f"{server.url}/v1/models/{model}:{method}", json=body, timeout=60).json()
+
+
+@pytest.mark.parametrize(
+    ("signature", "values", "expected"),
+    [
+        ("", np.arange(16000.0), np.arange(0, 16000, 160.0)),
+        ("ranking", np.zeros((100, 4)), np.full(100, 0.01)),
+        ("running_sum", np.ones(100), np.arange(1, 101)),
+        ("similarities", np.ones((100, 4)), np.full((100, 100), 4)),
+    ],
+)
+def test_a_free_first_dimension_is_no_batch(server, signature, values, expected):
+    found = ask(server, {"signature_name": signature, "inputs": values.tolist()})["outputs"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_texts_that_begin_like_image_files(server):
+    body = {"signature_name": "lengths", "instances": ["BMW makes fast cars", "RIFF raff", "GIF89a"]}
+    assert ask(server, body) == {"predictions": [19, 9, 6]}
+
+
+@pytest.mark.parametrize(("signature", "word"), [("ragged", "row_splits"), ("sparse", "to_dense")])
+def test_what_is_no_tensor_is_said(server, signature, word):
+    response = httpx.post(f"{server.url}/v1/models/m:predict", json={"signature_name": signature, "instances": [1.0]})
+    assert response.status_code == 501
+    assert word in response.json()["error"]
+    assert word in server.log.read_text()
+
+
+def test_an_input_with_a_default_may_be_missing(server):
+    body = {"signature_name": "scaled", "inputs": {"x": [1.0, 2.0]}}
+    assert ask(server, body) == {"outputs": [10.0, 20.0]}
+    assert ask(server, {**body, "inputs": [1.0]}) == {"outputs": [10.0]}
+    assert ask(server, {**body, "inputs": {"x": [1.0], "factor": 3}}) == {"outputs": [3.0]}
+    assert "Missing named input: x" in ask(server, {**body, "inputs": {"factor": 3}})["error"]
+
+
+def test_classes_and_values_of_examples(server):
+    examples = {"context": {"b": "x"}, "examples": [{"a": 0.25}, {"a": 1.0}]}
+    found = ask(server, {"signature_name": "classes", **examples}, "classify")
+    assert found == {"results": [[["high", 0.25], ["low", 0.75]], [["high", 1.0], ["low", 0.0]]]}
+    assert ask(server, {"signature_name": "values", **examples}, "regress") == {"results": [0.5, 2.0]}
+    assert "method_name to be" in ask(server, {"signature_name": "classes", **examples}, "regress")["error"]
+    request = MultiInferenceRequest()
+    example = Example()
+    example.features.feature["a"].float_list.value.append(0.25)
+    request.input.example_list.examples.append(example)
+    for name, method in (("classes", CLASSIFY), ("values", REGRESS)):
+        task = request.tasks.add(method_name=method)
+        task.model_spec.name, task.model_spec.signature_name = "m", name
+    with grpc.insecure_channel(server.grpc) as channel:
+        response = prediction_service_pb2_grpc.PredictionServiceStub(channel).MultiInference(request, timeout=60)
+    assert response.results[0].classification_result.classifications[0].classes[1].score == 0.75
+    assert response.results[1].regression_result.regressions[0].value == 0.5
+    assert response.results[1].model_spec.version.value == 1
+
+
+def test_warm_up_records_of_every_kind_are_read(server):
+    log = server.log.read_text()
+    assert "1 warm-up records" in log
+    assert "session_run_log" in log
+
+
+def test_a_message_that_is_none_is_the_clients_fault(server):
+    with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/tensorflow.serving.PredictionService/Predict")(b"\xff\xff", timeout=60)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_http_1_0_keeps_its_connection(server):
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        for _ in range(3):
+            connection.sendall(b"GET /v1/models/m HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+            with connection.makefile("rb") as answer:
+                assert b" 200 " in answer.readline()
+                headers = {}
+                while line := answer.readline().strip().lower():
+                    name, _, value = line.partition(b": ")
+                    headers[name] = value
+                assert headers[b"connection"] == b"keep-alive"
+                assert b"AVAILABLE" in answer.read(int(headers[b"content-length"]))
+
+
+def test_the_open_inference_protocol_asks_the_same_models(server):
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        assert http.get("/v2").json()["extensions"] == ["binary_tensor_data"]
+        assert http.get("/v2/health/live").status_code == http.get("/v2/health/ready").status_code == 200
+        assert http.get("/v2/models/m/ready").json() == {"name": "m", "ready": True}
+        assert http.get("/v2/models/nobody/ready").status_code == 503
+        metadata = http.get("/v2/models/m/versions/1").json()
+        assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1]}]
+        assert (metadata["versions"], metadata["platform"]) == (["1"], "tensorflow_savedmodel")
+        body = {
+            "id": "7",
+            "parameters": {"signature_name": "running_sum"},
+            "inputs": [{"name": "x", "datatype": "FP32", "shape": [3], "data": [1, 1, 1]}],
+        }
+        answer = http.post("/v2/models/m/infer", json=body)
+        assert answer.json() == {
+            "model_name": "m",
+            "model_version": "1",
+            "id": "7",
+            "outputs": [{"name": "y", "datatype": "FP32", "shape": [3], "data": [1, 2, 3]}],
+        }
+        body["parameters"]["binary_data_output"] = True
+        body["inputs"] = [{"name": "x", "datatype": "FP32", "shape": [3], "parameters": {"binary_data_size": 12}}]
+        text = json.dumps(body).encode()
+        headers = {"Inference-Header-Content-Length": str(len(text))}
+        answer = http.post("/v2/models/m/infer", content=text + np.ones(3, "<f4").tobytes(), headers=headers)
+        length = int(answer.headers["inference-header-content-length"])
+        assert np.frombuffer(answer.content[length:], "<f4").tolist() == [1, 2, 3]
+        assert json.loads(answer.content[:length])["outputs"][0]["parameters"] == {"binary_data_size": 12}
+        for path, status in (("nobody/infer", 404), ("m/versions/9/infer", 404), ("m/explain", 400), ("m/what", 400)):
+            response = http.post(
+                f"/v2/models/{path}",
+                json={
+                    **body,
+                    "parameters": {},
+                    "inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}],
+                },
+            )
+            assert (response.status_code, list(response.json())) == (status, ["error"])
+
+
+def test_the_open_inference_protocol_over_grpc(server):
+    """Messages are written out as bytes of the wire, by the numbers of open_inference_grpc.proto."""
+
+    def field(number, content):
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    with grpc.insecure_channel(server.grpc) as channel:
+
+        def call(method, content):
+            return channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(content, timeout=60)
+
+        assert call("ServerLive", b"") == call("ServerReady", b"") == b"\x08\x01"
+        assert call("ModelReady", field(1, b"m") + field(2, b"1")) == b"\x08\x01"
+        assert call("ModelReady", field(1, b"nobody")) == b""
+        assert b"tensorflow_savedmodel" in call("ModelMetadata", field(1, b"m"))
+        ones = np.ones(3, "<f4").tobytes()
+        parameter = field(4, field(1, b"signature_name") + field(2, field(3, b"running_sum")))
+        described = field(1, b"x") + field(2, b"FP32") + field(3, b"\x03")
+        head = field(1, b"m") + field(3, b"seven") + parameter
+        expected = np.array([1, 2, 3], "<f4").tobytes()
+        raw = call("ModelInfer", head + field(5, described) + field(7, ones))
+        assert raw.endswith(field(6, expected))
+        assert field(3, b"seven") in raw
+        assert call("ModelInfer", head + field(5, described + field(5, field(6, ones)))) == raw
+        with pytest.raises(grpc.RpcError) as caught:
+            call("ModelInfer", head + field(5, described) + field(7, ones[:8]))
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_large_bodies_are_read_and_written_by_a_process(server):
+    values = np.random.default_rng(0).random(100_000).round(4)
+    found = ask(server, {"signature_name": "running_sum", "inputs": values.tolist()})["outputs"]
+    np.testing.assert_allclose(found, np.cumsum(values), rtol=1e-3)
+    texts = ["x" * 300_000]
+    assert ask(server, {"signature_name": "lengths", "inputs": texts}) == {"outputs": [300_000]}
+    bad = ask(server, {"signature_name": "running_sum", "inputs": [*values.tolist(), True]})
+    assert "Type: True is not of expected type: float" in bad["error"]
+    assert "Servable not found" in ask(server, {"inputs": values.tolist()}, model="nobody")["error"]
+    assert "JSON Parse error" in ask_raw(server, b'{"inputs": [' + b"1, " * 200_000)["error"]
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [100_000], "data": values.tolist()}]}
+    body["parameters"] = {"signature_name": "running_sum"}
+    response = httpx.post(f"{server.url}/v2/models/m/infer", json=body, timeout=60).json()
+    np.testing.assert_allclose(response["outputs"][0]["data"], np.cumsum(values), rtol=1e-3)
+
+
+def ask_raw(server, body):
+    return httpx.post(f"{server.url}/v1/models/m:predict", content=body, timeout=60).json()
+
+
+value = helper.make_tensor_value_info
+MAPS = helper.make_sequence_type_proto(
+    helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+)
+ML = {"domain": "ai.onnx.ml"}
+IDENTITY = [helper.make_node("Identity", ["x"], ["y"])]
+ENCODER = helper.make_node(
+    "LabelEncoder", ["x"], ["y"], keys_int64s=[0, 1], values_strings=["cat", "dog"], default_string="?", **ML
+)
+ONNX = {
+    "labels": ([ENCODER], value("x", TensorProto.INT64, ["N"]), value("y", TensorProto.STRING, ["N"])),
+    "maps": (
+        [helper.make_node("ZipMap", ["x"], ["y"], classlabels_int64s=[0, 1], **ML)],
+        value("x", TensorProto.FLOAT, ["N", 2]),
+        helper.make_value_info("y", MAPS),
+    ),
+    **{
+        name: (IDENTITY, value("x", dtype, shape), value("y", dtype, shape))
+        for name, dtype, shape in (
+            ("shapeless", TensorProto.FLOAT, None),
+            ("half", TensorProto.FLOAT16, ["N"]),
+            ("bfloat", TensorProto.BFLOAT16, ["N"]),
+            ("uint16", TensorProto.UINT16, ["N"]),
+            ("text", TensorProto.STRING, ["N"]),
+        )
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def onnx_server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx")
+    for name, (nodes, given, answer) in ONNX.items():
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+        model = helper.make_model(helper.make_graph(nodes, name, [given], [answer]), opset_imports=opsets)
+        model.ir_version = 8
+        (folder / name / "1").mkdir(parents=True)
+        onnx.save(model, folder / name / "1" / "model.onnx")
+    models = "".join(
+        f'config {{ name: "{name}" base_path: "{folder / name}" model_platform: "tensorflow" }}' for name in ONNX
+    )
+    (folder / "models").write_text(f"model_config_list {{ {models} }}")
+    with running_server(folder / "log", f"--model_config_file={folder / 'models'}", "--backend=onnx") as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "expected"),
+    [
+        ("labels", [0, 1, 5], ["cat", "dog", "?"]),
+        ("shapeless", [[1, 2], [3, 4]], [[1, 2], [3, 4]]),
+        ("half", [1.5, 0.1], [1.5, 0.0999755859]),
+        ("bfloat", [1.5, 0.1], [1.5, 0.100097656]),
+        ("uint16", [0, 65535], [0, 65535]),
+        ("text", ["caf\u00e9", "b"], ["caf\u00e9", "b"]),
+    ],
+)
+def test_onnx_files_of_every_type(onnx_server, model, values, expected):
+    assert ask(onnx_server, {"inputs": values}, model=model) == {"outputs": expected}
+
+
+def test_onnx_errors_are_sentences(onnx_server):
+    assert "without ZipMap" in ask(onnx_server, {"inputs": [[0.5, 0.5]]}, model="maps")["error"]
+    assert "seq(map(int64" in onnx_server.log.read_text()
+    assert "not of expected type: uint16" in ask(onnx_server, {"inputs": [65536]}, model="uint16")["error"]
+    assert "UTF-8" in ask(onnx_server, {"inputs": [{"b64": "/w=="}]}, model="text")["error"]
