@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from cifs_tf.models import resnet as resnet
     from cifs_tf.models import summary_rows as summary_rows
     from cifs_tf.models import wide_resnet as wide_resnet
+    from cifs_tf.presets import from_preset as from_preset
 
 # Where each name is, loaded when first asked for: a command line refuses bad input before TensorFlow is imported.
 _NAMES = {
@@ -51,6 +52,7 @@ _NAMES = {
     "layers": ("CAS", "CIFS", "register_importance"),
     "losses": ("head_weights",),
     "models": ("Classifier", "build_classifier", "defend", "load_model", "resnet", "summary_rows", "wide_resnet"),
+    "presets": ("from_preset",),
 }
 _HOME = {name: part for part, names in _NAMES.items() for name in names}
 

@@ -20,17 +20,20 @@ import jinja2
 from cifs_tf.benchmarks import tables
 from cifs_tf.command_line import parse_options
 from cifs_tf.errors import UserError
+from cifs_tf.presets import preset_card, preset_names
 from cifs_tf.programs.benchmark import COMMANDS
 from cifs_tf.reproduction import overhead
 from cifs_tf.reproduction.render import figure_table, result_table
 from cifs_tf.reproduction.results import attack_title
 from cifs_tf.runs.recipes import run_program
 from cifs_tf.runs.workdir import read_json
+from cifs_tf.tables import Table
 from cifs_tf.templates import template_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 120
 JOINT = "\0"  # stands for a space at which no line ends
+PRESETS_PAGE = "docs/presets.md"
 # By page and part, the file of docs/results and the template.
 PAGES = {
     "docs/speed.md": {
@@ -53,6 +56,7 @@ PAGES = {
         "precision": ("benchmark_precision", "precision"),
         "resources": ("benchmark_resources", "resources"),
     },
+    PRESETS_PAGE: {},  # its table is that of the cards
 }
 
 
@@ -92,8 +96,28 @@ def render_pages(root: Path) -> dict[Path, str]:
             file = root / "docs" / "results" / f"{result}.json"
             link = f"[all numbers]({os.path.relpath(file, page.parent)})"
             text = fill(text, part, render(template, read_result(file), link) if file.exists() else "", page)
+        if name == PRESETS_PAGE:
+            text = fill(text, "presets", presets_table().markdown(), page)
         pages[page] = text
     return pages
+
+
+def presets_table() -> Table:
+    """Return the table of all presets, from their cards."""
+    rows = []
+    for name in preset_names():
+        card = preset_card(name)
+        shares = [_percent(card["measured"][kind]) for kind in ("natural", "paper", "strict")]
+        data = f"{card['data']['dataset']}, ε {card['data']['epsilon']:g}"
+        rows.append([f"`{name}`", data, f"`{card['commands']['measure_strict']}`", *shares])
+    return Table(["name", "data", "strict, measured again by", "natural", "paper", "strict"], rows, num_names=3)
+
+
+def _percent(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "not measured yet"
+    low, high = found["interval"]
+    return f"{100 * found['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f}) of {found['of']}"
 
 
 def read_result(file: Path) -> dict[str, Any]:
