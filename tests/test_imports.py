@@ -20,7 +20,18 @@ FREE = (
     *("tables", "templates", *HEAVY),
 )
 LIBRARY = ("data", "layers", "losses", "models", "attacks", "adversarial", "evaluation", "analysis", "export")
-PARTS = ("runs", "launch", "serving", "tuning", "reproduction", "benchmarks", "programs", "__main__")
+PARTS = (
+    "runs",
+    "presets",
+    "playground",
+    "launch",
+    "serving",
+    "tuning",
+    "reproduction",
+    "benchmarks",
+    "programs",
+    "__main__",
+)
 ORDER = (*LIBRARY, *PARTS)
 # On top of the order: an attack takes a heads_fn, never a model.
 ATTACKS_MAY_IMPORT = {"attacks", "losses", *FREE}

@@ -22,9 +22,10 @@ PROGRAMS = {
     "export": "publish a trained run as a version that a server takes up",
     "serve": "serve exported models over REST and gRPC",
     "predict": "ask a served classifier about images",
+    "playground": "attack networks in the browser",
 }
 # SIGTERM ends them as it ends any process; the others save what they did.
-WITHOUT_CHECKPOINTS = ("export", "serve", "predict")
+WITHOUT_CHECKPOINTS = ("export", "serve", "predict", "playground")
 
 
 def start_program(name: str) -> NoReturn:

@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 import cifs_tf
-from cifs_tf.data import DataConfig, load_dataset, to_float
+from cifs_tf.config import DataConfig
+from cifs_tf.data import load_dataset, to_float
 from cifs_tf.presets import FOLDER, from_preset, preset_card, preset_names
 from cifs_tf.statistics import wilson_interval
 

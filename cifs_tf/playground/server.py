@@ -1,0 +1,90 @@
+"""A small static server for the page: it alone, on this machine, until Ctrl-C."""
+
+import http.server
+import urllib.parse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# The wheel carries the page in the package; in a checkout it lies with the documentation.
+_INSTALLED, _CHECKOUT = PACKAGE / "playground" / "page", PACKAGE.parent / "docs" / "playground"
+PAGE = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".onnx": "application/octet-stream",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+    ".wasm": "application/wasm",
+}
+
+
+def find_file(path: str, folders: Mapping[str, Path]) -> Path | None:
+    """Find the file of a URL's path.
+
+    Args:
+        path: quoted, without the query; `/` is index.html.
+        folders: by prefix, such as `/vendor/`; the longest that fits counts.
+
+    Returns:
+        the file; None if there is none, if it is outside its folder, or of a kind that the page does not have.
+
+    Example:
+        >>> find_file("/../server.py", {"/": PAGE}) is None
+        True
+    """
+    path = urllib.parse.unquote(path)
+    prefix = max((prefix for prefix in folders if path.startswith(prefix)), key=len, default=None)
+    if prefix is None or "\0" in path:
+        return None
+    folder = folders[prefix].resolve()
+    file = (folder / (path.removeprefix(prefix) or "index.html")).resolve()
+    return file if file.is_relative_to(folder) and file.suffix in TYPES and file.is_file() else None
+
+
+def make_server(folders: Mapping[str, Path], host: str, port: int) -> http.server.ThreadingHTTPServer:
+    """Make a server of folders; `serve_forever` starts it.
+
+    Args:
+        folders: by prefix of the URL's path, see `find_file`.
+        host: address to listen at.
+        port: 0 takes a free one.
+
+    Returns:
+        the server, which listens already.
+
+    Raises:
+        OSError: if the port is taken.
+    """
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._answer(with_body=True)
+
+        def do_HEAD(self) -> None:
+            self._answer(with_body=False)
+
+        def _answer(self, with_body: bool) -> None:
+            file = find_file(urllib.parse.urlsplit(self.path).path, folders)
+            content = b"not found\n" if file is None else file.read_bytes()
+            self.send_response(404 if file is None else 200)
+            self.send_header("Content-Type", TYPES[".txt"] if file is None else TYPES[file.suffix])
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Cache-Control", "no-cache")
+            self.send_header("X-Content-Type-Options", "nosniff")
+            self.end_headers()
+            if with_body:
+                self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer((host, port), Handler)
+    server.daemon_threads = True
+    return server
