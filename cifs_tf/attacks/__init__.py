@@ -9,6 +9,7 @@ from cifs_tf.attacks.noisy_fgsm import NoisyFGSM
 from cifs_tf.attacks.objective import HeadsFn
 from cifs_tf.attacks.pgd import PGD, fgsm
 from cifs_tf.attacks.random import example_seeds
+from cifs_tf.attacks.rays import RayS
 from cifs_tf.attacks.square import Square
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "FriendlyPGD",
     "HeadsFn",
     "NoisyFGSM",
+    "RayS",
     "Square",
     "example_seeds",
     "fgsm",

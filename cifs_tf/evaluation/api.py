@@ -10,20 +10,20 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from cifs_tf.data import Split
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import AttackedModel, as_attacked
 from cifs_tf.evaluation.engine import ProgressFn, check_input, header_of, run_tasks
+from cifs_tf.evaluation.inputs import Data, as_split
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.records import Report
 from cifs_tf.evaluation.report import build_report
-from cifs_tf.evaluation.suites import describe_missing, make_suite
+from cifs_tf.evaluation.suites import describe_change, describe_missing, make_suite
 from cifs_tf.evaluation.tasks import Natural, Task
 
 
 def evaluate(
     model: keras.Model | AttackedModel,
-    split: Split,
+    split: Data,
     suite: str | Sequence[Task] = "quick",
     *,
     epsilon: float | None = None,
@@ -38,8 +38,8 @@ def evaluate(
     """Measure the robustness of a classifier.
 
     Args:
-        model: any Keras classifier, or an attacked model (`as_attacked`, `load_attacked`).
-        split: the images to measure on.
+        model: any Keras classifier, see `as_attacked`, or an attacked model (`as_attacked`, `load_attacked`).
+        split: the images to measure on: a `Split`, (images, labels), or a `tf.data.Dataset` of them, see `as_split`.
         suite: name of a suite, see `make_suite` (default `"quick"`), or tasks.
         epsilon: radius of the L-infinity ball, in (0, 1]; needed with the name of a suite.
         ledger_file: file to resume from after an interruption; None (default) keeps the ledger in memory.
@@ -61,7 +61,9 @@ def evaluate(
         >>> report["worst_case"]["accuracy"]
         0.4871
     """
-    attacked = model if isinstance(model, AttackedModel) else as_attacked(model)
+    split, told = as_split(split)
+    shape = tuple(split.images.shape[1:])
+    attacked = model if isinstance(model, AttackedModel) else as_attacked(model, image_shape=shape)
     about = {"epsilon": None if epsilon is None else float(epsilon), **(about or {})}
     if isinstance(suite, str):
         about = {"suite": suite, **about}
@@ -74,7 +76,7 @@ def evaluate(
             raise UserError("suite", [task.name for task in tasks], "put Natural() first: a report needs it")
     check_input(attacked, split, tasks, shard)
     header = header_of(attacked, split, tasks, seed=seed, shard=shard, about=about)
-    header["about"]["limits"] += describe_missing(attacked)
+    header["about"]["limits"] += [*told, *describe_missing(attacked), *describe_change(about.get("suite"), tasks)]
     opened = contextlib.nullcontext(Ledger(header)) if ledger_file is None else Ledger.open(ledger_file, header)
     with opened as ledger:
         run_tasks(

@@ -7,6 +7,7 @@ on devices or interruptions.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -32,8 +33,9 @@ ProgressFn = Callable[[str, float, int], None]
 """Called as (task, share of the work done, in [0, 1], survivors of the pool `main` when the task began)."""
 DECIDES = (
     *("attacks/*.py", "layers/*.py", "models/*.py", "losses.py", "data/split.py"),
-    *(f"evaluation/{name}.py" for name in ("engine", "tasks", "attacked", "records")),
+    *(f"evaluation/{name}.py" for name in ("engine", "tasks", "attacked", "outputs", "sanity", "chance", "records")),
 )
+SAMPLE_SEED = 0
 
 
 def header_of(
@@ -124,20 +126,23 @@ def run_tasks(
     replicas = strategy.num_replicas_in_sync if strategy else 1
     sizes = _batch_sizes(batch_size, replicas)
     compiled: dict[Any, Callable[..., dict[str, np.ndarray]]] = {}
+    traced_once = model if strategy else _traced_once(model)  # a trace is of one device
     total = sum(task.cost for task in tasks)
     done = 0.0
     for task in tasks:
-        ids = np.setdiff1d(_select(task, ledger, ours), ledger.ids(task.name))
+        ids = np.setdiff1d(_sampled(task, _select(task, ledger, ours), len(split)), ledger.ids(task.name))
         survivors = len(ledger.survivors(MAIN))  # reads the whole ledger: once for each task, not for each batch
         for start in range(0, len(ids), sizes[0]):
             chunk, started = ids[start : start + sizes[0]], time.perf_counter()
             size = min(size for size in sizes if size >= len(chunk))
             key = task.compile_key()
             if key not in compiled:
-                compiled[key] = compile_measurement(task.measure_fn(model), split, seed, strategy)
+                measured = traced_once if task.uses_one_trace else model
+                make = call_eagerly if task.is_eager else compile_measurement
+                compiled[key] = make(task.measure_fn(measured), split, seed, strategy)
                 ledger.compile_seconds += time.perf_counter() - started
             # The last batch is padded, and the padding ignored.
-            values = compiled[key](np.resize(chunk, size), task, model.num_probes)
+            values = compiled[key](chunk if task.is_eager else np.resize(chunk, size), task, model.num_probes)
             values = {name: value[: len(chunk)] for name, value in values.items()}
             _verify(task, values.pop("outside", None))
             ledger.append(task.name, chunk, values, time.perf_counter() - started)
@@ -195,8 +200,29 @@ def _select(task: Task, ledger: Ledger, ours: np.ndarray) -> np.ndarray:
         return ours
     if task.on == "correct":
         return ledger.correct()
+    if task.on == "unbroken":
+        return ledger.survivors(MAIN)
     # What this very task broke before an interruption is not among the survivors any more, but it was.
     return np.union1d(ledger.survivors(task.pool), ledger.ids(task.name))
+
+
+def _sampled(task: Task, ids: np.ndarray, num_examples: int) -> np.ndarray:
+    """Return the ids that belong to the task's sample of all images, the same on every machine."""
+    if task.sample is None:
+        return ids
+    return np.intersect1d(ids, np.random.default_rng(SAMPLE_SEED).permutation(num_examples)[: task.sample])
+
+
+def _traced_once(model: AttackedModel) -> AttackedModel:
+    """Return the model with functions that are traced once, for many small tasks."""
+    signature = [tf.TensorSpec((None, *model.image_shape), tf.float32)]
+    return dataclasses.replace(
+        model,
+        heads_fns={
+            mask: tf.function(heads_fn, input_signature=signature, autograph=False)
+            for mask, heads_fn in model.heads_fns.items()
+        },
+    )
 
 
 def _verify(task: Task, outside: np.ndarray | None) -> None:
@@ -233,19 +259,34 @@ def compile_measurement(
     function = tf.function(measure, input_signature=signature, autograph=False).get_concrete_function()
 
     def call(ids: np.ndarray, task: Task, num_probes: int) -> dict[str, np.ndarray]:
-        weights = tf.constant(head_weights(task.beta, num_probes), tf.float32)
-        arguments = (
-            to_float(split.images[ids]),
-            tf.constant(split.labels[ids], tf.int32),
-            weights,
-            tf.constant(task.target_rank, tf.int32),
-            example_seeds(seed, task.stream, tf.constant(ids)),
-        )
+        arguments = _arguments(ids, task, num_probes, split, seed)
         if strategy is None:
             return {name: value.numpy() for name, value in function(*arguments).items()}
         return _on_replicas(function, arguments, strategy)
 
     return call
+
+
+def call_eagerly(
+    measure: Callable[..., dict[str, tf.Tensor]], split: Split, seed: int, strategy: Any = None
+) -> Callable[[np.ndarray, Task, int], dict[str, np.ndarray]]:
+    """Make the same of a measurement that is not to be compiled; it takes one device."""
+
+    def call(ids: np.ndarray, task: Task, num_probes: int) -> dict[str, np.ndarray]:
+        found = measure(*_arguments(ids, task, num_probes, split, seed))
+        return {name: np.asarray(value) for name, value in found.items()}
+
+    return call
+
+
+def _arguments(ids: np.ndarray, task: Task, num_probes: int, split: Split, seed: int) -> tuple[tf.Tensor, ...]:
+    return (
+        to_float(split.images[ids]),
+        tf.constant(split.labels[ids], tf.int32),
+        tf.constant(head_weights(task.beta, num_probes), tf.float32),
+        tf.constant(task.target_rank, tf.int32),
+        example_seeds(seed, task.stream, tf.constant(ids)),
+    )
 
 
 def _on_replicas(

@@ -22,6 +22,8 @@ class TaskRecord:
         kind: class of the task, such as `"Crafted"`.
         attack: class (`kind`) and hyper-parameters; None for a task without an attack.
         surrogate: name of the model that the attack made its images on; None for the attacked one.
+        sample, epsilon, is_on_grid: of sanity checks, see `cifs_tf.evaluation.sanity`.
+        eot, votes: of networks that answer by chance, see `cifs_tf.evaluation.chance`.
     """
 
     kind: str
@@ -37,6 +39,11 @@ class TaskRecord:
     x: float | None
     attack: dict[str, Any] | None = None
     surrogate: str | None = None
+    sample: int | None = None
+    epsilon: float | None = None
+    is_on_grid: bool | None = None
+    eot: int | None = None
+    votes: int | None = None
 
     def in_pool(self, pool: str) -> bool:
         """Return whether an image that the task breaks is no survivor of a pool."""

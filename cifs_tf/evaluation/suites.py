@@ -9,13 +9,15 @@ from typing import Any
 from cifs_tf.attacks import APGD, FABT, PGD, Square, fgsm
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import AttackedModel
+from cifs_tf.evaluation.chance import Expected, Voted, answers_by_chance, rand_tasks
+from cifs_tf.evaluation.sanity import entrance_tasks, sanity_tasks
 from cifs_tf.evaluation.tasks import Crafted, Flips, Gradients, Natural, Stability, Task
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.losses import PAPER_ATTACK_BETAS, attack_betas_for
 
 ATTACK_NAME = re.compile(r"(?P<kind>pgd|cw)(?P<num_steps>[1-9]\d*)")
 PAPER_ATTACKS = ("fgsm", "pgd20", "cw30", "pgd100")
-SUITES = ("quick", "paper", "paper_aa", "apgd", "standard", "adaptive", "strict")
+SUITES = ("quick", "paper", "paper_aa", "apgd", "standard", "rand", "adaptive", "strict")
 MAX_TARGETS = 9
 FEW_TARGETS = (2, 3, 4)
 RESTARTS = 3
@@ -85,9 +87,10 @@ def make_suite(
 
     `quick`: a first look, with a small audit. `paper`: every attack of Section 4.1 at every beta_atk, on all images.
     `paper_aa`: APGD and Square (Appendix B.1). `apgd`: APGD-CE, and APGD-T towards the three nearest classes.
-    `standard`: AutoAttack's APGD-CE, APGD-T, FAB-T and Square. `adaptive`: `paper`, then on the survivors short
-    runs of APGD on three losses at every beta_atk through every mask gradient, the small audit and Square. `strict`:
-    `paper`, then on the survivors PGD, C&W and APGD at every beta_atk through every mask gradient, restarts,
+    `standard`: AutoAttack's APGD-CE, APGD-T, FAB-T and Square. `rand`: its version for networks that answer by chance,
+    which takes the place of any other suite where several calls differ. `adaptive`: `paper`, then on the survivors
+    short runs of APGD on three losses at every beta_atk through every mask gradient, the small audit and Square.
+    `strict`: `paper`, then on the survivors PGD, C&W and APGD at every beta_atk through every mask gradient, restarts,
     AutoAttack through every mask gradient, and the audit with its curves.
 
     Args:
@@ -98,8 +101,8 @@ def make_suite(
             PGD-100.
         betas: the attacker's settings of beta_atk. Default the paper's nine.
         mask_gradients: which to attack through; None (default) is all that the model has.
-        audit: whether to look for gradient masking; None (default) in `quick`, `adaptive` and
-            `strict`.
+        audit: whether to look for gradient masking; None (default) in `quick`, `adaptive` and `strict`, and by the
+            sanity checks alone in the others; False leaves these out too.
         surrogate: another model, for a transfer attack in the audit.
 
     Returns:
@@ -116,6 +119,9 @@ def make_suite(
         raise UserError("suite", name, f"give one of {', '.join(SUITES)}")
     fitting = attack_betas_for(tuple(betas), model.num_probes)
     masks = _mask_gradients(model, mask_gradients)
+    if name == "rand" or answers_by_chance(model):
+        checks = entrance_tasks(masks, with_gradients=True) if audit is not False else []
+        return [Voted(), *rand_tasks(model, epsilon, masks[0]), *checks]
     tasks: list[Task] = [Natural()]
     if name in ("paper", "adaptive", "strict"):
         tasks += paper_tasks(attacks or make_attacks(PAPER_ATTACKS, epsilon), fitting, masks[0])
@@ -146,6 +152,10 @@ def make_suite(
     if name == "strict":
         # Last, on the survivors of every attack with gradients; it reads logits only, so it needs no mask gradient.
         tasks += [task for task in standard if task.family == "square" and task.mask_gradient == masks[0]]
+    if audit is not False:
+        has_audit = any(task.section == "audit" for task in tasks)
+        has_square = any(task.family == "square" for task in tasks)
+        tasks += sanity_tasks(epsilon, masks, with_gradients=not has_audit, with_square=not has_square)
     return _first_of_each_name(tasks)
 
 
@@ -304,6 +314,13 @@ def audit_tasks(
     square = Square(epsilon=epsilon, num_queries=5000 if thorough else 1000)
     # Last, on the survivors of all white-box attacks; in a suite with AutoAttack it is there already.
     return [*tasks, _autoattack("square", square, first)]
+
+
+def describe_change(suite: str | None, tasks: Sequence[Task]) -> list[str]:
+    """Return a sentence on a suite whose place the suite `rand` took."""
+    if suite == "rand" or not any(isinstance(task, Expected) for task in tasks):
+        return []
+    return [f"Several calls of the network differ: the suite rand took the place of {suite or 'the one asked for'}."]
 
 
 def describe_missing(model: AttackedModel) -> list[str]:

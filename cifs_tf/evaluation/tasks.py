@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -31,7 +31,8 @@ class Task(abc.ABC):
 
     Args:
         name: unique in an evaluation; the ledger's and the report's name for it, and what its random draws depend on.
-        on: which images: `"all"`, `"correct"` (without an attack), or `"standing"` (the pool's survivors so far).
+        on: which images: `"all"`, `"correct"` (without an attack), `"standing"` (the pool's survivors so far), or
+            `"unbroken"` (the survivors of the pool `main`).
         pool: see the module. Default `"main"`.
         counts: whether the images that it breaks count in the pool `main` too. Default False.
         section: the part of the report that it belongs to.
@@ -52,6 +53,16 @@ class Task(abc.ABC):
     mask_gradient: str = "exact"
     target_rank: int = 2
     x: float | None = None
+
+    is_eager: ClassVar[bool] = False
+    """Whether it is not compiled: its own calls of the network count."""
+    uses_one_trace: ClassVar[bool] = False
+    """Whether the network is traced once for all such tasks, which is cheaper than anew for each of its calls."""
+
+    @property
+    def sample(self) -> int | None:
+        """Measure only those among so many of all images, always the same; None measures all of `on`."""
+        return None
 
     @property
     def stream(self) -> int:
@@ -264,7 +275,7 @@ def inside(ball: Ball, x_adv: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
     return in_bounds & (ball.distance(x_adv, images) <= ball.epsilon + slack)
 
 
-def differs(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    """Return whether heads of the same images differ by more than rounding: bool (batch,)."""
+def differs(first: tf.Tensor, second: tf.Tensor, tolerance: float = SAME) -> tf.Tensor:
+    """Return whether heads of the same images differ by more than rounding, of their largest entry: bool (batch,)."""
     scale = tf.maximum(1.0, tf.reduce_max(tf.abs(first), axis=[1, 2]))
-    return ~tf.reduce_all(tf.abs(first - second) <= SAME * scale[:, None, None], axis=[1, 2])
+    return ~tf.reduce_all(tf.abs(first - second) <= tolerance * scale[:, None, None], axis=[1, 2])

@@ -24,7 +24,7 @@ from cifs_tf.runs.recipes import parse_config
 from cifs_tf.runs.trained import TrainedNetwork, find_network
 from cifs_tf.runs.workdir import Workdir, check_folder
 
-Suite = Literal["quick", "paper", "paper_aa", "apgd", "standard", "adaptive", "strict"]
+Suite = Literal["quick", "paper", "paper_aa", "apgd", "standard", "rand", "adaptive", "strict"]
 # Images of a suite that is not meant for all of them.
 EXAMPLES = {"quick": 200, "paper_aa": 2000}
 
@@ -36,9 +36,9 @@ class EvaluateOptions(Group):
     Args:
         model: workdir of a run, .keras file, or SavedModel folder.
         suite: quick (a first look, with an audit), paper (Section 4.1, every beta_atk), paper_aa (Appendix B.1, APGD
-            and Square), apgd (APGD-CE and APGD-T, three targets), standard (AutoAttack), adaptive (paper, then short
-            runs of APGD at every beta_atk through every mask gradient) or strict (per image, the worst case over all
-            of it).
+            and Square), apgd (APGD-CE and APGD-T, three targets), standard (AutoAttack), rand (AutoAttack's for
+            networks that answer by chance, taken by itself where calls differ), adaptive (paper, then short runs of
+            APGD at every beta_atk through every mask gradient) or strict (per image, the worst case over all of it).
         checkpoint: of a run: the network after its last epoch, or after its best on the validation images.
         defense: which network of a run; null is its own, not the twin.
         dataset: as for run.py; null is that of the run in whose workdir the model lies. With a run it says where the
@@ -55,7 +55,7 @@ class EvaluateOptions(Group):
             recipe.
         attack_betas: the attacker's settings of beta in Eq. (3); null is the run's, or the paper's nine.
         mask_gradients: attack through these gradients of the mask, first the one for paper; null is all there are.
-        audit: look for gradient masking; null does so in quick, adaptive and strict.
+        audit: look for gradient masking; null does so in quick, adaptive and strict, and by a few batches elsewhere.
         surrogate: another model, for a transfer attack in the audit.
         batch_size: images per batch.
         seed: of everything random; null is that of the run, or 0.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cifs_tf.attacks import APGD, FABT, PGD, FriendlyPGD, Square, example_seeds, fgsm
+from cifs_tf.attacks import APGD, FABT, PGD, FriendlyPGD, RayS, Square, example_seeds, fgsm
 from cifs_tf.errors import UserError
 from cifs_tf.losses import contract, cross_entropy, cw_margin, dlr, head_weights, kl_divergence, margin
 
@@ -30,12 +30,13 @@ ATTACKS = {
     "apgd l2": APGD(**L2, num_steps=10),
     "fab": FABT(epsilon=0.1, num_steps=20),
     "square": Square(epsilon=0.1, num_queries=250),
+    "rays": RayS(epsilon=0.1, num_queries=250),
 }
 # Start at random, so they draw from the seeds; one of each kind is tested always.
 RANDOM = [
     pytest.param(name, marks=[] if name in ("pgd random start", "apgd ce", "square") else pytest.mark.slow)
     for name, attack in ATTACKS.items()
-    if getattr(attack, "random_start", not isinstance(attack, FABT))
+    if getattr(attack, "random_start", not isinstance(attack, FABT | RayS))
 ]
 
 
@@ -138,7 +139,7 @@ def test_epsilon_zero_returns_the_input(attack, make_images):
 def test_zero_steps_return_the_start(attack, make_images):
     """The input, or a random point of the ball: not the same one for every image, and not a corner."""
     images = make_images((8, 8, 8, 1))
-    budget = "num_queries" if isinstance(attack, Square) else "num_steps"
+    budget = "num_queries" if isinstance(attack, Square | RayS) else "num_steps"
     x_adv = run_linear(dataclasses.replace(attack, **{budget: 0}), images)
     if not getattr(attack, "random_start", False):
         np.testing.assert_array_equal(x_adv, images)

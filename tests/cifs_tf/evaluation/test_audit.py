@@ -123,15 +123,17 @@ def verdict_of(ledger, name):
     return next(check for check in audit(ledger) if check.name == name)
 
 
-@pytest.mark.parametrize(("fgsm", "pgd", "verdict"), [(12, 10, "pass"), (13, 10, "fail"), (9, 40, "pass")])
+@pytest.mark.parametrize(
+    ("fgsm", "pgd", "verdict"), [(12, 10, "pass"), (13, 10, "warn"), (15, 10, "fail"), (9, 40, "pass")]
+)
 def test_fgsm_against_pgd(fgsm, pgd, verdict, make_ledger):
-    """Of 200 images, 2 are one point: over one point is 3."""
+    """Of 200 images, 2 are one point; from 5 on the whole interval of the share lies over it."""
     pools = {("fgsm", (("pool", "fgsm"),)): range(fgsm), ("pgd20", (("pool", "pgd20"),)): range(pgd)}
     check = verdict_of(ledger_of(make_ledger, pools), "FGSM no stronger than PGD-20")
     assert (check.verdict, check.number) == (verdict, pytest.approx((fgsm - pgd) / 200))
 
 
-@pytest.mark.parametrize(("beyond", "verdict"), [(2, "pass"), (3, "fail")])
+@pytest.mark.parametrize(("beyond", "verdict"), [(2, "pass"), (3, "warn"), (5, "fail")])
 @pytest.mark.parametrize(("family", "name"), [("square", "square adds nothing"), ("transfer", "transfer adds nothing")])
 def test_what_sees_no_gradients_adds_nothing(family, name, beyond, verdict, make_ledger):
     ledger = ledger_of(make_ledger, {("apgd", ()): range(50), (family, ()): range(20, 50 + beyond)})
@@ -139,7 +141,7 @@ def test_what_sees_no_gradients_adds_nothing(family, name, beyond, verdict, make
     assert (check.verdict, check.number) == (verdict, beyond / 200)
 
 
-@pytest.mark.parametrize(("left", "verdict"), [(2, "pass"), (3, "fail")])
+@pytest.mark.parametrize(("left", "verdict"), [(2, "pass"), (3, "warn"), (5, "fail")])
 def test_epsilon_one(left, verdict, make_ledger):
     pools = {
         ("e1", (("pool", "epsilon"), ("x", 0.1))): range(9),
@@ -179,7 +181,8 @@ def test_without_an_audit_there_are_no_checks(make_ledger):
 def test_a_surrogate_is_tried(trained, digits):
     """A surrogate with fewer heads attacks what stands, and what it breaks beyond the rest is counted."""
     victim, surrogate = as_attacked(trained.classifier), plain(trained)
-    tasks = [t for t in make_suite("quick", victim, 0.1, surrogate=surrogate) if t.family in ("", "pgd20", "transfer")]
+    tasks = make_suite("quick", victim, 0.1, surrogate=surrogate)
+    tasks = [t for t in tasks if t.family in ("", "pgd20", "transfer") and t.section != "sanity"]
     few = Split(digits.images[:16], digits.labels[:16])
     report = evaluate(victim, few, tasks)
     check = next(check for check in report["audit"] if check["name"] == "transfer adds nothing")

@@ -1,11 +1,17 @@
 """What the suites are made of."""
 
 import pytest
+import tensorflow as tf
 
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation import make_attacks, make_suite
+from cifs_tf.evaluation import make_attacks, suites
 from cifs_tf.evaluation.suites import SUITES, describe_missing
 from cifs_tf.losses import PAPER_ATTACK_BETAS
+
+
+def make_suite(*args, **options):
+    """A suite without the sanity checks, which are part of all."""
+    return [task for task in suites.make_suite(*args, **options) if task.section != "sanity"]
 
 
 def of(tasks, **fields):
@@ -74,6 +80,16 @@ def test_a_network_without_probes_has_one_beta_and_one_gradient(make_victim):
         assert {(task.beta, task.mask_gradient) for task in tasks} == {(0, "exact")}
 
 
+def test_chance_changes_the_suite(make_victim):
+    """Three calls of the network differ: its attacks average over draws, and calls vote."""
+    heads = make_victim().heads_fns["detached"]
+    victim = make_victim(lambda images: heads(images) + tf.random.normal((1, 2, 2)), num_probes=0)
+    tasks = suites.make_suite("standard", victim, 0.1)
+    assert [type(task).__name__ for task in tasks[:2]] == ["Voted", "Expected"]
+    assert suites.describe_change("standard", tasks)[0].endswith("took the place of standard.")
+    assert suites.describe_change("rand", tasks) == []
+
+
 @pytest.mark.parametrize(("classes", "has"), [(2, set()), (3, {"apgd_dlr"}), (4, {"apgd_t"}), (8, {"apgd_t"})])
 def test_few_classes(classes, has, make_victim):
     victim = make_victim(num_classes=classes, num_probes=0)
@@ -90,9 +106,24 @@ def test_few_classes(classes, has, make_victim):
 def test_audit_by_option(cifs):
     for suite in SUITES:
         default, with_audit, without = (make_suite(suite, cifs, 0.1, audit=audit) for audit in (None, True, False))
-        assert of(with_audit, section="audit")
+        assert bool(of(with_audit, section="audit")) == (suite != "rand")
         assert not of(without, section="audit")
         assert bool(of(default, section="audit")) == (suite in ("quick", "adaptive", "strict"))
+
+
+def test_sanity_checks_are_part_of_every_suite(cifs):
+    """At its end; zero gradients and Square once, wherever they are looked for already; without an audit none."""
+    for suite in SUITES:
+        default, without = (suites.make_suite(suite, cifs, 0.1, audit=audit) for audit in (None, False))
+        kinds = [type(task).__name__ for task in default]
+        checks = of(default, section="sanity")
+        assert {"Consistency", "Ranges"} <= set(kinds)
+        assert checks == default[-len(checks) :]
+        assert ("Gradients" in kinds) != ("SampledGradients" in kinds)
+        assert len(of(default, family="square")) == (suite != "rand")
+        assert bool(of(default, family="rays")) == (suite != "rand")
+        assert not of(without, section="sanity")
+        assert not any(task.counts for task in checks)
 
 
 def test_a_surrogate_makes_transfer_attacks(cifs, make_victim):

@@ -1,0 +1,137 @@
+"""Networks that answer by chance: attacks on the expectation over their draws, and verdicts by repeated calls.
+
+One call neither shows where such a network is weak nor whether an image is broken: its gradient is that of one draw,
+and a lucky draw looks like a success. Gradients are averaged over draws (EOT, Athalye et al. 2018), as in AutoAttack's
+version `rand`; an image is broken if the class that most calls name is not its label.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from cifs_tf.attacks import APGD, HeadsFn
+from cifs_tf.evaluation.attacked import AttackedModel
+from cifs_tf.evaluation.outputs import HALF_TYPES, probe_images
+from cifs_tf.evaluation.sanity import SAME_IN_HALF
+from cifs_tf.evaluation.tasks import SAME, Crafted, Natural, Task, differs, inside, label_ranks
+
+EOT, VOTES = 20, 20
+
+
+def answers_by_chance(model: AttackedModel, calls: int = 3) -> bool:
+    """Return whether several calls of a network, on fixed images, give different answers."""
+    heads_fn, images = next(iter(model.heads_fns.values())), probe_images(model.image_shape)
+    tolerance = SAME_IN_HALF if model.precision in HALF_TYPES else SAME
+    first = heads_fn(images)
+    return any(bool(tf.reduce_any(differs(first, heads_fn(images), tolerance))) for _ in range(calls - 1))
+
+
+def rand_tasks(model: AttackedModel, epsilon: float, mask_gradient: str) -> list[Task]:
+    """List the attacks of the suite `rand`: APGD on the cross-entropy and on DLR, gradients averaged over 20 draws."""
+    losses = ("cross_entropy", "dlr") if model.num_classes >= 3 else ("cross_entropy",)
+    names = {"cross_entropy": "apgd_ce", "dlr": "apgd_dlr"}
+    return [
+        Expected(
+            name=f"{names[loss]}, eot {EOT}, {mask_gradient}",
+            counts=True,
+            section="autoattack",
+            family=names[loss],
+            attack=APGD(epsilon=epsilon, loss=loss),
+            mask_gradient=mask_gradient,
+        )
+        for loss in losses
+    ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Voted(Natural):
+    """The predictions on natural images, by the votes of several calls.
+
+    Args:
+        votes: calls.
+    """
+
+    votes: int = VOTES
+
+    uses_one_trace = True
+
+    def compile_key(self) -> Any:
+        return ("voted", self.votes)
+
+    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
+        heads_fn = next(iter(model.heads_fns.values()))
+        return lambda images, labels, weights, rank, seed: {
+            **_vote(heads_fn, images, labels, self.votes),
+            "labels": labels,
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Expected(Crafted):
+    """An attack on the mean loss of several draws, judged by the votes of others.
+
+    Args:
+        eot: draws for each gradient.
+        votes: calls that judge.
+    """
+
+    eot: int = EOT
+    votes: int = VOTES
+
+    uses_one_trace = True
+
+    @property
+    def cost(self) -> float:
+        return self.eot * super().cost
+
+    def compile_key(self) -> Any:
+        return ("expected", self.attack, self.mask_gradient, self.eot, self.votes)
+
+    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
+        heads_fn = model.heads_fns[self.mask_gradient]
+
+        def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            x_adv = self.attack(
+                with_draws(heads_fn, self.eot),
+                images,
+                labels,
+                head_weights=tf.concat([[0.0], tf.tile(weights / self.eot, [self.eot])], 0),
+                seed=seed,
+            )
+            return {**_vote(heads_fn, x_adv, labels, self.votes), "outside": ~inside(self.attack, x_adv, images)}
+
+        return measure
+
+
+def with_draws(heads_fn: HeadsFn, draws: int) -> HeadsFn:
+    """Give a network the heads of several draws, after the mean of their final predictions.
+
+    A loss that weights all draws alike, and the mean not at all, has the mean of their gradients as its gradient; the
+    mean in front decides what counts as fooled on the way.
+
+    Args:
+        heads_fn: images -> (batch, 1 + P, classes).
+        draws: calls.
+
+    Returns:
+        images -> (batch, 1 + draws (1 + P), classes).
+    """
+
+    def heads(images: tf.Tensor) -> tf.Tensor:
+        drawn = [heads_fn(images) for _ in range(draws)]
+        mean = tf.reduce_mean([tf.nn.softmax(each[:, :1]) for each in drawn], axis=0)
+        return tf.concat([tf.math.log(mean + 1e-30), *drawn], axis=1)
+
+    return heads
+
+
+def _vote(heads_fn: HeadsFn, images: tf.Tensor, labels: tf.Tensor, votes: int) -> dict[str, tf.Tensor]:
+    """Rank the label by how many calls name each class, and say which calls name it."""
+    heads = [heads_fn(images)[:, 0] for _ in range(votes)]
+    named = tf.stack([tf.argmax(each, axis=-1, output_type=labels.dtype) for each in heads], axis=1)
+    counts = tf.reduce_sum(tf.one_hot(named, heads[0].shape[-1]), axis=1)
+    return {"ranks": label_ranks(counts[:, None], labels), "right": named == labels[:, None]}

@@ -1,0 +1,377 @@
+"""Sanity checks of every evaluation: cheap measurements, on a sample of the images, that tell whether it can be true.
+
+Sources: Athalye et al. 2018 and Carlini et al. 2019 on gradient masking, Pintor et al. 2022 on indicators of attack
+failure, Wang et al. 2019 on first-order stationarity (FOSC), AutoAttack's warnings. `cifs_tf.evaluation.verdicts`
+judges what they find. Nothing here counts in the worst case: results of the suites stay what they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from cifs_tf.attacks import PGD, HeadsFn, RayS, Square
+from cifs_tf.attacks.objective import fooled
+from cifs_tf.attacks.random import fold_in, uniform
+from cifs_tf.evaluation.attacked import AttackedModel
+from cifs_tf.evaluation.outputs import HALF_TYPES
+from cifs_tf.evaluation.tasks import SAME, Crafted, Gradients, Task, differs
+from cifs_tf.losses import margin
+
+SECTION = "sanity"
+# Images of a sample: a quick look is not worth more, and what matters shows on fewer.
+FEW, SOME, MANY = 32, 100, 250
+CALLS = 5
+SAME_IN_HALF = 2e-2
+DIRECTIONS = 8
+# Shares of epsilon over which a gradient should predict.
+NEAR = (0.01, 0.03, 0.1)
+FAR = (0.1, 0.3, 1.0)
+STEPS = 40
+LAST_STEPS = 4
+BISECTIONS = 18
+# Shares from which on an image counts: of a change that the gradient does not explain, of the lead that is lost in a
+# jump, of what a step can gain that is left at the end.
+# (Masks of the top-k classes jump too, where the set changes: by up to the lead, not to its opposite.)
+UNEXPLAINED, JUMP, NOT_STATIONARY = 0.5, 1.25, 0.5
+GRID = 255
+
+
+def entrance_tasks(mask_gradients: tuple[str, ...], *, with_gradients: bool) -> list[Task]:
+    """List the checks that need no attack, those of any network."""
+    tasks: list[Task] = [Consistency(), Ranges()]
+    if with_gradients:
+        tasks += [SampledGradients(name=f"gradients, {mask}, sample", mask_gradient=mask) for mask in mask_gradients]
+    return tasks
+
+
+def sanity_tasks(
+    epsilon: float, mask_gradients: tuple[str, ...], *, with_gradients: bool, with_square: bool
+) -> list[Task]:
+    """List the checks that are part of every suite for networks that answer alike each time.
+
+    Args:
+        epsilon: radius of the L-infinity ball.
+        mask_gradients: those that are attacked through.
+        with_gradients: whether to look for zero gradients; not where the audit does it on all images.
+        with_square: whether to run Square; not where the suite has it.
+
+    Returns:
+        the tasks; they read what stands at their place in a suite, so they come last.
+    """
+    first = mask_gradients[0]
+    tasks = entrance_tasks(mask_gradients, with_gradients=with_gradients)
+    tasks += [Faithful(epsilon=epsilon, mask_gradient=first), Boundary(mask_gradient=first)]
+    tasks += [Trajectory(epsilon=epsilon, mask_gradient=first)]
+
+    def referee(family: str, attack: Any, **fields: Any) -> Task:
+        return Referee(name=f"{family}, referee", family=family, attack=attack, mask_gradient=first, **fields)
+
+    if with_square:
+        tasks += [referee("square", Square(epsilon=epsilon, num_queries=500))]
+    on_grid = PGD(epsilon=_floor_to_grid(epsilon), step_size=max(1, round(epsilon * GRID / 4)) / GRID, num_steps=20)
+    tasks += [referee("rays", RayS(epsilon=epsilon))]
+    if on_grid.epsilon:
+        attack = dataclasses.replace(on_grid, loss="cw_margin", keep="fooling")
+        tasks += [referee("grid", attack, is_on_grid=True)]
+    return tasks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Consistency(Task):
+    """Answers that depend on the call, on the batch's other images, on the label, or on the loading of the file."""
+
+    name: str = "consistency"
+    section: str = SECTION
+    on: str = "all"
+    sample: int | None = FEW
+
+    is_eager = True
+
+    def compile_key(self) -> Any:
+        return ("consistency",)
+
+    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
+        heads_fn = next(iter(model.heads_fns.values()))
+        tolerance = SAME_IN_HALF if model.precision in HALF_TYPES else SAME
+
+        def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            heads = heads_fn(images)
+
+            def other(answers: tf.Tensor) -> tf.Tensor:
+                return differs(heads, answers, tolerance)
+
+            repeated = [other(heads_fn(images)) for _ in range(CALLS - 1)]
+            # Before them, after them and between them other images: noise, and nothing at all.
+            noise = tf.random.stateless_uniform(images.shape, (0, 1))
+            dark = tf.zeros_like(images)
+            batch = [
+                other(tf.concat([heads_fn(images[i : i + 1]) for i in range(len(images))], 0)),
+                other(heads_fn(images[::-1])[::-1]),
+                other(heads_fn(tf.concat([images, noise], 0))[: len(images)]),
+                other(heads_fn(tf.concat([dark, images], 0))[len(images) :]),
+            ]
+            varies = _any(repeated)
+            # Where calls differ, nothing is known of what else the answer depends on.
+            found = {"varies": varies, "batch": _any(batch) & ~varies}
+            if model.labelled_heads_fn is not None:
+                answers = [model.labelled_heads_fn(images, (labels + shift) % model.num_classes) for shift in (0, 1)]
+                found["leaks"] = _any([other(each) for each in answers]) & ~varies
+            if model.reload is not None:
+                found["reloaded"] = other(next(iter(model.reload().heads_fns.values()))(images)) & ~varies
+            return found
+
+        return measure
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ranges(Task):
+    """Correct predictions for pixels in [0, 1], times 255, and times 2 minus 1."""
+
+    name: str = "ranges"
+    section: str = SECTION
+    on: str = "all"
+    sample: int | None = SOME
+
+    is_eager = True
+
+    def compile_key(self) -> Any:
+        return ("ranges",)
+
+    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
+        heads_fn = next(iter(model.heads_fns.values()))
+
+        def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            ranges = (images, 255 * images, 2 * images - 1)
+            return {"right": tf.stack([~fooled(heads_fn(x), labels) for x in ranges], axis=1)}
+
+        return measure
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampledGradients(Gradients):
+    """`Gradients`, on a sample."""
+
+    section: str = SECTION
+    sample: int | None = MANY
+
+    uses_one_trace = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Faithful(Task):
+    """How well the gradient of the label's lead predicts the lead nearby.
+
+    Args:
+        epsilon: radius of the ball, whose fractions are the steps.
+    """
+
+    name: str = "faithful"
+    section: str = SECTION
+    on: str = "correct"
+    sample: int | None = SOME
+    epsilon: float
+
+    uses_one_trace = True
+
+    def compile_key(self) -> Any:
+        return ("faithful", self.mask_gradient, self.epsilon)
+
+    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
+        heads_fn = model.heads_fns[self.mask_gradient]
+
+        def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            lead, gradient = _lead_and_gradient(heads_fn, images, labels)
+
+            def changes(signs: tf.Tensor, step: float) -> tuple[tf.Tensor, tf.Tensor]:
+                """Return what the gradient says of a step, and what comes."""
+                x = tf.clip_by_value(images + step * signs, 0.0, 1.0)
+                return _sum(gradient * (x - images)), _lead(heads_fn, x, labels) - lead
+
+            signs = [
+                tf.sign(uniform(fold_in(seed, i), images.shape[1:], -1.0, 1.0, images.dtype)) for i in range(DIRECTIONS)
+            ]
+            downhill = -tf.sign(gradient)
+            unexplained = []
+            for share in NEAR:
+                steps = [changes(each, share * self.epsilon) for each in signs]
+                missed = tf.add_n([tf.square(real - said) for said, real in steps])
+                unexplained.append(tf.math.divide_no_nan(missed, tf.add_n([tf.square(real) for _, real in steps])))
+            blind = tf.ones_like(labels, tf.bool)
+            for share in FAR:
+                by_chance = tf.reduce_min([changes(each, share * self.epsilon)[1] for each in signs], axis=0)
+                blind &= changes(downhill, share * self.epsilon)[1] >= by_chance
+            return {"unexplained": tf.reduce_min(unexplained, axis=0) > UNEXPLAINED, "blind": blind}
+
+        return measure
+
+    @property
+    def cost(self) -> float:
+        return 3 + 0.5 * DIRECTIONS * (len(NEAR) + len(FAR))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Boundary(Task):
+    """How far the label's lead jumps where the prediction changes, found by bisection on the way to another image.
+
+    The lead of a continuous network vanishes there. Hard labels jump by all of it: they lead nobody there.
+    """
+
+    name: str = "boundary"
+    section: str = SECTION
+    on: str = "correct"
+    sample: int | None = SOME
+
+    uses_one_trace = True
+
+    def compile_key(self) -> Any:
+        return ("boundary", self.mask_gradient)
+
+    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
+        heads_fn = model.heads_fns[self.mask_gradient]
+
+        def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            lead = _lead(heads_fn, images, labels)
+            noise = uniform(seed, images.shape[1:], 0.0, 1.0, images.dtype)
+            far, reached = noise, tf.zeros_like(labels, tf.bool)
+            for candidate in (1 - images, noise, tf.zeros_like(images), tf.ones_like(images), 0.5 * (images + noise)):
+                now = ~reached & (_lead(heads_fn, candidate, labels) < 0)
+                far, reached = tf.where(now[:, None, None, None], candidate, far), reached | now
+
+            def halve(index, near, far):  # type: ignore[no-untyped-def]
+                middle = 0.5 * (near + far)
+                still = (_lead(heads_fn, middle, labels) > 0)[:, None, None, None]
+                return index + 1, tf.where(still, middle, near), tf.where(still, far, middle)
+
+            _, near, far = tf.while_loop(lambda index, *_: index < BISECTIONS, halve, (0, images, far))
+            jump = tf.math.divide_no_nan(_lead(heads_fn, near, labels) - _lead(heads_fn, far, labels), lead)
+            return {"reached": reached, "jumps": reached & (jump > JUMP)}
+
+        return measure
+
+    @property
+    def cost(self) -> float:
+        return 0.5 * BISECTIONS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trajectory(Task):
+    """How an attack of 40 steps on the label's lead ends: whether it has converged, and whether it passed success by.
+
+    Args:
+        epsilon: radius of the ball.
+    """
+
+    name: str = "trajectory"
+    section: str = SECTION
+    on: str = "correct"
+    sample: int | None = SOME
+    epsilon: float
+
+    uses_one_trace = True
+
+    def compile_key(self) -> Any:
+        return ("trajectory", self.mask_gradient, self.epsilon)
+
+    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
+        heads_fn = model.heads_fns[self.mask_gradient]
+
+        def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            low, high = tf.maximum(images - self.epsilon, 0.0), tf.minimum(images + self.epsilon, 1.0)
+
+            def step(index, x, best, before, lowest):  # type: ignore[no-untyped-def]
+                lead, gradient = _lead_and_gradient(heads_fn, x, labels)
+                lowest = tf.minimum(lowest, lead)
+                before = tf.where(index < STEPS - LAST_STEPS, lowest, before)
+                best = tf.where((lead <= lowest)[:, None, None, None], x, best)
+                # Ever smaller steps, so that an attack that can converge does.
+                size = 0.5 * self.epsilon * (1 - tf.cast(index, tf.float32) / STEPS)
+                return index + 1, tf.clip_by_value(x - size * tf.sign(gradient), low, high), best, before, lowest
+
+            first = _lead(heads_fn, images, labels)
+            state = (tf.constant(0), images, images, first, first)
+            _, last, best, before, lowest = tf.while_loop(
+                lambda index, *_: index < STEPS, step, state, parallel_iterations=1
+            )
+            gradient = _lead_and_gradient(heads_fn, best, labels)[1]
+            # FOSC: what the gradient says a step to the far side of the ball would still gain, of the most there is.
+            gain = _sum(tf.abs(gradient) * tf.where(gradient > 0, best - low, high - best))
+            whole = _sum(tf.abs(gradient) * tf.where(gradient > 0, images - low, high - images))
+            broken = lowest < 0
+            return {
+                "broken": broken,
+                "silent": broken & (_lead(heads_fn, last, labels) > 0),
+                "moving": ~broken & (gain > NOT_STATIONARY * whole),
+                "unfinished": ~broken & (before - lowest > 0.1 * (first - lowest)),
+            }
+
+        return measure
+
+    @property
+    def cost(self) -> float:
+        return STEPS + 2.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Referee(Crafted):
+    """An attack of another kind, on what all attacks of the suite left standing: it should break nothing more.
+
+    Args:
+        is_on_grid: whether the network sees, and answers for, 8-bit pixels only.
+    """
+
+    section: str = SECTION
+    pool: str = "referees"
+    on: str = "unbroken"
+    sample: int | None = SOME
+    is_on_grid: bool = False
+
+    uses_one_trace = True
+
+    def compile_key(self) -> Any:
+        return ("referee", self.attack, self.mask_gradient, self.is_on_grid)
+
+    def craft_fn(self, model: AttackedModel) -> Callable[..., tf.Tensor]:
+        craft = super().craft_fn(_on_grid(model) if self.is_on_grid else model)
+        return (lambda *arguments: _round_to_grid(craft(*arguments))) if self.is_on_grid else craft
+
+
+def _on_grid(model: AttackedModel) -> AttackedModel:
+    """Let a model see 8-bit pixels, whose rounding the gradient ignores."""
+
+    def heads_fn(own: HeadsFn) -> HeadsFn:
+        return lambda x: own(x + tf.stop_gradient(_round_to_grid(x) - x))
+
+    return dataclasses.replace(model, heads_fns={mask: heads_fn(own) for mask, own in model.heads_fns.items()})
+
+
+def _round_to_grid(x: tf.Tensor) -> tf.Tensor:
+    return tf.round(x * GRID) / GRID
+
+
+def _floor_to_grid(epsilon: float) -> float:
+    return int(epsilon * GRID + 1e-4) / GRID
+
+
+def _lead(heads_fn: HeadsFn, x: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    return margin(heads_fn(x), labels)[:, 0]
+
+
+def _lead_and_gradient(heads_fn: HeadsFn, x: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        lead = _lead(heads_fn, x, labels)
+    gradient = tape.gradient(lead, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    gradient.set_shape(x.shape)
+    return lead, tf.where(tf.math.is_finite(gradient), gradient, tf.zeros_like(gradient))
+
+
+def _sum(values: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(values, axis=[1, 2, 3])
+
+
+def _any(flags: list[tf.Tensor]) -> tf.Tensor:
+    return tf.reduce_any(tf.stack(flags), axis=0)

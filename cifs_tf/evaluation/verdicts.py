@@ -1,0 +1,233 @@
+"""What the sanity checks of an evaluation found, judged: counts of images against limits, with their intervals.
+
+A share over its limit warns; it fails where the whole 95% interval (Wilson) lies over the limit, and not on one image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from cifs_tf.evaluation.ledger import Ledger
+from cifs_tf.evaluation.records import TaskRecord
+from cifs_tf.statistics import wilson_interval
+
+PASS, WARN, FAIL, SKIP, INFO = "pass", "warn", "fail", "skip", "info"
+MAX_UNFAITHFUL = 0.1
+MAX_JUMPS = 0.5
+MAX_BEYOND = 0.02
+MAX_UNFINISHED = 0.25
+RANGES = ("in [0, 1]", "times 255", "times 2 minus 1")
+REFEREES = {
+    "square": ("square adds nothing", "Square, which sees logits only, breaks", "the gradients mislead"),
+    "rays": ("rays add nothing", "RayS, which sees predicted classes only, breaks", "logits and gradients mislead"),
+    "grid": (
+        "8-bit pixels add nothing",
+        "PGD that keeps to multiples of 1/255 breaks",
+        "answers for other pixels mislead",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """The outcome of one check.
+
+    Args:
+        name: of the check.
+        verdict: `"pass"`, `"warn"`, `"fail"`, `"skip"`, or `"info"` for a number without a limit.
+        number: what was measured, a share in [0, 1]; None if nothing was.
+        sentence: what it means.
+    """
+
+    name: str
+    verdict: str
+    number: float | None
+    sentence: str
+
+
+def judge(images: int, number: int, limit: float) -> str:
+    """Judge a count of images against the share that is allowed.
+
+    Args:
+        images: how many.
+        number: of how many.
+        limit: the share, in [0, 1).
+
+    Returns:
+        `"pass"` up to the limit; `"fail"` if the share's interval lies over it and it is not one image; else `"warn"`.
+
+    Example:
+        >>> [judge(images, 200, limit=0.01) for images in (2, 3, 4, 5)]
+        ['pass', 'warn', 'warn', 'fail']
+    """
+    if number == 0 or images <= limit * number:
+        return PASS
+    return FAIL if images > 1 and wilson_interval(images, number)[0] > limit else WARN
+
+
+def sanity_verdicts(ledger: Ledger) -> list[Check]:
+    """Judge what the tasks of `cifs_tf.evaluation.sanity` found.
+
+    Args:
+        ledger: of a finished evaluation.
+
+    Returns:
+        the checks whose tasks were run.
+    """
+    tasks = {task.name: task for task in ledger.tasks if task.section == "sanity"}
+    checks = [*_consistency(ledger), *_ranges(ledger)] if "consistency" in tasks else []
+    checks += _faithful(ledger) if "faithful" in tasks else []
+    checks += _trajectory(ledger) if "trajectory" in tasks else []
+    checks += [_referee(ledger, task) for task in tasks.values() if task.kind == "Referee"]
+    return [*checks, *_single_calls(ledger)]
+
+
+def _consistency(ledger: Ledger) -> list[Check]:
+    checks = []
+    for value, name, good, bad in (
+        (
+            "batch",
+            "same answer in any batch",
+            "An image alone and among others gets the same answer.",
+            "the answer changes with the other images of the batch: the accuracies hold for this batch size only, "
+            "and an attacker chooses the others",
+        ),
+        (
+            "reloaded",
+            "same answer after loading again",
+            "The file, loaded again, answers the same.",
+            "the model answers otherwise after it is loaded again: chance needs other attacks (suite rand)",
+        ),
+    ):
+        found = ledger.values("consistency", value)
+        if len(found):
+            images = int(found.sum())
+            sentence = f"For {images} of {len(found)} images {bad}." if images else good
+            checks.append(Check(name, judge(images, len(found), 0.0), images / len(found), sentence))
+    return checks
+
+
+def _ranges(ledger: Ledger) -> list[Check]:
+    right = ledger.values("ranges", "right")
+    if len(right) == 0:
+        return []
+    name, number, counts = "the pixels' range", len(right), right.sum(axis=0)
+    best = int(np.argmax(counts[1:])) + 1
+    share = float(counts[0] / number)
+    (_, high), (low, _) = wilson_interval(int(counts[0]), number), wilson_interval(int(counts[best]), number)
+    if low > high and counts[best] > 1.5 * counts[0]:
+        sentence = (
+            f"{counts[0]} of {number} images are right with pixels {RANGES[0]}, {counts[best]} with pixels "
+            f"{RANGES[best]}: put this scaling in front of the network."
+        )
+        return [Check(name, FAIL, share, sentence)]
+    chance = 1 / ledger.header["about"].get("num_classes", 2)
+    if wilson_interval(int(counts[0]), number)[0] <= chance:
+        sentence = f"{counts[0]} of {number} images are right without an attack: no better than chance, in any range."
+        return [Check(name, WARN, share, sentence)]
+    return [Check(name, PASS, share, f"{counts[0]} of {number} images are right with pixels {RANGES[0]}.")]
+
+
+def _faithful(ledger: Ledger) -> list[Check]:
+    unexplained, blind = ledger.values("faithful", "unexplained"), ledger.values("faithful", "blind")
+    jumps = ledger.values("boundary", "jumps")[ledger.values("boundary", "reached") > 0]
+    return [
+        _counted(
+            "the gradient predicts the answer",
+            unexplained,
+            MAX_UNFAITHFUL,
+            "the gradient explains less than half of what small steps in random directions change",
+            "attacks that follow it are led astray",
+        ),
+        _counted(
+            "the gradient leads downhill",
+            blind,
+            MAX_UNFAITHFUL,
+            f"a step along the gradient lowers the label's lead less than the best of {8} random steps",
+            "attacks that follow it are led astray",
+        ),
+        _counted(
+            "the answer changes gradually",
+            jumps,
+            MAX_JUMPS,
+            "the label's lead jumps to its opposite where the prediction changes, as that of hard labels does",
+            "logits do not show where the boundary is; RayS, which needs none, is the only witness",
+        ),
+    ]
+
+
+def _trajectory(ledger: Ledger) -> list[Check]:
+    broken = ledger.values("trajectory", "broken") > 0
+    silent = ledger.values("trajectory", "silent")
+    standing = ~broken
+    moving, unfinished = (ledger.values("trajectory", name)[standing] for name in ("moving", "unfinished"))
+    checks = [
+        _counted(
+            "no success is passed by",
+            silent,
+            MAX_UNFINISHED,
+            "an attack of 40 steps was misclassified on the way and not at its end",
+            "a last iterate says too much",
+        ),
+        _counted(
+            "attacks end where nothing is left to gain",
+            moving,
+            MAX_UNFINISHED,
+            "of those that survive it, the gradient at the end of an attack of 40 steps promises over half of what it "
+            "could (FOSC)",
+            "more steps or restarts may break more",
+        ),
+        _counted(
+            "attacks have come to rest",
+            unfinished,
+            MAX_UNFINISHED,
+            "of those that survive it, an attack of 40 steps gained over a tenth of its whole way in its last four",
+            "more steps would break more",
+        ),
+    ]
+    # Signs of a weak attack, no proof of a false number.
+    return [dataclasses.replace(check, verdict=WARN if check.verdict == FAIL else check.verdict) for check in checks]
+
+
+def _single_calls(ledger: Ledger) -> list[Check]:
+    """Say how often one call is right, of a network that answers by chance: without an attack, and under the worst."""
+    names = [task.name for task in ledger.tasks if task.votes and len(ledger.ids(task.name))]
+    if not names:
+        return []
+    ids, number = ledger.ids("natural"), ledger.num_examples
+    shares = ledger.values("natural", "right").mean(axis=1)
+    lowest = shares.copy()
+    for name in names:
+        places = np.searchsorted(ids, ledger.ids(name))
+        lowest[places] = np.minimum(lowest[places], ledger.values(name, "right").mean(axis=1))
+    told = [
+        "{:.1%} ({:.1%} to {:.1%})".format(float(each.mean()), *wilson_interval(round(float(each.sum())), number))
+        for each in (shares, lowest)
+    ]
+    sentence = (
+        f"One call is right on {told[0]} of the images without an attack, and on {told[1]} under the worst of them."
+    )
+    return [Check("accuracy of a single call", INFO, float(lowest.mean()), sentence)]
+
+
+def _counted(name: str, flags: np.ndarray, limit: float, what: str, consequence: str) -> Check:
+    """Judge how many images have a flag, and say so."""
+    number, images = len(flags), int(np.sum(flags))
+    if number == 0:
+        return Check(name, SKIP, None, "There is no image to look at.")
+    verdict = judge(images, number, limit)
+    sentence = f"For {images} of {number} images {what}" + (f": {consequence}." if verdict == FAIL else ".")
+    return Check(name, verdict, images / number, sentence)
+
+
+def _referee(ledger: Ledger, task: TaskRecord) -> Check:
+    name, who, blame = REFEREES[task.family]
+    sampled = min(task.sample or 0, ledger.num_examples) or 1
+    broken = len(ledger.fooled(task.name))
+    verdict = judge(broken, sampled, MAX_BEYOND)
+    sentence = f"{who} {broken} of {sampled} images that no attack of the suite breaks" + (
+        f": {blame}." if verdict == FAIL else "."
+    )
+    return Check(name, verdict, broken / sampled, sentence)

@@ -1,0 +1,224 @@
+"""The sanity checks: what each planted fault of a network by hand shows, and that the honest network shows none."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cifs_tf.attacks import PGD, RayS
+from cifs_tf.data import Split
+from cifs_tf.evaluation import as_attacked, evaluate, load_attacked, suites
+from cifs_tf.evaluation.chance import Voted, rand_tasks
+from cifs_tf.evaluation.sanity import entrance_tasks, sanity_tasks
+from cifs_tf.evaluation.tasks import Crafted, Natural
+from cifs_tf.evaluation.verdicts import judge
+
+EPSILON = 0.1
+WEIGHTS = tf.constant(np.random.default_rng(0).normal(size=(64, 3)), tf.float32)
+DECOY = tf.constant(np.random.default_rng(1).normal(size=(64, 3)), tf.float32)
+
+
+def linear(images, weights=WEIGHTS):
+    return (tf.reshape(images, [-1, 64]) - 0.5) @ weights
+
+
+def grid(images):
+    return tf.reduce_all(tf.abs(images * 255 - tf.round(images * 255)) < 1e-3, axis=[1, 2, 3])[:, None]
+
+
+def answer_elsewhere(images):
+    """On 8-bit pixels the network; elsewhere what it says of coarser pixels, without a gradient."""
+    smooth = tf.stop_gradient(linear(tf.round(images * 3) / 3)) * 1e3 + linear(images, DECOY) * 1e-3
+    return tf.where(grid(images), linear(images), smooth)
+
+
+# By name: the logits of the network, and what must fail of the checks that need no attack.
+ANSWERS = {
+    "linear": (linear, set()),
+    "its batch's mean removed": (lambda x: linear(x - tf.reduce_mean(x, 0) + 0.5), {"same answer in any batch"}),
+    "its batch's size": (
+        lambda x: linear(x) * tf.cast(tf.minimum(tf.shape(x)[0], 3), tf.float32),
+        {"same answer in any batch"},
+    ),
+    "the first of its batch": (lambda x: linear(x) + linear(x[:1]), {"same answer in any batch"}),
+    "noise": (lambda x: linear(x + tf.random.normal(tf.shape(x), stddev=0.02)), {"same answer twice"}),
+    "a coin for each call": (lambda x: linear(x) * np.random.default_rng().uniform(), {"same answer twice"}),
+    "pixels of 0 to 255": (lambda x: linear(x / 255), {"the pixels' range"}),
+    "pixels of -1 to 1": (lambda x: linear((x + 1) / 2), {"the pixels' range"}),
+}
+# The same, of those that look at gradients or attack, behind PGD.
+GRADIENTS = {
+    "linear": (linear, set()),
+    "decoy": (
+        lambda x: tf.stop_gradient(linear(x)) + 1e-3 * linear(x, DECOY),
+        {"the gradient predicts the answer", "the gradient leads downhill", "square adds nothing"},
+    ),
+    "hard labels": (
+        lambda x: 10 * tf.stop_gradient(tf.one_hot(tf.argmax(linear(x), 1), 3)) + 1e-3 * linear(x, DECOY),
+        {"the answer changes gradually", "rays add nothing"},
+    ),
+    "answers for 8-bit pixels": (answer_elsewhere, {"8-bit pixels add nothing", "rays add nothing"}),
+}
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    """60 random 8-bit images around the middle, with the labels that the linear network gives them."""
+    images = np.random.default_rng(2).integers(40, 216, (60, 8, 8, 1), dtype=np.uint8)
+    return Split(images, np.argmax(linear(tf.constant(images / np.float32(255))), 1))
+
+
+def failed(report):
+    return {check["name"] for check in report["audit"] if check["verdict"] == "fail"}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_answers_that_depend_on_more_than_the_image(name, make_victim, labelled):
+    logits, faults = ANSWERS[name]
+    victim = make_victim(lambda images: logits(images)[:, None], num_classes=3, num_probes=0)
+    report = evaluate(victim, labelled, [Natural(), *entrance_tasks(("exact",), with_gradients=False)], batch_size=17)
+    assert failed(report) == faults
+    assert report["believable"] is (not faults)
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_and_logits_that_mislead(name, make_victim, labelled):
+    logits, faults = GRADIENTS[name]
+    victim = make_victim(lambda images: logits(images)[:, None], num_classes=3, num_probes=0)
+    attack = PGD(epsilon=EPSILON, step_size=EPSILON / 5, num_steps=10, loss="cw_margin")
+    tasks = [
+        Natural(),
+        Crafted(name="pgd", attack=attack, counts=True),
+        *sanity_tasks(EPSILON, ("exact",), with_gradients=True, with_square=name == "decoy"),
+    ]
+    report = evaluate(victim, labelled, tasks)
+    assert faults <= failed(report)
+    assert report["believable"] is (not faults)
+
+
+def test_labels_and_a_second_loading(make_victim, labelled):
+    """A network that adds the label passed along; and a file whose second loading answers otherwise."""
+
+    def heads(images):
+        return linear(images)[:, None]
+
+    victim = make_victim(heads, num_classes=3, num_probes=0)
+    other = dataclasses.replace(
+        victim, heads_fns={"exact": lambda images: heads(images) + tf.constant([0.0, 0.5, 0.0])}
+    )
+    leaking = dataclasses.replace(
+        victim,
+        labelled_heads_fn=lambda images, labels: heads(images) + tf.one_hot(labels, 3)[:, None],
+        reload=lambda: other,
+    )
+    tasks = [Natural(), *entrance_tasks(("exact",), with_gradients=False)]
+    found = {check["name"]: check["verdict"] for check in evaluate(leaking, labelled, tasks)["audit"]}
+    assert (found["no label leaks"], found["same answer after loading again"]) == ("fail", "fail")
+    same = dataclasses.replace(victim, reload=lambda: victim)
+    found = {check["name"]: check["verdict"] for check in evaluate(same, labelled, tasks)["audit"]}
+    assert (found["no label leaks"], found["same answer after loading again"]) == ("skip", "pass")
+
+
+def test_a_file_is_loaded_again(plain_model, tmp_path):
+    plain_model.save(tmp_path / "model.keras")
+    victim = load_attacked(tmp_path / "model.keras")
+    assert victim.reload().fingerprint == victim.fingerprint
+    assert as_attacked(plain_model).reload is None
+
+
+def test_a_sample_is_the_same_in_every_shard(make_victim, labelled):
+    """Shards measure their parts of one sample, however the images are divided."""
+    victim = make_victim(lambda images: linear(images)[:, None], num_classes=3, num_probes=0)
+    task = entrance_tasks(("exact",), with_gradients=False)[1]
+    task = dataclasses.replace(task, sample=20)
+    whole, *parts = (
+        evaluate(victim, labelled, [Natural(), task], shard=shard)["tasks"][1]["measured"]
+        for shard in ("1/1", "1/3", "2/3", "3/3")
+    )
+    assert whole == 20 == sum(parts)
+
+
+def test_the_other_results_of_a_suite_stay(plain_model, digits):
+    """With and without the checks every image is broken by the same task."""
+    few = digits.take(np.arange(16))
+    victim = as_attacked(plain_model)
+    found = [evaluate(victim, few, suites.make_suite("apgd", victim, 0.1, audit=audit)) for audit in (None, False)]
+    assert found[0]["broken_by"] == found[1]["broken_by"]
+    assert found[0]["worst_case"] == found[1]["worst_case"]
+    assert found[1]["believable"] is None
+
+
+@pytest.mark.parametrize(
+    ("images", "number", "limit", "verdict"),
+    [
+        (0, 0, 0.0, "pass"),
+        (1, 1, 0.01, "warn"),
+        (1, 60, 0.01, "warn"),
+        (2, 50, 0.01, "fail"),
+        (2, 60, 0.01, "warn"),
+        (3, 60, 0.01, "fail"),
+        (1, 32, 0.0, "warn"),
+        (2, 32, 0.0, "fail"),
+        (10, 100, 0.1, "pass"),
+        (17, 100, 0.1, "fail"),
+    ],
+)
+def test_one_image_never_fails_a_check(images, number, limit, verdict):
+    assert judge(images, number, limit) == verdict
+
+
+def test_a_ray_ends_where_the_prediction_changes():
+    """Two classes by the mean pixel m: from grey 0.4, brighter by 26/255 changes it, 25/255 does not."""
+
+    def heads(images):
+        mean = tf.reduce_mean(images, axis=[1, 2, 3])
+        return tf.stack([0.5 - mean, mean - 0.5], axis=1)[:, None]
+
+    images, labels = tf.fill([3, 4, 4, 1], 102 / 255), tf.constant([0, 0, 1])
+    for steps, moved in ((25, False), (26, True)):
+        x = RayS(epsilon=steps / 255, num_queries=20)(heads, images, labels, head_weights=[1.0])
+        assert np.allclose(x[0] - images[0], 26 / 255 if moved else 0.0, atol=1e-6)
+        assert np.array_equal(x[2], images[2])  # misclassified before
+
+
+def test_a_ray_is_divided_until_every_pixel_had_its_turn():
+    parts = RayS(epsilon=0.1, num_queries=15).parts(8)
+    assert parts[:4].tolist() == [[0, 8], [0, 4], [4, 8], [0, 2]]
+    assert parts[-1].tolist() == [7, 8]
+    assert RayS(epsilon=0.1, num_queries=40).parts(8)[15].tolist() == [0, 8]
+
+
+def test_chance_is_judged_by_votes(make_victim):
+    """Logits of the mean pixel and noise: where they are clear the vote says so, and single calls are told."""
+    images = np.repeat(np.array([20, 60, 195, 235], np.uint8), 6)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
+    split = Split(images, (images[:, 0, 0, 0] > 127).astype(np.int32))
+
+    def heads(x):
+        mean = tf.reduce_mean(x, axis=[1, 2, 3])
+        logits = tf.stack([0.5 - mean, mean - 0.5], axis=1) + tf.random.normal((tf.shape(x)[0], 2), stddev=0.05)
+        return logits[:, None]
+
+    victim = make_victim(heads, num_classes=2, num_probes=0)
+    (attack,) = rand_tasks(victim, 0.33, "exact")
+    attack = dataclasses.replace(attack, eot=3, votes=9, attack=dataclasses.replace(attack.attack, num_steps=10))
+    tasks = [Voted(votes=9), attack, *entrance_tasks(("exact",), with_gradients=False)]
+    for suite, verdict in (("quick", "fail"), ("rand", "warn")):
+        report = evaluate(victim, split, tasks, about={"suite": suite})
+        assert report["natural"]["count"] == 24
+        assert report["worst_case"]["count"] == 12  # 20/255 and 235/255 are 0.42 away from the middle, the others 0.26
+        found = {check["name"]: check["verdict"] for check in report["audit"]}
+        assert (found["same answer twice"], found["accuracy of a single call"]) == (verdict, "info")
+        assert ("suite rand took the place of quick" in str(report["about"]["limits"])) == (suite == "quick")
+
+
+def test_dropout_that_is_left_on_is_found(digits):
+    class Forgotten(keras.layers.Dropout):
+        def call(self, inputs, training=None):
+            return super().call(inputs, training=True)
+
+    image = keras.Input((8, 8, 1))
+    x = keras.layers.Flatten()(Forgotten(0.5)(image))
+    victim = as_attacked(keras.Model(image, keras.layers.Dense(10)(x)))
+    assert type(suites.make_suite("standard", victim, 0.1)[0]).__name__ == "Voted"
