@@ -8,8 +8,15 @@ Importing this package imports neither TensorFlow nor Keras. As soon as both are
 classes of a saved classifier are registered, so that `keras.models.load_model` knows them.
 """
 
-import importlib
+import os
+import signal
 import sys
+
+if sys.argv and os.path.basename(sys.argv[0]) == "cifs-tf":
+    # They wait until the program is prepared for them (`cifs_tf.signals.prepare`).
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+
+import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 

@@ -1,6 +1,7 @@
 """Parse options that a dataclass declares, and report a person's error in one sentence, in every program."""
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import json
@@ -10,18 +11,18 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from jsonargparse.typing import register_type
 
+from cifs_tf import signals
 from cifs_tf.config import GROUPS, ModelConfig, Ratio, RunConfig, as_tuple
 from cifs_tf.errors import UserError
 from cifs_tf.extras import how_to_install
+from cifs_tf.signals import EXIT_CLOSED_OUTPUT, EXIT_INTERRUPTED, INTERRUPTED, program_name
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 register_type(Ratio, serializer=lambda ratio: ratio.text if "/" in ratio.text else float(ratio), deserializer=Ratio)
 
@@ -139,11 +140,6 @@ def _bracketed(value: str, item: Any, separator: str = ",") -> str:
     return f"[{', '.join(written)}]"
 
 
-def program_name() -> str:
-    """Return the name by which the program was started: run.py, or cifs-tf run."""
-    return Path(sys.argv[0]).name
-
-
 def command(name: str) -> str:
     """Return how another program is started, in the way in which this one was.
 
@@ -155,25 +151,47 @@ def command(name: str) -> str:
 
 
 def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Run `main(argv)` and exit: a user's error or a missing extra is one sentence and code 2, Ctrl-C 130."""
+    """Run `main(argv)` and exit: a user's error or a missing extra is one sentence and code 2, Ctrl-C 130.
+
+    An output that was closed, as by `head`, ends it without a word: with the program's own code if its work was done,
+    else with 141.
+    """
     program = program_name()
+    code: Any
     try:
+        signals.begin()
         code = main(sys.argv[1:])
     except UserError as error:
         # The library names an argument, a person typed an option.
         option = "--" if error.argument in _options else ""
-        print(f"{program}: error: {option}{error}", file=sys.stderr)
-        code = EXIT_USER_ERROR
+        code = _complain(f"{program}: error: {option}{error}", EXIT_USER_ERROR)
     except ModuleNotFoundError as error:
         sentence = how_to_install(error)
         if sentence is None:
             raise
-        print(f"{program}: error: {sentence}", file=sys.stderr)
-        code = EXIT_USER_ERROR
+        code = _complain(f"{program}: error: {sentence}", EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        print(f"\n{program}: interrupted; the same command continues.", file=sys.stderr)
-        code = EXIT_INTERRUPTED
+        code = _complain(f"\n{program}: {INTERRUPTED}", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        if not signals.is_output_closed():
+            raise
+        code = EXIT_CLOSED_OUTPUT
+    except SystemExit as end:
+        # rich ends a program whose output was closed.
+        code = EXIT_CLOSED_OUTPUT if isinstance(end.__context__, BrokenPipeError) else end.code
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        signals.discard_output()
+    signals.settle(code if isinstance(code, int) else 0)
     sys.exit(code)
+
+
+def _complain(sentence: str, code: int) -> int:
+    """Print to standard error, if anybody reads it; return the code."""
+    with contextlib.suppress(OSError):
+        print(sentence, file=sys.stderr, flush=True)
+    return code
 
 
 def as_started(text: str) -> str:

@@ -6,6 +6,7 @@ enters, once, by the declaration beside the field.
 
 import dataclasses
 import math
+import re
 from typing import Any, Literal, Self
 
 from cifs_tf.errors import UserError
@@ -51,6 +52,26 @@ class Ratio(float):
 def bounded(default: Any, *, low: float = -math.inf, high: float = math.inf, above: float = -math.inf) -> Any:
     """Declare a number and the range it must lie in: low <= value <= high, value > above."""
     return dataclasses.field(default=default, metadata={"low": low, "high": high, "above": above})
+
+
+def parse_shard(shard: Any, argument: str) -> tuple[int, int]:
+    """Return i and n of a part `i/n` of the images.
+
+    Args:
+        shard: the text.
+        argument: names it in the error.
+
+    Raises:
+        UserError: if it is none.
+
+    Example:
+        >>> parse_shard("1/4", "shard")
+        (1, 4)
+    """
+    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", shard) if isinstance(shard, str) else None
+    if match is None or int(match[1]) > int(match[2]):
+        raise UserError(argument, shard, "give i/n with i from 1 to n, such as 1/4")
+    return int(match[1]), int(match[2])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,11 +4,13 @@ A published version is a folder BASE/N with `saved_model.pb` (TF Serving reads B
 `heads_and_gradient.onnx`, with which an attacker needs no TensorFlow.
 """
 
+import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cifs_tf.errors import UserError
 from cifs_tf.files import check_version, publish_version
@@ -18,19 +20,25 @@ from cifs_tf.models.onnx_gradient import GRADIENT_FILE, heads_and_gradient_fn, w
 from cifs_tf.models.writers import ExportError, write_onnx, write_saved_model
 
 FORMATS = ("savedmodel", "onnx", "gradient")
+# In a version that a run exports: of which run and network it is, and a hash of every other file.
+ORIGIN_FILE = "run.json"
 
 __all__ = [
     "FORMATS",
     "GRADIENT_FILE",
+    "ORIGIN_FILE",
     "ExportError",
     "decode_images",
+    "describe_files",
     "disagreement",
     "export",
+    "find_fault",
     "heads_and_gradient_fn",
     "is_decodable",
     "predict_fn",
     "write_gradient_onnx",
     "write_onnx",
+    "write_origin",
     "write_saved_model",
 ]
 
@@ -102,8 +110,46 @@ def export(
                 warnings.warn(str(error).partition("\n")[0], stacklevel=2)
         if "savedmodel" in formats:
             write_saved_model(classifier, path, resize=resize)
-        (path / "labels.json").write_text(json.dumps(names, ensure_ascii=False, indent=1) + "\n")
+        (path / "labels.json").write_text(json.dumps(names, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         for add_file in add_files:
             add_file(path)
 
     return publish_version(base, write, version)
+
+
+def describe_files(path: Path, without: str) -> dict[str, Any]:
+    """Return size and SHA-256 of every file of a version, by its path in the folder, without the one that tells it."""
+    return {
+        file.relative_to(path).as_posix(): {
+            "size": file.stat().st_size,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        }
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.relative_to(path).as_posix() != without
+    }
+
+
+def write_origin(path: Path, origin: Mapping[str, Any]) -> None:
+    """Write into a version that is otherwise complete where it is from, and the hashes of its files."""
+    content = {"origin": dict(origin), "files": describe_files(path, ORIGIN_FILE)}
+    (path / ORIGIN_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def find_fault(path: Path, origin: Mapping[str, Any]) -> str | None:
+    """Return why a version is not the one that `write_origin` described; None if it is, to the last byte.
+
+    Args:
+        path: the version's folder.
+        origin: where it should be from.
+    """
+    try:
+        content = json.loads((path / ORIGIN_FILE).read_text(encoding="utf-8"))
+        found, files = content["origin"], content["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"its {ORIGIN_FILE} is missing or damaged"
+    different = [name for name in origin if found.get(name) != origin[name]]
+    if different:
+        return f"it is of another run or network: {', '.join(different)}"
+    there = describe_files(path, ORIGIN_FILE)
+    changed = sorted(name for name in {**files, **there} if files.get(name) != there.get(name))
+    return f"{', '.join(changed)} changed after it was exported" if changed else None

@@ -28,6 +28,9 @@ LOCK_SUFFIX = ".lock"
 # `is_locked` holds the lock for a moment itself: longer than that moment, a lock is another process's.
 LOCK_SECONDS = 0.1
 
+# The lock files that this process holds, and which file (device, inode) each was then.
+_held: dict[Path, tuple[int, int]] = {}
+
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file under a temporary name beside it, then rename it: it is complete or it is not there.
@@ -37,14 +40,15 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         write: writes to the path that it is given, which ends like `path`.
 
     Raises:
-        UserError: if the disk is full; what was there before is still there.
+        UserError: if the disk is full, what was there before is still there; or if the folder that this process has
+            locked has gone, which is not made again.
     """
     temporary = temporary_of(path)
+    _check_locked_folder(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        _fsync(temporary)
         temporary.replace(path)
     except Exception as error:
         if _is_full(error):
@@ -109,6 +113,7 @@ def publish_version(base: str | os.PathLike[str], write: Callable[[Path], object
     """
     base = Path(base)
     check_version(base, version)
+    _check_locked_folder(base)
     with contextlib.ExitStack() as stack:
         try:
             base.mkdir(parents=True, exist_ok=True)
@@ -118,7 +123,12 @@ def publish_version(base: str | os.PathLike[str], write: Callable[[Path], object
             raise UserError("base", base, f"it cannot be written to ({error.strerror}), give another folder") from error
         try:
             write(folder)
-            return _rename_to_version(folder, base, version)
+            # Its files first, then their folders: a name that survives a power cut has its content.
+            for path in (*filter(Path.is_file, folder.rglob("*")), *filter(Path.is_dir, folder.rglob("*")), folder):
+                _fsync(path)
+            published = _rename_to_version(folder, base, version)
+            _fsync(base)
+            return published
         except Exception as error:
             if _is_full(error):
                 raise UserError("base", base, "the disk is full, free some space; nothing was published") from error
@@ -181,6 +191,7 @@ def _lock_of(folder: Path) -> Path:
 def _remove_version(folder: Path) -> None:
     """Remove an unfinished version and its lock file, which this process holds."""
     shutil.rmtree(folder, ignore_errors=True)
+    _held.pop(_lock_of(folder).absolute(), None)  # its absence will mean nothing
     with contextlib.suppress(OSError):  # on Windows the file goes when it is closed
         _lock_of(folder).unlink()
 
@@ -209,9 +220,40 @@ def hold_lock(path: Path) -> Iterator[None]:
     except Timeout as error:
         raise BlockingIOError(errno.EWOULDBLOCK, "another process holds the lock", str(path)) from error
     try:
+        _held[path.absolute()] = _inode(path)
         yield
     finally:
+        _held.pop(path.absolute(), None)
         lock.release()
+
+
+def is_held(path: Path) -> bool:
+    """Return whether this process holds a lock file, and it is still there: its folder has not been removed."""
+    try:
+        return _held.get(path.absolute()) == _inode(path)
+    except OSError:
+        return False
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _check_locked_folder(path: Path) -> None:
+    """Refuse to make a folder again that was removed while this process had locked it."""
+    for lock in list(_held):
+        if lock.parent in path.absolute().parents and not is_held(lock):
+            advice = "the folder was removed or replaced while this process was at work in it, begin anew"
+            raise UserError("--workdir", lock.parent, advice)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def is_locked(path: Path) -> bool:

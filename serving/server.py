@@ -1,6 +1,10 @@
 """Serve exported models over REST and gRPC; `cifs-tf serve` is the same program."""
 
-from cifs_tf.programs.console import start_program
+import signal
 
 if __name__ == "__main__":
+    # They wait until the program is prepared for them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    from cifs_tf.programs.console import start_program
+
     start_program("serve")

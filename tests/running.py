@@ -42,7 +42,7 @@ def run(*argv, cwd, program="run.py"):
 def run_here(*argv, cwd, program="run.py"):
     """Run a program as `run` does, but in this process, which has imported TensorFlow already."""
     script, out, err = str(ROOT / "training" / program), io.StringIO(), io.StringIO()
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         with (
             contextlib.chdir(cwd),
@@ -54,5 +54,6 @@ def run_here(*argv, cwd, program="run.py"):
     except SystemExit as end:
         return end.code or 0, out.getvalue(), err.getvalue()
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     raise AssertionError("a program ends with sys.exit")

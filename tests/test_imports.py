@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "cifs_tf"
 HEAVY = ("framework_internals", "distribute")
 FREE = (
-    *("config", "errors", "checks", "files", "command_line", "extras", "hardware", "statistics", "figures"),
+    *("config", "errors", "checks", "files", "command_line", "extras", "hardware", "signals", "statistics", "figures"),
     *("tables", "templates", *HEAVY),
 )
 LIBRARY = ("data", "layers", "losses", "models", "attacks", "adversarial", "evaluation", "analysis", "export")

@@ -1,6 +1,10 @@
 """Train, attack and export a robust classifier; `cifs-tf run` is the same program."""
 
-from cifs_tf.programs.console import start_program
+import signal
 
 if __name__ == "__main__":
+    # They wait until the program is prepared for them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    from cifs_tf.programs.console import start_program
+
     start_program("run")

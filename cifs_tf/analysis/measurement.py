@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -121,16 +123,31 @@ def measure_channels(
     batches = []
     for start in progress(range(0, len(split), batch_size)):
         file = None if folder is None else folder / f"{start:06d}.npz"
-        if file is None or not file.exists():
+        of = "" if folder is None else f"{folder.name}, images from {start}"
+        arrays = None if file is None else _read_batch(file, of)
+        if arrays is None:
             arrays = run(np.arange(start, min(start + batch_size, len(split))))
             if file is not None:
-                write_atomically(file, lambda path, arrays=arrays: np.savez(path, **arrays))  # type: ignore[misc]
-        else:
-            with np.load(file) as content:
-                arrays = dict(content)
+                content = {**arrays, "of": of}
+                write_atomically(file, lambda path, content=content: np.savez(path, **content))  # type: ignore[misc]
         batches.append(arrays)
     joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     return Measurement(labels=split.labels, weights=weights, **joined)
+
+
+def _read_batch(file: Path, of: str) -> dict[str, np.ndarray] | None:
+    """Read a batch that was measured before; None if there is none, or, which is said, it is damaged or another."""
+    if not file.exists():
+        return None
+    try:
+        with np.load(file) as content:
+            arrays = dict(content)
+        if str(arrays.pop("of", "")) == of:
+            return arrays
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        pass
+    print(f"{file} is damaged, or of another measurement; it is measured again.")
+    return None
 
 
 def _make_run(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import numbers
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from cifs_tf.config import parse_shard
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import AttackedModel, as_attacked
 from cifs_tf.evaluation.engine import ProgressFn, check_input, header_of, run_tasks
@@ -61,6 +64,19 @@ def evaluate(
         >>> report["worst_case"]["accuracy"]
         0.4871
     """
+    for argument, value, is_right, wanted in (
+        ("model", model, isinstance(model, keras.Model | AttackedModel), "a Keras model, or one of as_attacked"),
+        ("suite", suite, isinstance(suite, str) or _are_tasks(suite), "the name of a suite, or tasks"),
+        ("epsilon", epsilon, epsilon is None or _is_number(epsilon, 0, 1), "a number above 0, at most 1"),
+        ("seed", seed, _is_number(seed, -1, 2**31 - 1, whole=True), "a whole number from 0 to 2147483647"),
+        ("batch_size", batch_size, _is_number(batch_size, 0, math.inf, whole=True), "a whole number of 1 or more"),
+        ("ledger_file", ledger_file, isinstance(ledger_file, str | os.PathLike | None), "the path of a file"),
+        ("on_progress", on_progress, callable(on_progress), "a function of (task, share, survivors)"),
+    ):
+        if not is_right:
+            short = value if isinstance(value, int | float | str | None) else type(value).__name__
+            raise UserError(argument, short, f"give {wanted}")
+    parse_shard(shard, "shard")
     split, told = as_split(split)
     shape = tuple(split.images.shape[1:])
     attacked = model if isinstance(model, AttackedModel) else as_attacked(model, image_shape=shape)
@@ -83,3 +99,13 @@ def evaluate(
             attacked, split, tasks, ledger, seed=seed, batch_size=batch_size, strategy=strategy, on_progress=on_progress
         )
         return build_report(ledger)
+
+
+def _are_tasks(suite: Any) -> bool:
+    return isinstance(suite, Sequence) and all(isinstance(task, Task) for task in suite)
+
+
+def _is_number(value: Any, above: float, high: float, whole: bool = False) -> bool:
+    """Return whether a value is a number in a range; true and false, and what is not finite, are none."""
+    kind = numbers.Integral if whole else numbers.Real
+    return isinstance(value, kind) and not isinstance(value, bool) and above < float(value) <= high

@@ -21,12 +21,13 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.attacks import example_seeds
+from cifs_tf.config import parse_shard
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.records import MAIN, Header
-from cifs_tf.evaluation.tasks import Crafted, Natural, Task
+from cifs_tf.evaluation.tasks import Crafted, Task
 from cifs_tf.losses import head_weights
 
 ProgressFn = Callable[[str, float, int], None]
@@ -35,7 +36,6 @@ DECIDES = (
     *("attacks/*.py", "layers/*.py", "models/*.py", "losses.py", "data/split.py"),
     *(f"evaluation/{name}.py" for name in ("engine", "tasks", "attacked", "outputs", "sanity", "chance", "records")),
 )
-SAMPLE_SEED = 0
 
 
 def header_of(
@@ -121,8 +121,6 @@ def run_tasks(
         0.554
     """
     check_input(model, split, tasks, ledger.header["shard"])
-    part, parts = _shard(ledger.header["shard"])
-    ours = np.arange(part - 1, len(split), parts)
     replicas = strategy.num_replicas_in_sync if strategy else 1
     sizes = _batch_sizes(batch_size, replicas)
     compiled: dict[Any, Callable[..., dict[str, np.ndarray]]] = {}
@@ -130,7 +128,7 @@ def run_tasks(
     total = sum(task.cost for task in tasks)
     done = 0.0
     for task in tasks:
-        ids = np.setdiff1d(_sampled(task, _select(task, ledger, ours), len(split)), ledger.ids(task.name))
+        ids = np.setdiff1d(ledger.wanted(task.name), ledger.ids(task.name))
         survivors = len(ledger.survivors(MAIN))  # reads the whole ledger: once for each task, not for each batch
         for start in range(0, len(ids), sizes[0]):
             chunk, started = ids[start : start + sizes[0]], time.perf_counter()
@@ -170,16 +168,11 @@ def check_input(model: AttackedModel, split: Split, tasks: Sequence[Task], shard
         if split.labels.max() >= attacked.num_classes:
             advice = f"the labels go up to {split.labels.max()}, give a model with as many classes"
             raise UserError(argument, f"{attacked.num_classes} classes", advice)
-    if _shard(shard)[1] > len(split):
+    if parse_shard(shard, "shard")[1] > len(split):
         raise UserError("shard", shard, f"there are {len(split)} images, give at most as many parts")
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise UserError("suite", names, "give tasks with different names")
-
-
-def _shard(shard: str) -> tuple[int, int]:
-    part, _, parts = shard.partition("/")
-    return int(part), int(parts)
 
 
 def _batch_sizes(batch_size: int, replicas: int) -> list[int]:
@@ -193,24 +186,6 @@ def code_version() -> str:
     root = Path(__file__).parents[1]
     files = sorted(file for part in DECIDES for file in root.glob(part))
     return _hash("".join(f"{file.relative_to(root)}{file.read_text()}" for file in files))
-
-
-def _select(task: Task, ledger: Ledger, ours: np.ndarray) -> np.ndarray:
-    if isinstance(task, Natural) or task.on == "all":
-        return ours
-    if task.on == "correct":
-        return ledger.correct()
-    if task.on == "unbroken":
-        return ledger.survivors(MAIN)
-    # What this very task broke before an interruption is not among the survivors any more, but it was.
-    return np.union1d(ledger.survivors(task.pool), ledger.ids(task.name))
-
-
-def _sampled(task: Task, ids: np.ndarray, num_examples: int) -> np.ndarray:
-    """Return the ids that belong to the task's sample of all images, the same on every machine."""
-    if task.sample is None:
-        return ids
-    return np.intersect1d(ids, np.random.default_rng(SAMPLE_SEED).permutation(num_examples)[: task.sample])
 
 
 def _traced_once(model: AttackedModel) -> AttackedModel:

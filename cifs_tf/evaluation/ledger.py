@@ -2,13 +2,15 @@
 
 The first line says what is measured: a key of hashes, which must be the same for the evaluation to resume, and what a
 report needs to know. Every further line holds the ids of some images and what one task found for each of them. Lines
-are only ever appended; an incomplete line that a killed process left is cut off.
+are only ever appended, each with a checksum; an incomplete line that a killed process left is cut off, and one that was
+edited, doubled or lost is named, and its batch measured again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +19,15 @@ from typing import IO, Any
 
 import numpy as np
 
+from cifs_tf.config import parse_shard
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.records import Header, LedgerLine, TaskRecord
+from cifs_tf.evaluation.lines import check_record, check_same, decode, encode, few, told
+from cifs_tf.evaluation.records import MAIN, Header, LedgerLine, TaskRecord
 from cifs_tf.files import write_atomically
 
 SCHEMA = 1
-# Of a header, what an error names where two evaluations differ.
-NAMED = ("suite", "epsilon", "seed", "num_examples", "mask_gradients")
+FINISHED = "finished"
+SAMPLE_SEED = 0
 
 
 class Ledger:
@@ -59,55 +63,148 @@ class Ledger:
             the ledger.
 
         Raises:
-            UserError: if the file belongs to another evaluation, is damaged before its last line, or is in use.
+            UserError: if the file belongs to another evaluation, is no ledger, or is in use.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(
-                    "ledger", path, "another process writes it, wait for it or give another folder"
-                ) from error
-            whole = cls._repair(path, file)
-            if not whole:
-                ledger = cls(header, file)
-                ledger._write({"schema": SCHEMA, **header})
-            else:
-                ledger = cls.read(path)
-                _check_same(path, ledger.header, header)
+        is_read = False
+        while not is_read:  # again after lines have been taken out of it
+            with open(path, "a+", encoding="utf-8") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    advice = "another process writes it, wait for it or give another folder"
+                    raise UserError("ledger", path, advice) from error
+                if not cls._repair(path, file):
+                    ledger, faults = cls(header), dict[int, str]()
+                    ledger._file = file
+                    ledger._write({"schema": SCHEMA, **header})
+                else:
+                    ledger, faults = cls._read(path)
+                    check_same(path, ledger.header, header)
+                is_read = not faults
+                if faults:
+                    print(f"{path}: {told(faults)}; what they held is measured again.")
+                    lines = path.read_bytes().split(b"\n")
+                    kept = b"\n".join(line for number, line in enumerate(lines, start=1) if number not in faults)
+                    write_atomically(path, lambda new, kept=kept: new.write_bytes(kept))  # type: ignore[misc]
+                    continue
+                for task, ids in ledger.lost().items():
+                    print(f"{path}: lines of {task} are lost ({few(ids)}); what they held is measured again.")
+                    ledger._ids.pop(FINISHED, None)
                 ledger._file = file
-            yield ledger
+                yield ledger
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Ledger:
         """Read a ledger, which is then kept in memory only.
 
         Raises:
-            UserError: if it is no ledger, or damaged before its last line.
+            UserError: if it is no ledger, or a line before its last is damaged, doubled, or of images of another part.
         """
-        path, number = Path(path), 1
+        ledger, faults = cls._read(Path(path))
+        if faults:
+            advice = f"it is damaged ({told(faults)}), the command that wrote it measures that again"
+            raise UserError("ledger", path, advice)
+        return ledger
+
+    @classmethod
+    def _read(cls, path: Path) -> tuple[Ledger, dict[int, str]]:
+        """Read what can be believed, and say by its number what is wrong with every other line."""
         try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-            header = json.loads(lines[0])
+            # What follows the last newline is a torn line, or nothing.
+            lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
+            header, has_checks = decode(lines[0])
             if header.pop("schema") != SCHEMA:
                 raise ValueError("it was written by another version")
-            ledger = cls(header)
-            # What follows the last newline is a torn line, or nothing.
-            for number, line in enumerate(lines[1:-1], start=2):  # noqa: B007 -- told if it fails
-                ledger._take(json.loads(line))
+            ledger = cls(header)  # type: ignore[arg-type]
+            ours, classes = (
+                ledger.ours(),
+                int(header["about"]["num_classes"]) if "num_classes" in header["about"] else None,
+            )
         except OSError as error:
             raise UserError("ledger", path, f"it cannot be read ({error.strerror}), give a ledger.jsonl") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            advice = f"it is no ledger, or damaged (line {number}), move it away to begin anew"
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            advice = "it is no ledger, or damaged (line 1), move it away to begin anew"
             raise UserError("ledger", path, advice) from error
-        return ledger
+        faults: dict[int, str] = {}
+        records: dict[int, LedgerLine] = {}
+        owners: dict[tuple[str, int], int] = {}
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                record, is_checked = decode(line)
+                check_record(record, ours, classes)
+                if has_checks and not is_checked:
+                    raise ValueError("has no checksum")
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                faults[number] = str(error) if type(error) is ValueError else "is damaged"
+                continue
+            records[number] = record  # type: ignore[assignment]
+            for i in record["ids"]:
+                # Which of two lines is right is not known: neither is kept.
+                first = owners.setdefault((record["task"], i), number)
+                if first != number:
+                    faults |= {first: f"has the images of line {number}", number: f"has the images of line {first}"}
+        for number, kept in records.items():
+            if number not in faults:
+                ledger._take(kept)
+        return ledger, faults
+
+    def ours(self) -> np.ndarray | None:
+        """Return the ids of the images of the ledger's shard; None if its header does not tell how many there are."""
+        number = self.header["about"].get("num_examples")
+        part, parts = parse_shard(self.header["shard"], "ledger")
+        return None if number is None else np.arange(part - 1, number, parts)
+
+    def wanted(self, name: str) -> np.ndarray:
+        """Return the ids of the images that a task measures, by what the tasks before it found."""
+        task = next(task for task in self.tasks if task.name == name)
+        if task.kind == "Natural" or task.on == "all":
+            ours = self.ours()
+            if ours is None:
+                return self.ids(name)
+            ids = ours
+        elif task.on == "correct":
+            ids = self.correct()
+        else:
+            ids = self.survivors(MAIN if task.on == "unbroken" else task.pool, before=name)
+        return ids if task.sample is None else np.intersect1d(ids, self._sample(task.sample))
+
+    def _sample(self, size: int) -> np.ndarray:
+        """Return so many of all ids, the same on every machine."""
+        number = self.header["about"]["num_examples"]
+        return np.random.default_rng(SAMPLE_SEED).permutation(number)[:size]
+
+    def lost(self) -> dict[str, np.ndarray]:
+        """Return by task the ids of the images that it has not measured although a later one has begun."""
+        names = [task.name for task in self.tasks]
+        has_begun = [name in self._ids for name in (*names, FINISHED)]
+        missing = {
+            name: np.setdiff1d(self.wanted(name), self.ids(name))
+            for place, name in enumerate(names)
+            if any(has_begun[place + 1 :])
+        }
+        return {name: ids for name, ids in missing.items() if len(ids)}
+
+    def check_complete(self, path: str | os.PathLike[str] = "in memory") -> None:
+        """Refuse a ledger in which a task has measured other images than those that it had to.
+
+        Args:
+            path: names the ledger.
+
+        Raises:
+            UserError: naming the task and some of the images.
+        """
+        for task in self.tasks:
+            different = np.setxor1d(self.wanted(task.name), self.ids(task.name))
+            if len(different):
+                advice = f"{task.name} has not measured what it had to ({few(different)}), run its command again first"
+                raise UserError("ledger", path, advice)
 
     @property
     def finished(self) -> bool:
         """True once every task of its shard is done."""
-        return "finished" in self._ids
+        return FINISHED in self._ids
 
     @property
     def tasks(self) -> list[TaskRecord]:
@@ -141,7 +238,7 @@ class Ledger:
     def finish(self) -> None:
         """Record that every task is done."""
         if not self.finished:
-            self.append("finished", np.array([], int), {})
+            self.append(FINISHED, np.array([], int), {})
 
     def ids(self, task: str) -> np.ndarray:
         """Return the images that a task has measured, in the order of their ids."""
@@ -163,16 +260,18 @@ class Ledger:
         """Return the ids of the images that are classified correctly without an attack, in order."""
         return np.setdiff1d(self.ids("natural"), self.fooled("natural"))
 
-    def survivors(self, pool: str) -> np.ndarray:
+    def survivors(self, pool: str, before: str | None = None) -> np.ndarray:
         """Return the ids of the images that are correct without an attack and that no task of a pool has broken.
 
         Args:
             pool: see `cifs_tf.evaluation.tasks`.
+            before: by the tasks before the one of this name. Default None: by all.
 
         Returns:
             int (n,), in order.
         """
-        broken = [self.fooled(task.name) for task in self.tasks if task.in_pool(pool)]
+        tasks = itertools.takewhile(lambda task: task.name != before, self.tasks)
+        broken = [self.fooled(task.name) for task in tasks if task.in_pool(pool)]
         return np.setdiff1d(self.correct(), np.concatenate([np.array([], int), *broken]))
 
     def curve(self, pool: str) -> list[tuple[float, float]]:
@@ -202,7 +301,10 @@ class Ledger:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(record, separators=(",", ":"), ensure_ascii=False) + "\n")
+            if os.fstat(self._file.fileno()).st_nlink == 0:
+                advice = "it was removed while it was being written, the same command begins anew"
+                raise UserError("ledger", self._file.name, advice)
+            self._file.write(encode(record) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
 
@@ -232,7 +334,8 @@ def merge(paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str
         the ledger of the whole evaluation.
 
     Raises:
-        UserError: if they belong to different evaluations, one is missing, given twice or not finished.
+        UserError: if they belong to different evaluations, one is missing, given twice, damaged or not finished, or if
+            an image is in none of them, or in two.
     """
     ledgers = {Path(path): Ledger.read(path) for path in paths}
     if not ledgers:
@@ -241,7 +344,7 @@ def merge(paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str
     number = int(first.header["shard"].partition("/")[2])
     seen: dict[str, Path] = {}
     for path, ledger in ledgers.items():
-        _check_same(path, {**ledger.header, "shard": ""}, {**first.header, "shard": ""}, f"{first_path}")
+        check_same(path, {**ledger.header, "shard": ""}, {**first.header, "shard": ""}, f"{first_path}")
         shard = ledger.header["shard"]
         if shard in seen:
             raise UserError(
@@ -258,10 +361,14 @@ def merge(paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str
             what = f"shard {', '.join(foreign)} divides the images in another way than {first.header['shard']}"
         raise UserError("ledgers", [str(path) for path in paths], f"{what}, give each of the {number} shards once")
 
+    for path, ledger in ledgers.items():
+        ledger.check_complete(path)
+    _check_cover(ledgers)
+
     target = Path(target)
     if target.exists():
         there = Ledger.read(target)
-        _check_same(target, {**there.header, "shard": ""}, {**first.header, "shard": ""}, f"{first_path}")
+        check_same(target, {**there.header, "shard": ""}, {**first.header, "shard": ""}, f"{first_path}")
         if not there.finished:
             raise UserError("merge", target, "an evaluation that is not finished lies there, give another folder")
     merged = Ledger({**first.header, "shard": "1/1"})
@@ -272,7 +379,7 @@ def merge(paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str
             for ledger in ledgers.values():
                 for task in ledger._ids:
                     for ids, values in zip(ledger._ids[task], ledger._values[task], strict=True):
-                        if task != "finished":
+                        if task != FINISHED:
                             merged.append(task, ids, values)
                 merged.seconds += ledger.seconds
             merged.finish()
@@ -282,17 +389,12 @@ def merge(paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str
     return merged
 
 
-def _check_same(path: Path, found: Header, wanted: Header, other: str = "this evaluation") -> None:
-    keys = {**found["key"], "shard": found["shard"]}, {**wanted["key"], "shard": wanted["shard"]}
-    different = [f"{name} {keys[0].get(name)} there, {keys[1].get(name)} in {other}" for name in keys[1]]
-    different = [text for text, name in zip(different, keys[1], strict=True) if keys[0].get(name) != keys[1][name]]
-    if keys[0].get("config") != keys[1].get("config"):
-        about = found["about"], wanted["about"]
-        different += [
-            f"{name} {about[0].get(name)} there, {about[1].get(name)} in {other}"
-            for name in NAMED
-            if about[0].get(name) != about[1].get(name)
-        ]
-    if different:
-        advice = f"it belongs to another evaluation ({'; '.join(different)}), give another folder or move it away"
-        raise UserError("ledger", path, advice)
+def _check_cover(ledgers: Mapping[Path, Ledger]) -> None:
+    """Refuse ledgers that do not have every image of the evaluation once."""
+    ids = np.concatenate([ledger.ids("natural") for ledger in ledgers.values()])
+    number = next(iter(ledgers.values())).header["about"].get("num_examples") or int(ids.max(initial=-1)) + 1
+    counts = np.bincount(ids, minlength=number)
+    for text, wrong in (("in none", counts == 0), ("in two", counts > 1)):
+        if wrong.any():
+            paths = [str(path) for path in ledgers]
+            raise UserError("ledgers", paths, f"{few(np.flatnonzero(wrong))} are {text} of them, give each image once")

@@ -43,7 +43,8 @@ def write_report(report: Report, folder: str | os.PathLike[str], examples: Seque
         _render("report.md.j2", report),
         _render("report.html.j2", report, figures=figures, examples=pictures),
     )
-    for name, text in zip(FILES, texts, strict=True):
+    # report.json last of all: where it is, the others are.
+    for name, text in reversed(list(zip(FILES, texts, strict=True))):
         write_atomically(folder / name, functools.partial(Path.write_text, data=text, encoding="utf-8"))
     return [folder / name for name in FILES]
 

@@ -91,7 +91,7 @@ class Header(TypedDict):
 
 
 class LedgerLine(TypedDict):
-    """Measurements of a task on some images."""
+    """Measurements of a task on some images; in the file a checksum of it, `check`, comes last."""
 
     task: str
     ids: list[int]

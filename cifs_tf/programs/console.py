@@ -1,15 +1,15 @@
-"""The console command `cifs-tf`: one word for each program."""
+"""The console command `cifs-tf`: one word for each program.
 
-import difflib
-import importlib
+What takes long to import is imported once signals are taken care of.
+"""
+
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cifs_tf import command_line
-from cifs_tf.errors import UserError
-from cifs_tf.extras import own_version
-from cifs_tf.runs import recipes
+from cifs_tf import signals
+from cifs_tf.runs import preemption
 
 # A line of help for each; the modules of this package of the same names hold the programs.
 PROGRAMS = {
@@ -30,6 +30,11 @@ WITHOUT_CHECKPOINTS = ("export", "serve", "predict", "playground")
 
 def start_program(name: str) -> NoReturn:
     """Run a program of `PROGRAMS` on the command line of this process, and exit."""
+    prepare(name)
+    import importlib
+
+    from cifs_tf import command_line
+    from cifs_tf.runs import recipes
 
     def main(argv: Sequence[str]) -> int | None:
         # What may fail here is the import, if an extra is not installed.
@@ -40,6 +45,16 @@ def start_program(name: str) -> NoReturn:
     recipes.run_program(main)
 
 
+def prepare(name: str) -> None:
+    """Prepare this process for a program, before its modules are imported."""
+    ending: dict[int, tuple[str, int]] = {}
+    if name == "serve":
+        ending = dict.fromkeys((signal.SIGINT, signal.SIGTERM), ("ended before it served.", 0))
+    elif name in PROGRAMS and name not in WITHOUT_CHECKPOINTS:
+        ending = {number: preemption.ending(number) for number in preemption.SIGNALS}
+    signals.prepare(ending)
+
+
 def start() -> NoReturn:
     """Run the program that the first word of the command line names, on the words after it, and exit."""
     if sys.argv[1:2] and sys.argv[1] in PROGRAMS:
@@ -47,10 +62,18 @@ def start() -> NoReturn:
         sys.argv[0] = f"cifs-tf {name}"
         start_program(name)
     sys.argv[0] = "cifs-tf"
-    command_line.run_program(_help)
+    prepare("")
+    from cifs_tf.command_line import run_program
+
+    run_program(_help)
 
 
 def _help(argv: Sequence[str]) -> int:
+    import difflib
+
+    from cifs_tf.errors import UserError
+    from cifs_tf.extras import own_version
+
     if argv and argv[0] == "--version":
         print(f"cifs-tf {own_version()}")
         return 0

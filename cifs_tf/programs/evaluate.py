@@ -12,13 +12,12 @@ continues there.
 """
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from cifs_tf.command_line import parse_options
-from cifs_tf.config import Defense, Group, MachineConfig, MaskGradient, Ratio, RunConfig, bounded
+from cifs_tf.config import Defense, Group, MachineConfig, MaskGradient, Ratio, RunConfig, bounded, parse_shard
 from cifs_tf.errors import UserError
 from cifs_tf.runs.recipes import parse_config
 from cifs_tf.runs.trained import TrainedNetwork, find_network
@@ -93,9 +92,7 @@ class EvaluateOptions(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", self.shard)
-        if match is None or int(match[1]) > int(match[2]):
-            raise UserError("--shard", self.shard, "give i/n with i from 1 to n, such as 1/4")
+        parse_shard(self.shard, "--shard")
         self.machine_config()
 
     def machine_config(self) -> MachineConfig:

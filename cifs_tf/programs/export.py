@@ -7,9 +7,7 @@
 A version is a folder BASE/N; it appears complete, or not at all.
 """
 
-import contextlib
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +40,7 @@ def publish(options: ExportOptions) -> Path:
     run = find_network(options.run, options.defense, options.checkpoint)
     base = Path(options.model_base_path).expanduser() if options.model_base_path else run.run.export_base(run.defense)
     check_version(base, options.version)
-    with _uninterrupted():
-        from cifs_tf.serving.publishing.publish import publish_run
+    from cifs_tf.serving.publishing.publish import publish_run
 
     console = Console()
     console.rule(f"{run.path}: {run.defense}, {run.checkpoint} epoch, to {base}")
@@ -79,16 +76,6 @@ def show(console: Console, published: Path, card: dict[str, Any]) -> None:
     for name, file in card["files"].items():
         console.print(f"  {name} ({file['size'] / 1000:,.0f} kB)", soft_wrap=True, highlight=False)
     console.print("  model_card.json", soft_wrap=True, highlight=False)
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Delay Ctrl-C: it would crash a process that is loading native libraries, instead of ending it in order."""
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _percent(found: dict[str, Any]) -> str:

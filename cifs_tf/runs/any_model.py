@@ -13,7 +13,7 @@ from cifs_tf.command_line import command, import_plugins
 from cifs_tf.config import RunConfig
 from cifs_tf.data import load_dataset
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation import AttackedModel, build_report, load_attacked, merge, write_report
+from cifs_tf.evaluation import AttackedModel, as_attacked, build_report, load_attacked, merge, write_report
 from cifs_tf.evaluation.examples import pick_examples
 from cifs_tf.evaluation.records import Example, Report
 from cifs_tf.runs.cluster import make_local_cluster
@@ -167,7 +167,7 @@ def summary(report: Report) -> Table:
 
 def _load(model: TrainedNetwork | str, trust: bool) -> AttackedModel:
     if isinstance(model, TrainedNetwork):
-        return load_attacked(model.model_file, name=model.title)
+        return as_attacked(model.load(), name=model.title)
     return load_attacked(model, trust=trust)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from rich import print as rich_print
 
 from cifs_tf.adversarial import AdversarialTrainer, catastrophic_overfitting
 from cifs_tf.errors import UserError
-from cifs_tf.files import write_atomically
+from cifs_tf.files import temporary_of, write_atomically
 from cifs_tf.runs.cluster import ALONE, SHARING_SECONDS, Cluster
+from cifs_tf.runs.keys import DAMAGE, STAMP, read_stamp, stamp, warn
 from cifs_tf.runs.preemption import Preempted, WorkerLostError
 from cifs_tf.runs.workdir import read_json, write_json
 
@@ -26,9 +26,15 @@ FILE_NAME = re.compile(r"step-(\d+)\.npz")
 BEST = "best.npz"
 WATCHED = "val_robust_accuracy"
 SMALLER = "a smaller --learning_rate with another --workdir may avoid it"
+# Of a run that was begun before there were stamps.
+UNKNOWN: Mapping[str, Any] = {"key": None}
 ADVICE = f"the same command repeats the step, --on_nan skip goes on without it, {SMALLER}"
 # No step was skipped, so none is repeated: the weights are finite, what they answer is not.
 VALIDATION_ADVICE = f"the weights are finite, what they answer is not: --on_nan skip leaves such values out, {SMALLER}"
+
+
+# No checkpoint.
+NONE: tuple[int, list[np.ndarray], dict[str, Any]] = (0, [], {})
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -46,6 +52,7 @@ class Checkpoints(keras.callbacks.Callback):
         on_nan: `"stop"` at a step that is not finite, or `"skip"` it.
         batch_at: step -> (images, labels) of it, for the dump of such a step.
         requested: tells whether the process was asked to end.
+        identity: what the stamps of the files must say, see `cifs_tf.runs.keys.read_stamp`. Default: nothing.
         cluster: the workers of the run. Default this process alone.
     """
 
@@ -59,12 +66,14 @@ class Checkpoints(keras.callbacks.Callback):
         on_nan: str,
         batch_at: Callable[[int], tuple[np.ndarray, np.ndarray]],
         requested: Callable[[], bool],
+        identity: Mapping[str, Any] = UNKNOWN,
         cluster: Cluster = ALONE,
     ):
         super().__init__()
         self.folder, self.history_file = folder, history_file
         self.steps_per_epoch, self.minutes = steps_per_epoch, minutes
         self.on_nan, self.batch_at, self.requested, self.cluster = on_nan, batch_at, requested, cluster
+        self.identity = identity
         self.history: list[dict[str, Any]] = []
         self.saved_at = time.monotonic()
         # Steps that were skipped before, and why: with `--on_nan skip` there may have been some.
@@ -89,7 +98,7 @@ class Checkpoints(keras.callbacks.Callback):
         state = _state(trainer)
         iterations = next(index for index, variable in enumerate(state) if variable is trainer.optimizer.iterations)
         shapes = [variable.shape for variable in state]
-        step, values = _read_newest(self._files(), shapes, iterations) if self.cluster.is_chief else (0, [])
+        step, values, found = self._read_newest(self._files(), shapes, iterations) if self.cluster.is_chief else NONE
         step = self.cluster.from_chief(step)
         if not step:
             return 0
@@ -97,8 +106,11 @@ class Checkpoints(keras.callbacks.Callback):
         # By all workers at once: what metrics keep is shared among them.
         for variable, value in zip(state, values, strict=True):
             variable.assign(value)
-        if self.cluster.is_chief and step >= self.steps_per_epoch:
-            self.history = read_json(self.history_file)[: step // self.steps_per_epoch]
+        if self.cluster.is_chief:
+            finished = step // self.steps_per_epoch
+            self.history = found["history"] if found else read_json(self.history_file)[:finished] if finished else []
+            if self.history:
+                write_json(self.history_file, self.history)
         self.skipped, self.not_finite = trainer.skipped_steps, trainer.not_finite
         return step
 
@@ -106,7 +118,8 @@ class Checkpoints(keras.callbacks.Callback):
         """Read the chief's checkpoint, once it is visible here."""
         deadline = time.monotonic() + SHARING_SECONDS
         while time.monotonic() < deadline:
-            found, values = _read_newest([file for file in self._files() if _step(file) == step], shapes, iterations)
+            files = [file for file in self._files() if _step(file) == step]
+            found, values, _ = self._read_newest(files, shapes, iterations)
             if found:
                 return values
             time.sleep(1)
@@ -156,8 +169,8 @@ class Checkpoints(keras.callbacks.Callback):
         self.history.append(entry)
         if self.cluster.is_chief:
             if best_epoch(self.history) == len(self.history):
-                write_arrays(self.folder / BEST, self.model.inference_classifier.get_weights())
-            # The history first: a checkpoint never misses the epochs before it.
+                best = {**self.identity, "epoch": len(self.history)}
+                write_arrays(self.folder / BEST, self.model.inference_classifier.get_weights(), best)
             write_json(self.history_file, self.history)
         self._save(int(self.model.optimizer.iterations.numpy()))
         if self.cluster.any_of([self.requested()])[0]:
@@ -169,7 +182,7 @@ class Checkpoints(keras.callbacks.Callback):
         values = [variable.numpy() for variable in _state(self.model)]
         if not self.cluster.is_chief:
             return
-        write_arrays(self.folder / f"step-{step:08d}.npz", values)
+        write_arrays(self.folder / f"step-{step:08d}.npz", values, {**self.identity, "history": self.history})
         for old in self._files()[:-KEPT]:
             old.unlink()
 
@@ -190,6 +203,22 @@ class Checkpoints(keras.callbacks.Callback):
         self.cluster.wait_for_all()
         advice = f"{named} was not finite in step {step} (epoch {epoch + 1}), see {stem}.json; {ADVICE}"
         raise UserError("--on_nan", "stop", advice)
+
+    def _read_newest(
+        self, files: Sequence[Path], shapes: Sequence[tuple[int, ...]], iterations: int
+    ) -> tuple[int, list[np.ndarray], dict[str, Any]]:
+        """Read the last of some checkpoints that is whole: its step, values and stamp; `NONE` if none is."""
+        for file in reversed(files):
+            step = _step(file)
+            try:
+                found = read_stamp(file, self.identity)
+                values = read_arrays(file, shapes)
+                if int(values[iterations]) != step:
+                    raise ValueError(f"it is of step {int(values[iterations])}")
+                return step, values, found
+            except DAMAGE as error:
+                warn(f"{file} cannot be loaded ({error}); trying the one before it.")
+        return NONE
 
     def _files(self) -> list[Path]:
         files = self.folder.glob("step-*.npz") if self.folder.is_dir() else []
@@ -233,12 +262,17 @@ def best_epoch(history: list[dict[str, Any]]) -> int | None:
     return max(watched, key=lambda epoch: (watched[epoch], -epoch)) if watched else None
 
 
-def write_arrays(file: Path, arrays: Sequence[np.ndarray]) -> None:
-    """Write arrays in order, atomically.
+def write_arrays(file: Path, arrays: Sequence[np.ndarray], content: Mapping[str, Any] = UNKNOWN) -> None:
+    """Write arrays in order, and a stamp, atomically.
 
     NumPy's format, not Keras' HDF5: that crashes the process when the disk is full, and has no checksums.
     """
-    write_atomically(file, lambda path: np.savez(path, *arrays))
+
+    def write(path: Path) -> None:
+        np.savez(path, *arrays)
+        stamp(path, content)
+
+    write_atomically(file, write)
 
 
 def read_arrays(file: Path, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
@@ -246,29 +280,30 @@ def read_arrays(file: Path, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarra
 
     Raises:
         ValueError: if it holds other shapes.
-        OSError, EOFError, zipfile.BadZipFile: if it is damaged.
+        one of `DAMAGE`: if it is damaged.
     """
     with np.load(file) as content:
-        arrays = [content[f"arr_{index}"] for index in range(len(content))]
+        arrays = [content[f"arr_{index}"] for index in range(sum(name != STAMP for name in content.files))]
     if [array.shape for array in arrays] != [tuple(shape) for shape in shapes]:
         raise ValueError("it is of another network")
     return arrays
 
 
-def _read_newest(
-    files: Sequence[Path], shapes: Sequence[tuple[int, ...]], iterations: int
-) -> tuple[int, list[np.ndarray]]:
-    """Read the last of some checkpoints that is whole: its step and values; 0 and nothing if none is."""
-    for file in reversed(files):
-        step = _step(file)
-        try:
-            values = read_arrays(file, shapes)
-            if int(values[iterations]) != step:
-                raise ValueError(f"it is of step {int(values[iterations])}")
-            return step, values
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            rich_print(f"[yellow]{file} cannot be loaded ({error}); trying the one before it.")
-    return 0, []
+def adopt_checkpoints(source: Path, target: Path, key: str | None) -> None:
+    """Copy the checkpoints of another run as those of a run, whose training begins with them.
+
+    Args:
+        source: the folder of the other run's checkpoints.
+        target: the folder of the run's own; it must not exist.
+        key: of the run.
+    """
+    copied = temporary_of(target)
+    copied.mkdir(parents=True)
+    for file in sorted(source.glob("*.npz")):
+        with np.load(file) as content:
+            arrays = [content[name] for name in content.files if name != STAMP]
+        write_arrays(copied / file.name, arrays, {**read_stamp(file, UNKNOWN), "key": key})
+    copied.rename(target)
 
 
 def _state(trainer: AdversarialTrainer) -> list[Any]:

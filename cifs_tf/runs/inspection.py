@@ -215,7 +215,11 @@ def choose_beta(network: TrainedNetwork, attack: str, attack_beta: float | str |
         return 0
     if attack_beta is not None:
         return attack_beta
+    ledger_file = network.evaluation("paper") / "ledger.jsonl"
+    if not ledger_file.exists():
+        return network.config.train.beta
+    ledger = Ledger.read(ledger_file)
     try:
-        return read_verdicts(Ledger.read(network.evaluation("paper") / "ledger.jsonl"), attack).beta
-    except UserError:  # there is none, or none of this attack
+        return read_verdicts(ledger, attack).beta
+    except UserError:  # none of this attack
         return network.config.train.beta

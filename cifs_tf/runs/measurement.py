@@ -16,6 +16,7 @@ from cifs_tf.data import ImageDataset, Split
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import (
     AttackedModel,
+    Ledger,
     as_attacked,
     build_report,
     evaluate,
@@ -55,12 +56,20 @@ def measure_checkpoints(
 
 def _epochs_to_measure(config: RunConfig, workdir: Workdir, defense: str) -> dict[str, int]:
     best = best_epoch(read_json(workdir.history_file(defense)))
-    epochs = {"last": config.train.epochs, "best": best}
-    return {name: epoch for name in config.evaluation.checkpoints if (epoch := epochs[name]) is not None}
+    has_best = workdir.model_file(defense, "best").exists()  # its weights may be lost, which `fit` has said
+    epochs = {"last": config.train.epochs, "best": best if has_best else None}
+    wanted = config.evaluation.checkpoints
+    found: dict[str, int] = {name: epoch for name in wanted if (epoch := epochs[name]) is not None}
+    if not found:
+        advice = f"the weights of the best epoch ({best}) are lost; another --workdir trains anew"
+        raise UserError("--checkpoints", list(wanted), advice)
+    return found
 
 
 def measure(network: TrainedNetwork, dataset: ImageDataset, cluster: Cluster = ALONE) -> Mapping[str, Any]:
-    """Attack one network of a run on the test split with the suite `paper`, or read what was found before.
+    """Attack one network of a run on the test split with the suite `paper`, or with what is left of it.
+
+    What was found before is in the ledger, whose key says what it was found of; the report is always made from it.
 
     Args:
         network: what is attacked.
@@ -71,9 +80,12 @@ def measure(network: TrainedNetwork, dataset: ImageDataset, cluster: Cluster = A
         the report, see `cifs_tf.evaluation.build_report`; an empty dict in a worker that is not the chief.
     """
     folder = network.evaluation("paper")
-    report_file = folder / "report.json"
-    if cluster.chief_says(report_file.exists):
-        return read_json(report_file) if cluster.is_chief else {}
+    whole = folder / ledger_name("1/1")
+    # Measured by one process, or merged: what several would find is there, and the chief looks at it.
+    is_whole = cluster.num_workers > 1 and cluster.chief_says(lambda: whole.exists() and Ledger.read(whole).finished)
+    if is_whole and not cluster.is_chief:
+        return {}
+    shard = "1/1" if is_whole else cluster.shards[cluster.index]
     if not cluster.is_chief:
         cluster.wait_for_file(network.model_file)
     strategy = cluster.strategy if cluster.num_workers == 1 < cluster.num_replicas else None
@@ -87,16 +99,16 @@ def measure(network: TrainedNetwork, dataset: ImageDataset, cluster: Cluster = A
         dataset.test,
         folder,
         mask_gradients=(mask_gradient,) if mask_gradient in victim.mask_gradients else None,
-        shard=cluster.shards[cluster.index],
+        shard=shard,
         strategy=strategy,
         title=f"attacking {network.defense}, {network.checkpoint} epoch",
     )
-    cluster.wait_for_all()
+    if not is_whole:
+        cluster.wait_for_all()
     if not cluster.is_chief:
         return {}
-    if cluster.num_workers > 1:
+    if shard != "1/1":
         ledgers = [folder / ledger_name(shard) for shard in cluster.shards]
-        whole = folder / ledger_name("1/1")
         whole.unlink(missing_ok=True)  # one process may have begun it
         report = build_report(merge(ledgers, whole))
     write_report(report, folder)

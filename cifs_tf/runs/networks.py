@@ -16,6 +16,7 @@ from cifs_tf.models import Classifier, build_classifier
 from cifs_tf.runs.cluster import ALONE, Cluster
 from cifs_tf.runs.images import check_warm_start
 from cifs_tf.runs.measurement import attacks_of
+from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.runs.workdir import Workdir
 
 
@@ -102,12 +103,13 @@ def _check_checkpoints(config: RunConfig, dataset: ImageDataset) -> None:
 
 
 def _warm_start(classifier: Classifier, path: str, defense: str, dataset: ImageDataset) -> None:
-    model_file = Workdir(path).model_file(defense)
+    run = Workdir(path)
+    model_file = run.model_file(defense)
     if not model_file.exists():
         advice = f"there is no {model_file}, give the workdir of a finished run with the same defense"
         raise UserError("--warm_start", path, advice)
-    check_warm_start(dataset, Workdir(path))
-    source = keras.models.load_model(model_file, compile=False)
+    check_warm_start(dataset, run)
+    source = TrainedNetwork(run, run.read_config("--warm_start"), defense, option="--warm_start").load()
     theirs, ours = [w.shape for w in source.weights], [w.shape for w in classifier.weights]
     if theirs != ours:
         advice = (

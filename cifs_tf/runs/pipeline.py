@@ -12,7 +12,8 @@ from rich.table import Table
 from cifs_tf.config import RunConfig
 from cifs_tf.data import ImageDataset
 from cifs_tf.errors import UserError
-from cifs_tf.export import FORMATS, ExportError, export
+from cifs_tf.evaluation.attacked import fingerprint_of
+from cifs_tf.export import FORMATS, ORIGIN_FILE, ExportError, export, find_fault, write_origin
 from cifs_tf.extras import is_installed
 from cifs_tf.models import Classifier
 from cifs_tf.runs.cluster import Cluster, make_cluster
@@ -88,7 +89,8 @@ def _run_chief(
             soft_wrap=True,
             markup=False,
         )
-    result = read_json(workdir.result_file) if workdir.result_file.exists() else {**describe(config), "networks": {}}
+    key = {"run": workdir.key, "images": dataset.identity.hash}
+    result = _result_of(key, workdir, console) or {**describe(config), "key": key, "networks": {}}
     result["images"] = show_images(dataset, console)
     if dataset.unreadable:
         result["unreadable_images"] = list(dataset.unreadable)
@@ -98,12 +100,13 @@ def _run_chief(
         console.rule(f"{defense}: {len(dataset.train):,} training images, {config.train.epochs} epochs")
         fit(config, model, network, dataset, workdir, cluster=cluster)
         measured = measure_checkpoints(config, defense, dataset, workdir, cluster)
+        evaluations = {}
         for checkpoint, found in measured.items():
             epoch, report = found["epoch"], found["report"]
             reports[f"{defense}, {checkpoint} epoch ({epoch})"] = report
-            evaluations = result["networks"].setdefault(defense, {"evaluation": {}})["evaluation"]
-            evaluations[checkpoint] = {"epoch": epoch, **summarise(report)}
-        result["networks"][defense] |= {
+            evaluations[checkpoint] = {"epoch": epoch, "weights": report["key"]["weights"], **summarise(report)}
+        result["networks"][defense] = {
+            "evaluation": evaluations,
             "name": network.name,
             "parameters": network.count_params(),
             "history": read_json(workdir.history_file(defense)),
@@ -132,20 +135,63 @@ def _run_chief(
     return result
 
 
+def _result_of(key: dict[str, Any], workdir: Workdir, console: Console) -> dict[str, Any] | None:
+    """Return what the run has written to result.json before; what is damaged or of another run is named."""
+    if not workdir.result_file.exists():
+        return None
+    try:
+        result = read_json(workdir.result_file)
+        if isinstance(result, dict) and isinstance(result.get("networks"), dict):
+            if result.get("key") == key or key["run"] is None:
+                return result
+            reason = "it is of another run"
+        else:
+            reason = "it is damaged"
+    except UserError:
+        reason = "it is damaged"
+    console.print(f"{workdir.result_file} cannot be used ({reason}); it is made again.", soft_wrap=True, markup=False)
+    return None
+
+
 def _export(config: RunConfig, workdir: Workdir, dataset: ImageDataset, console: Console) -> Path:
-    """Export the run's own network, if it is not exported already, and return the version's folder."""
-    defense = config.model.defense
-    exported = workdir.export_base(defense) / "1"
-    if exported.exists():
-        return exported
+    """Export the run's own network, if no version there is whole and of it, and return the version's folder."""
+    defense, checkpoint = config.model.defense, config.output.export_checkpoint
+    base = workdir.export_base(defense)
     formats = FORMATS if is_installed("export") else ("savedmodel",)
+    classifier = TrainedNetwork(workdir, config, defense, checkpoint, "--workdir").load()
+    origin = {
+        "run": workdir.key,
+        "images": dataset.identity.hash,
+        "defense": defense,
+        "checkpoint": checkpoint,
+        "weights": fingerprint_of(classifier),
+        "formats": list(formats),
+    }
+    versions = sorted((version for version in base.glob("[1-9]*") if version.name.isdecimal()), key=_number)
+    for version in versions:
+        fault = find_fault(version, origin)
+        if fault is None or (workdir.key is None and version.name == "1"):
+            return version
+        if version.name == "1" or (version / ORIGIN_FILE).exists():
+            text = f"{version} is not taken ({fault}); the network is exported as another version."
+            console.print(text, soft_wrap=True, markup=False)
     with console.status(f"exporting {', '.join(formats)}, and comparing with the trained network"):
-        classifier = TrainedNetwork(workdir, config, defense, config.output.export_checkpoint, "--workdir").load()
         try:
-            return export(classifier, exported.parent, class_names=dataset.class_names, version=1, formats=formats)
+            return export(
+                classifier,
+                base,
+                class_names=dataset.class_names,
+                version=None if versions else 1,
+                formats=formats,
+                add_files=[lambda path: write_origin(path, origin)],
+            )
         except ExportError as error:
             advice = f"{error}; the trained network and result.json are whole, give --export false to go without"
             raise UserError("--export", True, advice) from error
+
+
+def _number(version: Path) -> int:
+    return int(version.name)
 
 
 def summarise(report: dict) -> dict:
@@ -189,7 +235,9 @@ def results_table(config: RunConfig, reports: dict) -> Table:
 def footnote(twin: tuple, main_network: tuple) -> str:
     """Say plainly which network is the more robust one under the strongest attack."""
     (twin_name, twin_evaluations), (name, evaluations) = twin, main_network
-    checkpoint = next(iter(evaluations))
+    checkpoint = next((name for name in evaluations if name in twin_evaluations), None)
+    if checkpoint is None:
+        return f"{name} and {twin_name} have no checkpoint in common to compare."
     lowest, twin_lowest = (found[checkpoint]["paper"]["robust_accuracy"] for found in (evaluations, twin_evaluations))
     gain = 100 * (lowest - twin_lowest)
     verdict = "more robust than" if gain > 0 else "as robust as" if gain == 0 else "LESS robust than"

@@ -1,5 +1,5 @@
-"""The early end of a run: SIGTERM (preemption), after which it saves and exits with code 0, and the loss of another
-worker, with a code that asks for a restart."""
+"""The early end of a run: SIGTERM (preemption) or SIGHUP (a terminal that was closed), after which it saves and exits
+with code 0, and the loss of another worker, with a code that asks for a restart."""
 
 from __future__ import annotations
 
@@ -7,15 +7,27 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from types import FrameType
+
+from cifs_tf import signals
 
 # Exit code of a worker after the loss of another: sysexits' "try again".
 START_AGAIN = os.EX_TEMPFAIL
 # Environment variable with the exit code after SIGTERM, for schedulers that take 0 for the end of the whole job.
 PREEMPTED_CODE = "CIFS_PREEMPTED_CODE"
+SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Preempted(BaseException):
-    """The process was asked to end; the same command continues. Like Ctrl-C, no handler of errors may swallow it."""
+    """The process was asked to end; the same command continues. Like Ctrl-C, no handler of errors may swallow it.
+
+    Args:
+        number: the signal. Default SIGTERM.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class WorkerLostError(Exception):
@@ -26,12 +38,23 @@ class _Request:
     """State that the signal handler and the main program share."""
 
     deferred = False
-    received = False
+    received: int | None = None
 
 
 def install() -> None:
-    """Let SIGTERM raise `Preempted`, or wait while `deferred`; every program does this first."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    """Let SIGTERM and SIGHUP raise `Preempted`, or wait while `deferred`; a signal that is ignored, as by nohup, stays
+    so."""
+    _Request.received = None
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _on_signal)
+
+
+def ending(number: int) -> tuple[str, int]:
+    """Return the sentence and the exit code with which a signal ends a program."""
+    name = signal.Signals(number).name
+    code = int(os.environ.get(PREEMPTED_CODE, 0))
+    return f"ended by {name}, everything so far is saved; the same command continues.", code
 
 
 @contextlib.contextmanager
@@ -46,14 +69,17 @@ def deferred() -> Iterator[Callable[[], bool]]:
     """
     _Request.deferred = True
     try:
-        yield lambda: _Request.received
+        yield lambda: _Request.received is not None
     finally:
         _Request.deferred = False
-    if _Request.received:
-        raise Preempted
+    if _Request.received is not None:
+        raise Preempted(_Request.received)
 
 
-def _on_sigterm(signal_number: int, frame: object) -> None:
-    _Request.received = True
-    if not _Request.deferred:
-        raise Preempted
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    is_second, _Request.received = _Request.received is not None, number
+    if _Request.deferred:
+        return
+    if is_second or signals.is_early(frame):
+        signals.leave(*ending(number))
+    raise Preempted(number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -13,9 +13,10 @@ import yaml
 from jsonargparse import ActionConfigFile
 
 from cifs_tf import command_line
-from cifs_tf.command_line import make_parser, parse_values, program_name, value_of, with_underscores
+from cifs_tf.command_line import make_parser, parse_values, value_of, with_underscores
 from cifs_tf.config import GROUPS, DataConfig, RunConfig
 from cifs_tf.runs import preemption
+from cifs_tf.signals import program_name
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # The wheel carries the recipes in the package; in a checkout they lie where people edit them.
@@ -90,7 +91,7 @@ def dump_yaml(config: RunConfig) -> str:
 
 
 def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Run a program as `cifs_tf.command_line.run_program` does; SIGTERM ends it with everything saved.
+    """Run a program as `cifs_tf.command_line.run_program` does; SIGTERM and SIGHUP end it with everything saved.
 
     The code is 0 then, or that of the environment variable CIFS_PREEMPTED_CODE. A worker whose others are gone ends
     with code 75, sysexits' "try again".
@@ -99,12 +100,11 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     def preemptible(argv: Sequence[str]) -> int | None:
         try:
             return main(argv)
-        except preemption.Preempted:
-            print(
-                f"{program_name()}: ended by SIGTERM, everything so far is saved; the same command continues.",
-                file=sys.stderr,
-            )
-            return int(os.environ.get(preemption.PREEMPTED_CODE, 0))
+        except preemption.Preempted as end:
+            sentence, code = preemption.ending(end.number)
+            with contextlib.suppress(OSError):  # of a terminal that was closed
+                print(f"{program_name()}: {sentence}", file=sys.stderr)
+            return code
         except preemption.WorkerLostError as error:
             print(
                 f"{program_name()}: another worker has ended ({error}); the same command on all of them "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from cifs_tf.command_line import import_plugins
 from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
-from cifs_tf.runs.workdir import Workdir
+from cifs_tf.runs.keys import read_stamp
+from cifs_tf.runs.workdir import Workdir, read_json
 
 if TYPE_CHECKING:
     from cifs_tf.models import Classifier
@@ -62,8 +62,16 @@ class TrainedNetwork:
         """Load the network, in float32 whatever it was trained in (or float64).
 
         Raises:
-            UserError: if it cannot be loaded, or a plugin of the run cannot be imported.
+            UserError: if it is missing, damaged, or of another run, or a plugin of the run cannot be imported.
         """
+        wanted = {"key": self.run.key, "defense": self.defense, "checkpoint": self.checkpoint}
+        try:
+            read_stamp(self.model_file, wanted)
+        except (FileNotFoundError, ValueError) as error:
+            reason = "there is none" if isinstance(error, FileNotFoundError) else error
+            name = self.model_file.relative_to(self.path)
+            advice = f"{name} cannot be used ({reason}), the command of the run makes it again"
+            raise UserError(self.option, self.path, advice) from error
         import keras
 
         from cifs_tf.models import Classifier, with_precision
@@ -85,9 +93,16 @@ class TrainedNetwork:
         """Read `result.json`; it is empty if there is none.
 
         Raises:
-            UserError: if it is damaged.
+            UserError: if it is damaged, or of another run.
         """
-        return self._read_json(self.run.result_file) if self.run.result_file.exists() else {}
+        if not self.run.result_file.exists():
+            return {}
+        result = self._read_json(self.run.result_file)
+        if self.run.key is not None and result.get("key", {}).get("run") != self.run.key:
+            raise UserError(
+                self.option, self.path, "result.json is of another run, the command of the run makes it again"
+            )
+        return result
 
     def reports(self) -> dict[str, dict[str, Any]]:
         """Read the reports of all evaluations of this network, by suite of attacks.
@@ -100,10 +115,13 @@ class TrainedNetwork:
 
     def _read_json(self, file: Path) -> dict[str, Any]:
         try:
-            return json.loads(file.read_text())
-        except (OSError, ValueError) as error:
+            content = read_json(file)
+        except UserError as error:
             advice = f"{file.relative_to(self.path)} is damaged, make it anew"
             raise UserError(self.option, self.path, advice) from error
+        if not isinstance(content, dict):
+            raise UserError(self.option, self.path, f"{file.relative_to(self.path)} is damaged, make it anew")
+        return content
 
 
 def find_network(

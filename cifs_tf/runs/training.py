@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from cifs_tf.adversarial import SGD, AdversarialTrainer, WeightPerturbation, make_method, step_decay
@@ -20,8 +23,9 @@ from cifs_tf.runs import preemption
 from cifs_tf.runs.checkpoints import BEST, Checkpoints, SingleStepWatch, best_epoch, read_arrays
 from cifs_tf.runs.cluster import ALONE, Cluster
 from cifs_tf.runs.curves import write_curves
+from cifs_tf.runs.keys import DAMAGE, read_stamp, stamp, warn
 from cifs_tf.runs.networks import global_batch_size
-from cifs_tf.runs.workdir import Workdir, read_json
+from cifs_tf.runs.workdir import Workdir, read_json, write_json
 
 VALIDATION_STEPS = 10
 
@@ -68,6 +72,9 @@ def fit(
 ) -> None:
     """Train one network, or what is left of it, and write it as it is after the last and after the best epoch.
 
+    What is there already is taken if its stamp says that this run made it; what is missing, damaged or of another run
+    is named and made again. Without the weights of the best epoch, which cannot be, the last network stands alone.
+
     Args:
         config: what to do.
         model: which of its networks.
@@ -82,7 +89,8 @@ def fit(
         Preempted: after SIGTERM, with a checkpoint.
     """
     defense, train = model.defense, config.train
-    if cluster.chief_says(workdir.model_file(defense).exists):
+    identity = {"key": workdir.key, "images": dataset.identity.hash, "defense": defense}
+    if cluster.chief_says(lambda: _is_finished(config, defense, workdir, identity)):
         return
     batch_size = global_batch_size(config, dataset, cluster)
     steps_per_epoch = dataset.train.steps_per_epoch(batch_size)
@@ -106,6 +114,7 @@ def fit(
             on_nan=config.output.on_nan,
             batch_at=lambda step: next(batches_from(step).as_numpy_iterator()),
             requested=requested,
+            identity=identity,
             cluster=cluster,
         )
         single_step = getattr(getattr(trainer.method, "attack", None), "num_steps", None) == 1
@@ -134,23 +143,94 @@ def fit(
                     verbose=verbosity,
                 )
     if cluster.is_chief:
-        _write_networks(config, defense, workdir, trainer)
+        _write_networks(config, defense, workdir, trainer, identity)
     cluster.wait_for_all()
 
 
-def _write_networks(config: RunConfig, defense: str, workdir: Workdir, trainer: AdversarialTrainer) -> None:
-    """Write curves and networks of a training that is finished."""
-    history = read_json(workdir.history_file(defense))
+def _is_finished(config: RunConfig, defense: str, workdir: Workdir, identity: Mapping[str, Any]) -> bool:
+    """Return whether the networks are there, and of this run; what follows from them is written again then."""
+    last, best = (workdir.model_file(defense, checkpoint) for checkpoint in ("last", "best"))
+    if not last.exists():
+        return False
+    try:
+        history = read_stamp(last, {**identity, "checkpoint": "last"}).get("history")
+    except ValueError as error:
+        warn(f"{last} cannot be used ({error}); it is made again from the checkpoints.")
+        return False
+    if history is None:  # begun before there were stamps
+        history = read_json(workdir.history_file(defense))
+    epoch = best_epoch(history)
+    if epoch is not None and not _is_of_epoch(best, epoch, {**identity, "checkpoint": "best"}):
+        weights = workdir.checkpoints(defense) / BEST
+        if epoch == len(history) or _is_of_epoch(weights, epoch, identity):
+            warn(f"{best} is missing, damaged or of another run; it is made again.")
+            return False
+        best.unlink(missing_ok=True)
+        _tell_lost(best, weights, epoch)
+    _write_history(config, defense, workdir, history)
+    return True
+
+
+def _is_of_epoch(file: Path, epoch: int, identity: Mapping[str, Any]) -> bool:
+    """Return whether a file is whole, and holds the network after an epoch; so does one without a stamp, if it may."""
+    try:
+        return read_stamp(file, identity).get("epoch", epoch) == epoch
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _write_history(config: RunConfig, defense: str, workdir: Workdir, history: list[dict[str, Any]]) -> None:
+    write_json(workdir.history_file(defense), history)
     if is_installed("report"):
         write_curves(history, f"{config.data.dataset}, {defense}, {config.train.method}", workdir.curves_file(defense))
-    if best_epoch(history) is not None:
+
+
+def _write_networks(
+    config: RunConfig, defense: str, workdir: Workdir, trainer: AdversarialTrainer, identity: Mapping[str, Any]
+) -> None:
+    """Write curves and networks of a training that is finished."""
+    history = read_json(workdir.history_file(defense))
+    _write_history(config, defense, workdir, history)
+
+    def write(checkpoint: str, epoch: int) -> None:
+        def save(path: Path) -> None:
+            trainer.save(path)
+            stamp(path, {**identity, "checkpoint": checkpoint, "epoch": epoch, "history": history})
+
+        write_atomically(workdir.model_file(defense, checkpoint), save)
+
+    epoch = best_epoch(history)
+    if epoch is not None:
         network = trainer.inference_classifier
         last = network.get_weights()
-        network.set_weights(read_arrays(workdir.checkpoints(defense) / BEST, [weights.shape for weights in last]))
-        write_atomically(workdir.model_file(defense, "best"), trainer.save)
-        network.set_weights(last)
+        weights = last if epoch == len(history) else _read_best(workdir, defense, epoch, identity, last)
+        if weights is not None:
+            network.set_weights(weights)
+            write("best", epoch)
+            network.set_weights(last)
     # Last of all: its presence says that training is finished.
-    write_atomically(workdir.model_file(defense), trainer.save)
+    write("last", len(history))
+
+
+def _read_best(
+    workdir: Workdir, defense: str, epoch: int, identity: Mapping[str, Any], like: Sequence[np.ndarray]
+) -> list[np.ndarray] | None:
+    """Read the weights after the best epoch; return None, and say so, if they are lost."""
+    file = workdir.checkpoints(defense) / BEST
+    try:
+        if _is_of_epoch(file, epoch, identity):
+            return read_arrays(file, [weights.shape for weights in like])
+    except DAMAGE:
+        pass
+    _tell_lost(workdir.model_file(defense, "best"), file, epoch)
+    return None
+
+
+def _tell_lost(network: Path, weights: Path, epoch: int) -> None:
+    warn(
+        f"{network} cannot be written: {weights} is missing, damaged or of another run, and with it the "
+        f"network after the best epoch ({epoch}); last.keras is whole."
+    )
 
 
 def _validation_batches(config: RunConfig, dataset: ImageDataset, num_replicas: int) -> tf.data.Dataset | None:

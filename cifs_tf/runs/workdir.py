@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ import yaml
 
 from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
-from cifs_tf.files import hold_lock, remove_abandoned, remove_unfinished, write_atomically
+from cifs_tf.files import hold_lock, is_held, remove_abandoned, remove_unfinished, write_atomically
+from cifs_tf.runs.keys import hash_text
 from cifs_tf.runs.recipes import dump_yaml, parse_config
 
 # Fields that may change between a run and its continuation: they say where and how, not what.
@@ -34,6 +36,17 @@ PLACES = ("workdir", "data_dir", "checkpoint_minutes", "on_nan", "strategy", "re
 LOCK_FILE = ".lock"
 # The precision of the run that lies there is taken then.
 SETTLED_LATER = ("precision", "auto")
+# First line of config.yaml: the run's key, and a hash of the options below. At the top, so that a cut file has it.
+HEADER = re.compile(r"# run ([0-9a-f]{16}), options ([0-9a-f]{16})\n")
+# What a run leaves, in the order in which it appears.
+RESULTS = (
+    "*/checkpoints/step-*.npz",
+    "*/history.json",
+    "*/last.keras",
+    "*/best.keras",
+    "result.json",
+    "export/*/[1-9]*",
+)
 
 
 class Workdir:
@@ -62,12 +75,17 @@ class Workdir:
         """
         try:
             check_folder(self.path)
-            stored = yaml.safe_load(self.config_file.read_text()) if self.config_file.exists() else config.flat()
+            if not self.config_file.exists():
+                self._refuse_results()
+                return
+            text = self.config_file.read_text(encoding="utf-8")
+            stored = yaml.safe_load(text)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"{self.config_file} is damaged"
             raise UserError("--workdir", self.path, f"it cannot be used ({reason}), give another folder") from error
         if not isinstance(stored, dict):
             raise UserError("--workdir", self.path, f"{self.config_file} holds no config, give another folder")
+        self._check_whole(text, "--workdir")
         # An option that came later leaves a run as it was: what does not name it has its default.
         stored, asked = {**RunConfig().flat(), **stored}, config.flat()
         different = [
@@ -102,8 +120,19 @@ class Workdir:
             remove_unfinished(self.path)
             for base in self.path.glob("export/*"):
                 remove_abandoned(base)
-            write_atomically(self.config_file, lambda file: file.write_text(dump_yaml(config)))
-            yield
+            is_new = not self.config_file.exists()
+            options = dump_yaml(config)
+            own = {name: value for name, value in config.flat().items() if name not in PLACES}
+            key = hash_text(json.dumps(own, default=str)) if is_new else self.key
+            # A run that was begun before there were keys goes on without.
+            header = f"# run {key}, options {hash_text(options)}\n" if key else ""
+            write_atomically(self.config_file, lambda file: file.write_text(header + options, encoding="utf-8"))
+            try:
+                yield
+            except Exception as error:
+                self._check_there(error)
+                raise
+            self._check_there()
 
     def read_config(self, option: str = "--run") -> RunConfig:
         """Read the config of the run.
@@ -117,16 +146,46 @@ class Workdir:
         if not self.path.exists():
             raise UserError(option, self.path, "there is no such folder, give the workdir of a run")
         try:
+            self._check_whole(self.config_file.read_text(encoding="utf-8"), option)
             return parse_config("", "", [f"--recipe={self.config_file}"])
-        except UserError as error:
+        except (OSError, UnicodeDecodeError, UserError) as error:
             raise UserError(option, self.path, "it holds no whole config.yaml, give the workdir of a run") from error
 
     def stored(self, name: str) -> Any:
         """Return a value of the config that lies there; None if it cannot be read."""
         try:
-            return yaml.safe_load(self.config_file.read_text())[name]
+            return yaml.safe_load(self.config_file.read_text(encoding="utf-8"))[name]
         except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
             return None
+
+    @property
+    def key(self) -> str | None:
+        """What tells this run from others: a hash of the options that it began with; None before there were any."""
+        try:
+            header = HEADER.match(self.config_file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return None
+        return header and header[1]
+
+    def _check_whole(self, text: str, option: str) -> None:
+        """Refuse a config of which a part was lost: the defaults would take its place."""
+        header = HEADER.match(text)
+        if header and hash_text(text[header.end() :]) != header[2]:
+            advice = f"{self.config_file} is damaged, or was edited; put it back, or give another folder"
+            raise UserError(option, self.path, advice)
+
+    def _refuse_results(self) -> None:
+        """Refuse results without a config: nothing says which one made them."""
+        found = next((file for pattern in RESULTS for file in sorted(self.path.glob(pattern))), None)
+        if found is not None:
+            advice = f"it has {found.relative_to(self.path)} but no config.yaml; put it back, or give another folder"
+            raise UserError("--workdir", self.path, advice)
+
+    def _check_there(self, error: Exception | None = None) -> None:
+        """End a run whose folder has gone."""
+        if not is_held(self.path / LOCK_FILE):
+            advice = "the folder was removed or replaced while this process was at work in it, begin anew"
+            raise UserError("--workdir", self.path, advice) from error
 
     @property
     def config_file(self) -> Path:
@@ -192,10 +251,21 @@ def check_folder(folder: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON, atomically."""
     write_atomically(
-        path, lambda file: file.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        path,
+        lambda file: file.write_text(
+            json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        ),
     )
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text())
+    """Read a JSON file.
+
+    Raises:
+        UserError: if it is not there, or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is damaged"
+        raise UserError("file", path, f"it cannot be read ({reason}), make it anew") from error

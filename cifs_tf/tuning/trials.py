@@ -1,7 +1,6 @@
 """One trial: a run with a workdir of its own, that reports each epoch to the oracle."""
 
 import dataclasses
-import shutil
 import time
 from typing import Any
 
@@ -15,7 +14,7 @@ from tensorboard.plugins.hparams import api as hparams
 from cifs_tf.config import RunConfig
 from cifs_tf.data import ImageDataset
 from cifs_tf.errors import UserError
-from cifs_tf.files import temporary_of
+from cifs_tf.runs.checkpoints import adopt_checkpoints
 from cifs_tf.runs.cluster import ALONE, Cluster
 from cifs_tf.runs.images import record_images
 from cifs_tf.runs.networks import build, build_networks
@@ -109,11 +108,7 @@ class SearchTuner(keras_tuner.Tuner):
         if shorter is None or checkpoints.exists():
             return
         source = trial_workdir(self.workdir, shorter)
-        checkpoints.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source.history_file(defense), workdir.history_file(defense))
-        copied = temporary_of(checkpoints)
-        shutil.copytree(source.checkpoints(defense), copied)
-        copied.rename(checkpoints)
+        adopt_checkpoints(source.checkpoints(defense), checkpoints, workdir.key)
 
 
 class ReportEpochs(keras.callbacks.Callback):

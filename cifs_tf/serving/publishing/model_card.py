@@ -1,6 +1,5 @@
 """The model card: how a published network was made, its measured accuracy, and what it is not for."""
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -12,6 +11,9 @@ from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from cifs_tf.data import ImageDataset
+from cifs_tf.errors import UserError
+from cifs_tf.evaluation import as_attacked
+from cifs_tf.export import describe_files
 from cifs_tf.extras import versions_of
 from cifs_tf.models import Classifier
 from cifs_tf.runs.trained import TrainedNetwork
@@ -44,7 +46,8 @@ def make_card(
         UserError: if results of the run are damaged.
     """
     result = run.result()
-    measured, reason = read_measured(run)
+    weights = as_attacked(classifier).fingerprint
+    measured, reason = read_measured(run, weights)
     cuts = {name: type(cut).__name__ for name, cut in classifier.cuts.items()}
     return {
         "schema": SCHEMA,
@@ -82,11 +85,11 @@ def make_card(
         },
         "measured": measured,
         "not_measured_because": reason,
-        "further_measurements": read_further(run),
+        "further_measurements": read_further(run, weights),
         "int8": int8,
         "signatures": read_signatures(path),
         "onnx": {file.name: read_onnx(file) for file in sorted(path.glob("*.onnx"))},
-        "files": describe_files(path),
+        "files": describe_files(path, CARD_FILE),
         "intended_use": INTENDED_USE,
         "limits": LIMITS,
     }
@@ -94,11 +97,27 @@ def make_card(
 
 def write_card(path: Path, card: dict[str, Any]) -> None:
     """Write the card into a version's folder."""
-    (path / CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    (path / CARD_FILE).write_text(
+        json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
 
 
-def read_measured(run: TrainedNetwork) -> tuple[dict[str, Any] | None, str | None]:
+def _check_weights(run: TrainedNetwork, file: Path, found: Any, weights: str) -> None:
+    """Refuse results of another network; those of a run that was begun before its files had stamps do not say."""
+    if run.run.key is not None and found != weights:
+        advice = f"{file.relative_to(run.path)} is of another network than {run.model_file.name}, make it anew"
+        raise UserError(run.option, run.path, advice)
+
+
+def read_measured(run: TrainedNetwork, weights: str) -> tuple[dict[str, Any] | None, str | None]:
     """Return what the run itself measured of this network: (clean and robust accuracy, None), or (None, the reason).
+
+    Args:
+        run: whose `result.json` is read.
+        weights: fingerprint of the network, see `cifs_tf.evaluation.AttackedModel`.
+
+    Raises:
+        UserError: if the results are damaged, or of other weights.
 
     `robust` is the worst case of each image over all attacks; `strongest_attack` the paper's convention, the lowest
     accuracy of a single attack at a single beta_atk.
@@ -108,6 +127,7 @@ def read_measured(run: TrainedNetwork) -> tuple[dict[str, Any] | None, str | Non
     if found is None:
         what = f"the run has measured no network of its {run.checkpoint} epoch"
         return None, f"{what} (result.json, {run.defense}); python training/evaluate.py does"
+    _check_weights(run, run.run.result_file, found.get("weights"), weights)
     config, number = run.config, found["num_examples"]
     return {
         "checkpoint": run.checkpoint,
@@ -130,8 +150,15 @@ def read_measured(run: TrainedNetwork) -> tuple[dict[str, Any] | None, str | Non
     }, None
 
 
-def read_further(run: TrainedNetwork) -> dict[str, Any]:
-    """Return what `training/evaluate.py` measured of this network beyond the run itself, by suite of attacks."""
+def read_further(run: TrainedNetwork, weights: str) -> dict[str, Any]:
+    """Return what `training/evaluate.py` measured of this network beyond the run itself, by suite of attacks.
+
+    Raises:
+        UserError: if a report is damaged, or of other weights.
+    """
+    reports = {suite: report for suite, report in run.reports().items() if suite != "paper"}
+    for suite, report in reports.items():
+        _check_weights(run, run.evaluation(suite) / "report.json", report.get("key", {}).get("weights"), weights)
     return {
         suite: {
             "dataset": report["about"]["dataset"],
@@ -142,8 +169,7 @@ def read_further(run: TrainedNetwork) -> dict[str, Any]:
             "robust": accuracy_of(report["worst_case"]["count"], report["num_examples"]),
             "audit_passed": report["believable"],
         }
-        for suite, report in run.reports().items()
-        if suite != "paper"
+        for suite, report in reports.items()
     }
 
 
@@ -179,15 +205,3 @@ def describe_signature(signature: SignatureDef) -> dict[str, Any]:
         }
 
     return {"inputs": describe(signature.inputs), "outputs": describe(signature.outputs)}
-
-
-def describe_files(path: Path) -> dict[str, Any]:
-    """Return size and SHA-256 of every file of a version, by its path in the folder."""
-    return {
-        file.relative_to(path).as_posix(): {
-            "size": file.stat().st_size,
-            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        }
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file.name != CARD_FILE
-    }

@@ -68,6 +68,12 @@ def test_an_interrupted_measurement_continues(make_pencil, tmp_path):
     )
     for name, values in vars(measure_channels(classifier, SPLIT, fgsm(0.1))).items():
         np.testing.assert_allclose(getattr(found, name), values, atol=1e-6, err_msg=name)
+    # A batch that is damaged, or another one, is measured again.
+    (first.parent / "000002.npz").write_bytes(first.read_bytes())
+    (first.parent / "000004.npz").write_bytes(first.read_bytes()[:100])
+    again = measure_channels(classifier, SPLIT, fgsm(0.1), batch_size=2, folder=tmp_path)
+    for name, values in vars(found).items():
+        np.testing.assert_array_equal(getattr(again, name), values, err_msg=name)
     measure_channels(classifier, SPLIT, fgsm(0.2), batch_size=2, folder=tmp_path)
     measure_channels(make_pencil(kernel=np.ones((3, 2))), SPLIT, fgsm(0.1), batch_size=2, folder=tmp_path)
     assert len(list(tmp_path.iterdir())) == 3

@@ -48,7 +48,7 @@ def digits(trained):
     return Split(np.round(trained.images.numpy() * 255).astype(np.uint8), trained.labels.numpy())
 
 
-def header(tasks=(), shard="1/1", **key):
+def header(tasks=(), shard="1/1", num_examples=None, **key):
     """A ledger's header of tasks given as dicts; every field that a report reads has a default."""
     default = {
         "kind": "Crafted",
@@ -77,6 +77,8 @@ def header(tasks=(), shard="1/1", **key):
         "class_names": None,
         "tasks": [natural, *({**default, **task} for task in tasks)],
     }
+    if num_examples is not None:
+        about["num_examples"] = num_examples
     return {"key": {"weights": "w", "data": "d", **key}, "shard": shard, "about": about}
 
 

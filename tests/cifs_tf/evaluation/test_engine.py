@@ -139,6 +139,30 @@ def test_an_interrupted_evaluation_goes_on(small_suite, trained, digits, full_re
     assert resumed == whole
 
 
+@pytest.mark.parametrize("fault", ["doubled", "lost", "edited", "natural lost"])
+def test_a_ledger_that_was_touched_gives_the_same_report(fault, split, make_victim, tmp_path, capsys):
+    """To the last count: what a task attacks is what the tasks before it left, not what those after it did."""
+    victim, path = make_victim(), tmp_path / "l.jsonl"
+    tasks = [
+        Natural(),
+        *(
+            Crafted(name=name, attack=fgsm(epsilon), mask_gradient="detached", family="fgsm", counts=True)
+            for name, epsilon in (("a", 0.01), ("b", 0.02), ("c", 0.03))
+        ),
+    ]
+    whole = evaluate(victim, split, tasks, batch_size=5, ledger_file=path)
+    lines = path.read_text().splitlines(keepends=True)
+    index = 1 if fault == "natural lost" else next(i for i, line in enumerate(lines) if '"task":"a"' in line)
+    line = lines[index]
+    lines[index : index + 1] = {"doubled": [line, line], "edited": [line.replace("[0,0]", "[1,0]", 1)]}.get(fault, [])
+    path.write_text("".join(lines))
+    again = evaluate(victim, split, tasks, batch_size=5, ledger_file=path)
+    for report in (whole, again):
+        report.pop("wall_clock")
+    assert again == whole
+    assert "measured again" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_shards_add_up(small_suite, trained, digits, tmp_path):
     from cifs_tf.evaluation import build_report, merge
@@ -221,6 +245,26 @@ def test_input_that_does_not_fit(split, make_victim):
 def test_more_shards_than_images_are_refused(split, make_victim):
     with pytest.raises(UserError, match="shard: received 2/24; there are 23 images"):
         evaluate(make_victim(), split, [Natural()], shard="2/24")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *(("shard", value) for value in ("0/2", "3/2", "1", "a/b", (1, 2), None)),
+        *(("batch_size", value) for value in (0, -1, 2.5, "8", True, None)),
+        *(("seed", value) for value in (-1, 2**31, 0.5, "0", None)),
+        *(("epsilon", value) for value in (0, -0.1, 1.5, float("nan"), "8/255", True)),
+        *(("suite", value) for value in (None, 3, ["quick"])),
+        *(("ledger_file", value) for value in (3, ["a"])),
+        *(("on_progress", value) for value in ("a", 1)),
+        *(("split", value) for value in (None, "digits", 3)),
+        *(("model", value) for value in (None, "model.keras", lambda images: images)),
+    ],
+)
+def test_arguments_of_other_kinds_are_refused(argument, value, split, make_victim):
+    arguments = {"model": make_victim(), "split": split, "suite": [Natural()], argument: value}
+    with pytest.raises(UserError, match=f"^{argument}: received .*give "):
+        evaluate(**arguments)
 
 
 def test_input_that_does_not_fit_leaves_no_ledger(split, make_victim, tmp_path):

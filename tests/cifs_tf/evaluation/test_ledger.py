@@ -8,6 +8,7 @@ import pytest
 
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.ledger import Ledger, merge
+from cifs_tf.evaluation.lines import encode
 
 
 def fill(path, header, tasks=("natural", "a"), ids=(0, 1, 2), finish=True):
@@ -22,11 +23,11 @@ def test_what_was_written_is_read(tmp_path, make_header):
     path = tmp_path / "new" / "ledger.jsonl"
     with Ledger.open(path, make_header()) as ledger:
         ledger.append("a", np.array([3, 5]), {"ranks": np.array([[0, 2], [1, 0]])}, seconds=1.0)
-        ledger.append("a", np.array([0, 4]), {"ranks": np.array([[7, 0], [0, 0]])})
+        ledger.append("a", np.array([0, 4]), {"ranks": np.array([[3, 0], [0, 0]])})
         ledger.append("b", np.array([], int), {"ranks": np.zeros((0, 2))})
     read = Ledger.read(path)
     assert read.ids("a").tolist() == [0, 3, 4, 5]
-    assert read.values("a", "ranks").tolist() == [[7, 0], [0, 2], [0, 0], [1, 0]]
+    assert read.values("a", "ranks").tolist() == [[3, 0], [0, 2], [0, 0], [1, 0]]
     assert read.fooled("a").tolist() == [0, 5]
     assert read.ids("b").tolist() == []
     assert read.fooled("c").tolist() == []
@@ -65,15 +66,77 @@ def test_a_torn_header_begins_anew(tmp_path, make_header):
     assert Ledger.read(path).finished
 
 
-def test_damage_before_the_end_is_refused(tmp_path, make_header):
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (lambda lines: [lines[0], "rubbish\n", *lines[2:]], "line 2 is damaged"),
+        (lambda lines: [lines[0], "[1]\n", *lines[2:]], "line 2 is damaged"),
+        (lambda lines: [*lines[:2], lines[2].replace("[0,1]", "[1,1]", 1), lines[3]], "line 3 was edited"),
+        (lambda lines: [*lines[:3], lines[2], lines[3]], "line 3 has the images of line 4, line 4 has the images of"),
+        (lambda lines: [*lines[:2], lines[3]], "lines of a are lost (images 0, 1, 2)"),
+        (lambda lines: [lines[0], *lines[2:]], "lines of natural are lost (images 0, 1, 2)"),
+        (lambda lines: [*lines[:2], lines[2][: lines[2].index(',"check"')] + "}\n", lines[3]], "has no checksum"),
+    ],
+    ids=["rubbish", "no object", "edited", "doubled", "lost", "natural lost", "check removed"],
+)
+def test_a_line_that_cannot_be_believed_is_named_and_measured_again(fault, words, tmp_path, make_header, capsys):
+    path, header = tmp_path / "ledger.jsonl", make_header([{"name": "a"}], num_examples=3)
+    fill(path, header)
+    whole = path.read_text()
+    path.write_text("".join(fault(whole.splitlines(keepends=True))))
+    if "lost" not in words:
+        with pytest.raises(UserError, match=r"ledger: received .*it is damaged \(line"):
+            Ledger.read(path)
+    with Ledger.open(path, header) as ledger:
+        assert words in capsys.readouterr().out
+        for task in ledger.tasks:
+            missing = np.setdiff1d(ledger.wanted(task.name), ledger.ids(task.name))
+            if len(missing):
+                ledger.append(task.name, missing, {"ranks": np.array([[0, 1]] * len(missing))}, seconds=0.5)
+        ledger.finish()
+        ledger.check_complete()
+    assert sorted(set(path.read_text().splitlines())) == sorted(whole.splitlines())
+    assert Ledger.read(path).finished
+
+
+@pytest.mark.parametrize(
+    ("ids", "values", "words"),
+    [
+        ([0, 9], [[0, 1]] * 2, "not of this part"),
+        ([0, 0], [[0, 1]] * 2, "or twice"),
+        ([0, 1], [[0, 1]], "for other images"),
+        ([0, 1], [[0, 4]] * 2, "ranks out of range"),
+        ([0, 1], [[-1, 0]] * 2, "ranks out of range"),
+        ([0.5, 1], [[0, 1]] * 2, "is damaged"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(ids, values, words, tmp_path, make_header):
+    """Even with a checksum that is right: three images, three classes."""
+    path = tmp_path / "ledger.jsonl"
+    fill(path, make_header(num_examples=3), tasks=(), finish=False)
+    line = {"task": "natural", "ids": ids, "values": {"ranks": values}, "seconds": 0.5}
+    with path.open("a") as file:
+        file.write(encode(line) + "\n")
+    with pytest.raises(UserError, match=f"line 2 has .*{words}|line 2 {words}"):
+        Ledger.read(path)
+
+
+def test_a_damaged_header_is_refused(tmp_path, make_header):
     path = tmp_path / "ledger.jsonl"
     fill(path, make_header())
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([lines[0], "rubbish\n", *lines[2:]]))
+    path.write_text(path.read_text().replace('"epsilon":0.1', '"epsilon":0.2'))
     before = path.read_bytes()
-    with pytest.raises(UserError, match=r"ledger: received .*line 2"), Ledger.open(path, make_header()):
+    with pytest.raises(UserError, match=r"damaged \(line 1\), move it away"), Ledger.open(path, make_header()):
         pass
     assert path.read_bytes() == before
+
+
+def test_a_ledger_that_was_removed_ends_the_evaluation(tmp_path, make_header):
+    path = tmp_path / "ledger.jsonl"
+    with Ledger.open(path, make_header()) as ledger:
+        path.unlink()
+        with pytest.raises(UserError, match="it was removed while"):
+            ledger.append("natural", np.array([0]), {"ranks": np.array([[0, 1]])})
 
 
 @pytest.mark.parametrize("key", ["weights", "data", "config", "code"])
@@ -129,6 +192,25 @@ def test_gaps_and_overlaps_are_refused(chosen, words, shards, tmp_path):
     assert not (tmp_path / "ledger.jsonl").exists()
 
 
+def test_images_in_two_ledgers_or_in_none_are_refused(tmp_path, make_header):
+    """By their ids, whatever the headers say."""
+    paths = [tmp_path / f"{part}.jsonl" for part in (1, 2)]
+    for part, ids in ((1, [0, 2]), (2, [1, 2])):
+        fill(paths[part - 1], make_header(shard=f"{part}/2"), ids=ids)
+    with pytest.raises(UserError, match="image 2 are in two of them"):
+        merge(paths, tmp_path / "ledger.jsonl")
+    paths[1].unlink()
+    fill(paths[1], make_header(shard="2/2"), ids=[3])
+    with pytest.raises(UserError, match="image 1 are in none of them"):
+        merge(paths, tmp_path / "ledger.jsonl")
+    for part, ids in ((1, [0, 2]), (2, [1])):
+        paths[part - 1].unlink()
+        fill(paths[part - 1], make_header([{"name": "a"}], shard=f"{part}/2", num_examples=4), ids=ids)
+    with pytest.raises(UserError, match=r"2\.jsonl; natural has not measured what it had to \(image 3\)"):
+        merge(paths, tmp_path / "ledger.jsonl")
+    assert not (tmp_path / "ledger.jsonl").exists()
+
+
 def test_copies_unfinished_and_foreign_shards_are_refused(shards, tmp_path, make_header):
     copy = tmp_path / "copy.jsonl"
     copy.write_bytes(shards[1].read_bytes())
@@ -179,4 +261,5 @@ def test_every_line_is_json_and_numbers_are_plain(tmp_path, make_header):
     fill(tmp_path / "l.jsonl", make_header())
     lines = [json.loads(line) for line in (tmp_path / "l.jsonl").read_text().splitlines()]
     assert lines[0]["schema"] == 1
-    assert lines[1] == {"task": "natural", "ids": [0, 1, 2], "values": {"ranks": [[0, 1]] * 3}, "seconds": 0.5}
+    natural = {"task": "natural", "ids": [0, 1, 2], "values": {"ranks": [[0, 1]] * 3}, "seconds": 0.5}
+    assert {**natural, "check": "cb68f2e9"} == lines[1], "CRC-32 of the line without it, as zlib has it"

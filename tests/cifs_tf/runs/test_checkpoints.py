@@ -11,7 +11,14 @@ import pytest
 from cifs_tf.adversarial import SGD, AdversarialTrainer, Standard
 from cifs_tf.errors import UserError
 from cifs_tf.losses import head_weights
-from cifs_tf.runs.checkpoints import BEST, Checkpoints, SingleStepWatch, best_epoch, read_arrays
+from cifs_tf.runs.checkpoints import (
+    BEST,
+    Checkpoints,
+    SingleStepWatch,
+    adopt_checkpoints,
+    best_epoch,
+    read_arrays,
+)
 from cifs_tf.runs.preemption import Preempted
 
 STEPS = 2
@@ -36,15 +43,16 @@ def make_trainer(make_classifier):
 
 @pytest.fixture
 def make_checkpoints(tmp_path):
-    def make(on_nan="stop", minutes=10.0, requested=lambda: False):
+    def make(on_nan="stop", minutes=10.0, requested=lambda: False, folder="checkpoints", **options):
         return Checkpoints(
-            tmp_path / "checkpoints",
+            tmp_path / folder,
             tmp_path / "history.json",
             steps_per_epoch=STEPS,
             minutes=minutes,
             on_nan=on_nan,
             batch_at=lambda step: data(),
             requested=requested,
+            **options,
         )
 
     return make
@@ -100,6 +108,23 @@ def test_damaged_and_foreign_ones_are_passed_over_and_leave_no_trace(make_traine
     assert make_checkpoints().restore(trainer) == 0
     for ours, fresh in zip(trainer.get_weights(), before, strict=True):
         np.testing.assert_array_equal(ours, fresh)
+
+
+def test_those_of_another_run_are_passed_over_unless_they_are_adopted(make_trainer, make_checkpoints, tmp_path, capsys):
+    """And what the epochs logged comes with a checkpoint: the file of it is made again."""
+    ours, theirs = ({"key": key, "defense": "cifs"} for key in ("ours", "theirs"))
+    first = make_checkpoints(identity=ours)
+    fit(make_trainer(), first, epochs=1)
+    (tmp_path / "history.json").unlink()
+    again = make_checkpoints(identity=ours)
+    assert again.restore(make_trainer()) == STEPS
+    assert again.history == first.history == json.loads((tmp_path / "history.json").read_text())
+    assert make_checkpoints(identity=theirs).restore(make_trainer()) == 0
+    assert "it is of another run" in capsys.readouterr().out.replace("\n", " ")
+    adopt_checkpoints(tmp_path / "checkpoints", tmp_path / "adopted", "theirs")
+    adopted = make_checkpoints(identity=theirs, folder="adopted")
+    assert adopted.restore(make_trainer()) == STEPS
+    assert adopted.history == first.history
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 import sys
 
@@ -31,9 +32,11 @@ def test_same_config_continues_and_another_is_refused(tmp_path):
 def test_a_run_from_before_an_option_continues_with_its_default(tmp_path):
     workdir = Workdir(tmp_path)
     with workdir.open(RunConfig()):
-        text = workdir.config_file.read_text()
+        header, _, text = workdir.config_file.read_text().partition("\n")
+    assert header.startswith("# run ")
+    # Such a run had no key either.
     workdir.config_file.write_text(text.replace("label_in_mask: true\n", ""))
-    assert workdir.config_file.read_text() != text
+    assert workdir.key is None
     workdir.check(RunConfig())
     with pytest.raises(UserError, match="label_in_mask True there, False here"):
         workdir.check(RunConfig(model=ModelConfig(label_in_mask=False)))
@@ -67,6 +70,63 @@ def test_a_file_in_the_way_is_refused(tmp_path):
 def test_impossible_paths_are_refused(path):
     with pytest.raises(UserError, match="--workdir"):
         Workdir(path).check(RunConfig())
+
+
+def test_the_key_is_that_of_the_config_that_began(tmp_path):
+    """Another place, and an option that came later, leave it; whatever else is changed in the file is refused."""
+    workdir, other = Workdir(tmp_path / "run"), Workdir(tmp_path / "other")
+    with workdir.open(RunConfig()):
+        key = workdir.key
+    with other.open(RunConfig(train=TrainConfig(seed=1))):
+        assert other.key not in (key, None)
+    with workdir.open(RunConfig(output=OutputConfig(workdir="elsewhere"))):
+        assert workdir.key == key
+    text = workdir.config_file.read_text()
+    for lost in (text[: len(text) // 2], text.replace("epochs: 120", "epochs: 12")):
+        workdir.config_file.write_text(lost)
+        with pytest.raises(UserError, match=r"config\.yaml is damaged"):
+            workdir.check(RunConfig())
+        with pytest.raises(UserError, match=r"no whole config\.yaml"):
+            workdir.read_config()
+
+
+@pytest.mark.parametrize("name", ["cifs/history.json", "cifs/last.keras", "result.json", "export/cifs/1/model.onnx"])
+def test_results_without_a_config_are_nobodys(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=r"but no config\.yaml; put it back, or give another folder"):
+        Workdir(tmp_path).check(RunConfig())
+    shutil.rmtree(tmp_path)
+    Workdir(tmp_path).check(RunConfig())
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_that_disappears_ends_the_run_and_is_not_made_again(tmp_path, replaced):
+    workdir = Workdir(tmp_path / "run")
+
+    def write_where_nothing_is():
+        with workdir.open(RunConfig()):
+            shutil.rmtree(workdir.path)
+            if replaced:
+                workdir.path.mkdir()
+                (workdir.path / ".lock").touch()
+            write_json(workdir.result_file, {})
+
+    with pytest.raises(UserError, match="was removed or replaced"):
+        write_where_nothing_is()
+    assert not workdir.result_file.exists()
+
+
+def test_a_folder_that_disappears_explains_other_errors(tmp_path):
+    workdir = Workdir(tmp_path / "run")
+
+    def fail():
+        with workdir.open(RunConfig()):
+            shutil.rmtree(workdir.path)
+            raise OSError("whatever a library makes of it")
+
+    with pytest.raises(UserError, match="was removed or replaced"):
+        fail()
 
 
 @pytest.mark.parametrize("content", [b"a: [", b"- 1", b"\xff\xfe"])

@@ -365,7 +365,7 @@ def test_a_config_that_does_not_fit_is_refused(workdir, tmp_path, change, named)
 def test_a_damaged_network_is_refused(workdir, tmp_path):
     path = copy_run(workdir, tmp_path / "run")
     (path / "cifs" / "last.keras").write_bytes(b"PK half a file")
-    with pytest.raises(UserError, match=r"--run: .* Keras cannot load last\.keras"):
+    with pytest.raises(UserError, match=r"--run: .* cifs/last\.keras cannot be used \(it is damaged\)"):
         publish(ExportOptions(str(path)))
 
 

@@ -1,0 +1,108 @@
+"""The lines of a ledger: how they are written, and what makes them believable when they are read."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cifs_tf.errors import UserError
+from cifs_tf.evaluation.records import Header
+
+# Of a header, what an error names where two evaluations differ.
+NAMED = ("suite", "epsilon", "seed", "num_examples", "mask_gradients")
+# Of the lines or images that a sentence is about.
+NAMED_AT_MOST = 5
+
+
+def encode(record: Mapping[str, Any]) -> str:
+    """Write a line as JSON, with a checksum, `check`, at its end."""
+    return _json({**record, "check": _checksum(record)})
+
+
+def _json(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(_json(record).encode(errors='surrogateescape')):08x}"
+
+
+def decode(line: str) -> tuple[dict[str, Any], bool]:
+    """Read a line: its content, and whether it had a checksum, which is right then.
+
+    Raises:
+        ValueError: if it is no JSON, or was edited.
+    """
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError("is damaged") from error
+    check = record.pop("check", None)
+    if check is not None and check != _checksum(record):
+        raise ValueError("was edited")
+    return record, check is not None
+
+
+def check_record(record: Mapping[str, Any], ours: np.ndarray | None, classes: int | None) -> None:
+    """Refuse a line whose numbers cannot be.
+
+    Args:
+        record: the line.
+        ours: ids of the images that it may have; None for any.
+        classes: number of classes, for the ranges of ranks and labels; None does not look at them.
+
+    Raises:
+        ValueError, KeyError, TypeError: if so.
+    """
+    ids = np.array(record["ids"])
+    if not isinstance(record["task"], str) or ids.ndim != 1 or (len(ids) and ids.dtype.kind != "i"):
+        raise ValueError("is damaged")
+    if len(np.unique(ids)) != len(ids) or (ours is not None and not np.isin(ids, ours).all()):
+        raise ValueError("has images that are not of this part, or twice")
+    float(record["seconds"])
+    for name, value in record["values"].items():
+        found = np.array(value)
+        # Ranks may be the number of classes, where a logit is NaN; what is no rank or label is true or false.
+        top = {"ranks": classes, "labels": None if classes is None else classes - 1}.get(name, 1)
+        if len(found) != len(ids) or (found.size and found.dtype.kind != "i"):
+            raise ValueError(f"has {name} for other images than it names")
+        if found.size and (found.min() < 0 or (top is not None and found.max() > top)):
+            raise ValueError(f"has {name} out of range")
+
+
+def told(faults: Mapping[int, str]) -> str:
+    """Say what is wrong with the first of some lines, by their numbers."""
+    some = [f"line {number} {fault}" for number, fault in sorted(faults.items())[:NAMED_AT_MOST]]
+    return ", ".join(some) + (f" and {len(faults) - len(some)} more" if len(faults) > len(some) else "")
+
+
+def few(ids: np.ndarray) -> str:
+    """Name the first of some images."""
+    some = ", ".join(str(i) for i in ids[:NAMED_AT_MOST].tolist())
+    return f"image{'s' if len(ids) > 1 else ''} {some}{', ...' if len(ids) > NAMED_AT_MOST else ''}"
+
+
+def check_same(path: Path, found: Header, wanted: Header, other: str = "this evaluation") -> None:
+    """Refuse a ledger whose header is that of another evaluation.
+
+    Raises:
+        UserError: saying in what they differ.
+    """
+    keys = {**found["key"], "shard": found["shard"]}, {**wanted["key"], "shard": wanted["shard"]}
+    different = [f"{name} {keys[0].get(name)} there, {keys[1].get(name)} in {other}" for name in keys[1]]
+    different = [text for text, name in zip(different, keys[1], strict=True) if keys[0].get(name) != keys[1][name]]
+    if keys[0].get("config") != keys[1].get("config"):
+        about = found["about"], wanted["about"]
+        different += [
+            f"{name} {about[0].get(name)} there, {about[1].get(name)} in {other}"
+            for name in NAMED
+            if about[0].get(name) != about[1].get(name)
+        ]
+    if different:
+        advice = f"it belongs to another evaluation ({'; '.join(different)}), give another folder or move it away"
+        raise UserError("ledger", path, advice)
