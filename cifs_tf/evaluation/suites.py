@@ -1,7 +1,5 @@
 """Named attacks, and the suites made of them, from a first look to the strictest protocol."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,10 +16,8 @@ from cifs_tf.losses import PAPER_ATTACK_BETAS, attack_betas_for
 ATTACK_NAME = re.compile(r"(?P<kind>pgd|cw)(?P<num_steps>[1-9]\d*)")
 PAPER_ATTACKS = ("fgsm", "pgd20", "cw30", "pgd100")
 SUITES = ("quick", "paper", "paper_aa", "apgd", "standard", "rand", "adaptive", "strict")
-MAX_TARGETS = 9
-FEW_TARGETS = (2, 3, 4)
-RESTARTS = 3
-SHORT_APGD_STEPS = 50
+MAX_TARGETS, FEW_TARGETS = 9, (2, 3, 4)
+RESTARTS, SHORT_APGD_STEPS = 3, 50
 DLR_CLASSES, TARGETED_DLR_CLASSES = 3, 4
 
 

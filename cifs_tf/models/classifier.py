@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -18,9 +17,9 @@ from cifs_tf.files import write_atomically
 from cifs_tf.framework_internals import run_graph, update_loss_metric
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.losses import head_weights
-from cifs_tf.models.entry import CheckedModel
+from cifs_tf.models.entry import CheckedModel, check_takes_logits, name_of
 from cifs_tf.models.folding import convolve_and_normalise, find_pairs
-from cifs_tf.models.graph import check_backbone, check_cut, check_precision, output_shape
+from cifs_tf.models.graph import check_backbone, check_cut, check_precision, checked_cuts, output_shape
 from cifs_tf.models.saving import with_precision
 from cifs_tf.models.summary import cuts_table
 from cifs_tf.models.writers import write_onnx, write_saved_model
@@ -74,7 +73,7 @@ class Classifier(CheckedModel):
         super().__init__(**kwargs)
         check_backbone(backbone)
         order = [layer.name for layer in backbone.layers]
-        cuts = _checked_cuts(cuts)
+        cuts = checked_cuts(cuts)
         for name in cuts:
             check_cut(backbone, name)
         self.backbone = backbone
@@ -254,7 +253,7 @@ class Classifier(CheckedModel):
         Raises:
             UserError: for these.
         """
-        name, shape = _name_of(self.loss), tuple(labels.shape)
+        name, shape = name_of(self.loss), tuple(labels.shape)
         rows = len(shape) == ONE_HOT_NDIM and shape[1] > 1
         if not name.endswith("categorical_crossentropy"):
             return None if rows else super().check_labels(labels)
@@ -291,7 +290,7 @@ class Classifier(CheckedModel):
         Raises:
             UserError: for a compiled loss that expects probabilities.
         """
-        _check_takes_logits(self.loss)
+        check_takes_logits(self.loss)
         weights = tf.constant(head_weights(self.beta, self.num_probes) * (1 + self.num_probes), y_pred.dtype)
         if sample_weight is None:
             sample_weight = tf.ones(tf.shape(y_pred)[:1], y_pred.dtype)
@@ -393,41 +392,3 @@ def _class_numbers(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
     if labels.shape.rank == 2 and labels.shape[-1] == num_classes:
         return tf.argmax(labels, axis=-1, output_type=tf.int32)
     return tf.cast(tf.reshape(labels, [-1]), tf.int32)
-
-
-def _check_takes_logits(loss) -> None:
-    """Refuse a loss that expects probabilities: it would clip the logits, and train on next to nothing."""
-    name = _name_of(loss)
-    takes_logits = isinstance(loss, keras.losses.Loss) and loss.get_config().get("from_logits", True)
-    if name.endswith("crossentropy") and not takes_logits:
-        raise UserError("loss", name, "the heads are logits, give SparseCategoricalCrossentropy(from_logits=True)")
-
-
-def _name_of(loss) -> str:
-    return loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
-
-
-def _selects(selection) -> bool:
-    """Tell whether it is a layer that can be called as `CIFS` is."""
-    if not isinstance(selection, keras.layers.Layer):
-        return False
-    try:
-        inspect.signature(selection.call).bind(None, labels=None, training=None, mask_gradient=None)
-    except TypeError:
-        return False
-    return True
-
-
-def _checked_cuts(cuts: Mapping[str, keras.layers.Layer] | None) -> dict[str, keras.layers.Layer]:
-    if not isinstance(cuts or {}, Mapping):
-        advice = "give selection layers by the name of the layer that they follow, such as {'conv5_block3_out': CIFS()}"
-        raise UserError("cuts", cuts, advice)
-    for name, selection in (cuts or {}).items():
-        if not isinstance(name, str):
-            raise UserError("cuts", name, "give the name of a layer of the backbone")
-        if not _selects(selection):
-            raise UserError("cuts", selection, f"give a selection layer for {name}, such as CIFS()")
-    checked = dict(cuts or {})
-    if len({id(selection) for selection in checked.values()}) < len(checked):
-        raise UserError("cuts", list(checked), "one selection layer stands at several cuts; make one for each")
-    return checked

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from cifs_tf.checks import check_first_batch, check_labels, labels_of_later_batches
+from cifs_tf.errors import UserError
 
 
 class CheckedModel(keras.Model):
@@ -82,3 +83,16 @@ class CheckedModel(keras.Model):
         if not self._has_looked:
             self._look(x, y, **options)
             self._has_looked = True
+
+
+def check_takes_logits(loss) -> None:
+    """Refuse a loss that expects probabilities: it would clip the logits, and train on next to nothing."""
+    name = name_of(loss)
+    takes_logits = isinstance(loss, keras.losses.Loss) and loss.get_config().get("from_logits", True)
+    if name.endswith("crossentropy") and not takes_logits:
+        raise UserError("loss", name, "the heads are logits, give SparseCategoricalCrossentropy(from_logits=True)")
+
+
+def name_of(loss) -> str:
+    """Return the name of a loss, given as text, function or object."""
+    return loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))

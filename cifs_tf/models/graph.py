@@ -1,6 +1,8 @@
 """The graph of a functional Keras model: shapes of its layers, paths through it, and where it can be cut."""
 
 import difflib
+import inspect
+from collections.abc import Mapping
 
 import keras
 
@@ -128,3 +130,30 @@ def _similar(backbone: keras.Model, name: str) -> str:
     ]
     close = difflib.get_close_matches(name, feature_maps, n=3) or feature_maps[-3:]
     return ", ".join(close) or "one that the backbone does not have: it computes no feature maps"
+
+
+def _selects(selection) -> bool:
+    """Tell whether it is a layer that can be called as `CIFS` is."""
+    if not isinstance(selection, keras.layers.Layer):
+        return False
+    try:
+        inspect.signature(selection.call).bind(None, labels=None, training=None, mask_gradient=None)
+    except TypeError:
+        return False
+    return True
+
+
+def checked_cuts(cuts: Mapping[str, keras.layers.Layer] | None) -> dict[str, keras.layers.Layer]:
+    """Refuse what are no selection layers by name, each of them once; return them as a dict."""
+    if not isinstance(cuts or {}, Mapping):
+        advice = "give selection layers by the name of the layer that they follow, such as {'conv5_block3_out': CIFS()}"
+        raise UserError("cuts", cuts, advice)
+    for name, selection in (cuts or {}).items():
+        if not isinstance(name, str):
+            raise UserError("cuts", name, "give the name of a layer of the backbone")
+        if not _selects(selection):
+            raise UserError("cuts", selection, f"give a selection layer for {name}, such as CIFS()")
+    checked = dict(cuts or {})
+    if len({id(selection) for selection in checked.values()}) < len(checked):
+        raise UserError("cuts", list(checked), "one selection layer stands at several cuts; make one for each")
+    return checked
