@@ -23,8 +23,13 @@ EOT, VOTES = 20, 20
 
 
 def answers_by_chance(model: AttackedModel, calls: int = 3) -> bool:
-    """Return whether several calls of a network, on fixed images, give different answers."""
-    heads_fn, images = next(iter(model.heads_fns.values())), probe_images(model.image_shape)
+    """Return whether several calls of a network, on fixed images, give different answers; NaN is like NaN."""
+    network, images = next(iter(model.heads_fns.values())), probe_images(model.image_shape)
+
+    def heads_fn(images: tf.Tensor) -> tf.Tensor:
+        heads = network(images)
+        return tf.where(tf.math.is_nan(heads), heads.dtype.max, heads)
+
     tolerance = SAME_IN_HALF if model.precision in HALF_TYPES else SAME
     first = heads_fn(images)
     return any(bool(tf.reduce_any(differs(first, heads_fn(images), tolerance))) for _ in range(calls - 1))
@@ -130,8 +135,9 @@ def with_draws(heads_fn: HeadsFn, draws: int) -> HeadsFn:
 
 
 def _vote(heads_fn: HeadsFn, images: tf.Tensor, labels: tf.Tensor, votes: int) -> dict[str, tf.Tensor]:
-    """Rank the label by how many calls name each class, and say which calls name it."""
-    heads = [heads_fn(images)[:, 0] for _ in range(votes)]
-    named = tf.stack([tf.argmax(each, axis=-1, output_type=labels.dtype) for each in heads], axis=1)
-    counts = tf.reduce_sum(tf.one_hot(named, heads[0].shape[-1]), axis=1)
+    """Rank the label by how many calls name each class, and say which calls name it; NaN is a class of its own."""
+    heads = tf.stack([heads_fn(images)[:, 0] for _ in range(votes)], axis=1)
+    is_nan = tf.reduce_any(tf.math.is_nan(heads), axis=-1)
+    named = tf.where(is_nan, heads.shape[-1], tf.argmax(heads, axis=-1, output_type=labels.dtype))
+    counts = tf.reduce_sum(tf.one_hot(named, heads.shape[-1] + 1), axis=1)
     return {"ranks": label_ranks(counts[:, None], labels), "right": named == labels[:, None]}

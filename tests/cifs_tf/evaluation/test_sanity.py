@@ -1,6 +1,7 @@
 """The sanity checks: what each planted fault of a network by hand shows, and that the honest network shows none."""
 
 import dataclasses
+import itertools
 
 import keras
 import numpy as np
@@ -188,6 +189,16 @@ def test_a_ray_is_divided_until_every_pixel_had_its_turn():
     assert parts[:4].tolist() == [[0, 8], [0, 4], [4, 8], [0, 2]]
     assert parts[-1].tolist() == [7, 8]
     assert RayS(epsilon=0.1, num_queries=40).parts(8)[15].tolist() == [0, 8]
+
+
+def test_votes_of_no_number_are_for_no_class(make_victim):
+    """Three calls of four are NaN: class 0, the argmax of NaN, has a quarter of the votes, not all of them."""
+    calls = itertools.cycle([1.0, np.nan, np.nan, np.nan])
+    victim = make_victim(lambda x: tf.ones((len(x), 2, 2)) * [1.0, 0.0] * next(calls))
+    zeros = tf.zeros(5, tf.int32)
+    found = Voted(votes=4).measure_fn(victim)(tf.zeros((5, 8, 8, 1)), zeros, None, None, None)
+    assert np.all(found["ranks"] == 1)
+    assert np.all(np.sum(found["right"], axis=1) == 1)
 
 
 def test_chance_is_judged_by_votes(make_victim):
