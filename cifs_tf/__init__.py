@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-if sys.argv and os.path.basename(sys.argv[0]) == "cifs-tf":
+if sys.argv and os.path.basename(sys.argv[0]) == "cifs-tf" and hasattr(signal, "pthread_sigmask"):
     # They wait until the program is prepared for them (`cifs_tf.signals.prepare`).
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
 
