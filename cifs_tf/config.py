@@ -108,8 +108,7 @@ class DataConfig(Group):
         val_examples: training images set aside to watch robust overfitting and to choose the best epoch, never test
             images; null is a tenth of the training images, at most 1,000.
         augmentation: crop_flip (pad 4, random crop, random flip), crop (without the flip) or none.
-        on_corrupt: what to do with image files of a folder: that cannot be read: refuse, or skip (they are named and
-            counted).
+        on_corrupt: what to do with files of a folder that cannot be read: refuse, or skip (they are named and counted).
     """
 
     dataset: str = "digits"
@@ -135,10 +134,8 @@ class ModelConfig(Group):
         cuts: names of the layers that selection layers follow; null is the paper's last two residual blocks.
         probes: probe of each CIFS layer, linear or mlp, in the order of the network.
         top_k: k of Eq. (1).
-        importance: softmax, softplus, sigmoid, constant (every channel the same, a control), or a function registered
-            by a plugin.
-        importance_scale: softmax and constant only, sum_to_one (the paper) or mean_one (trains better on a small
-            budget).
+        importance: softmax, softplus, sigmoid, constant (every channel the same, a control), or that of a plugin.
+        importance_scale: softmax and constant only, sum_to_one (the paper) or mean_one (for small budgets).
         temperature: T of the softmax importance.
         alpha: sharpness of the softplus or sigmoid importance; null is the paper's 5 or 10.
         mask_gradient: in training, detached (the official code), full (through the mask to the features) or smoothed
@@ -177,8 +174,7 @@ class TrainConfig(Group):
         beta_warmup: epochs in which beta rises linearly from 0; 0 for none.
         loss_scale: paper (Eq. 3) or official (times 3 for cifs, times 1 + beta for cas, as the official code).
         epochs: passes over the training images.
-        batch_size: images per optimizer step, over all devices, whose number must divide it; at most all the training
-            images.
+        batch_size: images per optimizer step, over all devices, whose number must divide it; at most all there are.
         learning_rate: of SGD, at the start.
         lr_milestones: the learning rate is multiplied by lr_decay after each of these epochs.
         lr_decay: see lr_milestones.
@@ -269,6 +265,7 @@ class EvaluationConfig(Group):
         eval_mask_gradient: what the attacker sees of the mask, as for mask_gradient; detached is the official
             evaluation.
         eval_batch_size: images per batch.
+        eval_audit: look for gradient masking; null does so by a few batches beside the attacks, false not at all.
         checkpoints: which weights are measured at the end: last (Table 1), best (Table B.2; the best epoch on the
             validation images), or both.
         val_every: epochs from one look at the validation images to the next.
@@ -280,6 +277,7 @@ class EvaluationConfig(Group):
     attack_betas: tuple[int | float | str, ...] = (0, 0.1, 1, 2, 10, 100, "infinity", "infinity-1", "infinity-2")
     eval_mask_gradient: MaskGradient = "detached"
     eval_batch_size: int = bounded(250, low=1)
+    eval_audit: bool | None = None
     checkpoints: tuple[Literal["last", "best"], ...] = ("last", "best")
     val_every: int = bounded(1, low=1)
 

@@ -23,6 +23,7 @@ SMALL = [
     "--num_steps=2",
     "--attacks=[fgsm, pgd3]",
     "--attack_betas=[0, 2]",
+    "--eval_audit=false",
 ]
 
 

@@ -20,7 +20,7 @@ from cifs_tf import extras
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TWO_STEPS = ["--epochs=1", "--train_examples=48", "--val_examples=16", "--test_examples=16", "--batch_size=16"]
-ONE_ATTACK = ["--attack_betas=0", "--attacks=fgsm"]
+ONE_ATTACK = ["--attack_betas=0", "--attacks=fgsm", "--eval_audit=false"]
 FOREIGN = """
 import keras
 image = keras.Input((8, 8, 1))

@@ -99,6 +99,7 @@ def measure(network: TrainedNetwork, dataset: ImageDataset, cluster: Cluster = A
         dataset.test,
         folder,
         mask_gradients=(mask_gradient,) if mask_gradient in victim.mask_gradients else None,
+        audit=network.config.evaluation.eval_audit,
         shard=shard,
         strategy=strategy,
         title=f"attacking {network.defense}, {network.checkpoint} epoch",

@@ -50,7 +50,7 @@ def report_of(folder):
     return report
 
 
-SMALL = ["--suite=paper", "--attack_betas=[0, infinity]"]
+SMALL = ["--suite=paper", "--attack_betas=[0, infinity]", "--audit=false"]
 
 
 @pytest.mark.slow

@@ -18,10 +18,17 @@ from tests.running import run_here
 
 RUN = [
     *("--defense=vanilla", "--twin=null", "--epochs=2", "--batch_size=16"),
-    *("--train_examples=32", "--val_examples=10", "--test_examples=10", "--num_steps=1", "--attacks=fgsm"),
+    *(
+        "--train_examples=32",
+        "--val_examples=10",
+        "--test_examples=10",
+        "--num_steps=1",
+        "--attacks=fgsm",
+        "--eval_audit=false",
+    ),
     *("--attack_betas=0", "--workdir=run"),
 ]
-EVALUATE = ["--model=run", "--suite=paper"]
+EVALUATE = ["--model=run", "--suite=paper", "--audit=false"]
 EXPORT = ["--run=run", "--format=onnx", "--model_base_path=published"]
 FAULTS = ("deleted", "emptied", "cut", "replaced")
 NETWORK = "run/vanilla"

@@ -6,7 +6,7 @@ import pytest
 
 from tests.running import SHARED, run_here
 
-SHORTER = ["--attacks=[pgd100]", "--export=false"]
+SHORTER = ["--attacks=[pgd100]", "--eval_audit=false", "--export=false"]
 
 
 @pytest.mark.slow

@@ -264,7 +264,8 @@ def test_workers_that_begin_at_once_leave_one_record(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "config.yaml", "images.json"]
 
 
-SMALL = ("--width=4", "--epochs=1", "--twin=null", "--attacks=fgsm", "--attack_betas=0", "--export=false")
+SMALL = ("--width=4", "--epochs=1", "--twin=null", "--attacks=fgsm", "--attack_betas=0", "--eval_audit=false")
+SMALL = (*SMALL, "--export=false")
 
 
 @pytest.mark.slow
@@ -273,7 +274,7 @@ def test_every_program_refuses_other_images(pets, tmp_path):
     train = ["--dataset", f"folder:{pets}", *SMALL, "--workdir=run"]
     code, _, err = run_here(*train, cwd=tmp_path)
     assert code == 0, err
-    judge = ["--model=run", "--suite=paper", "--attacks=fgsm", "--attack_betas=0"]
+    judge = ["--model=run", "--suite=paper", "--attacks=fgsm", "--attack_betas=0", "--audit=false"]
     programs = [
         ("run.py", train),
         ("evaluate.py", judge),
