@@ -1,6 +1,7 @@
 """The deployment files: against the schemas of their formats, against each other, and nginx and the probe at work."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -25,7 +26,6 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from cifs_tf.command_line import names_of
 from cifs_tf.serving.endpoint.config_files import (
     DEFAULT_METRICS_PATH,
     read_batching_parameters,
@@ -183,7 +183,7 @@ def test_both_run_the_same_server(compose, container):
     (required,) = re.findall(r"^tensorflow==(\d+\.\d+)\.", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     assert container["image"].startswith(f"tensorflow/serving:{required}.")
     ours, theirs = flags(compose["serving"]["command"]), flags(container["args"])
-    assert ours.keys() == theirs.keys() <= set(names_of(ServerOptions))
+    assert ours.keys() == theirs.keys() <= {field.name for field in dataclasses.fields(ServerOptions)}
     for name in ours:
         if not name.endswith("_file"):
             assert ours[name] == theirs[name]
