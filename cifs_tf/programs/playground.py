@@ -7,9 +7,10 @@ It serves one page until Ctrl-C. The first start fetches onnxruntime-web from th
 keeps it; nothing else is fetched, and the page itself asks no other machine.
 """
 
-import contextlib
 import dataclasses
+import signal
 import tempfile
+import threading
 import urllib.parse
 import webbrowser
 from collections.abc import Sequence
@@ -60,10 +61,11 @@ def main(argv: Sequence[str]) -> None:
         except OSError as error:
             advice = f"it cannot be listened at ({error.strerror}), give another port, or 0 for a free one"
             raise UserError("--port", f"{options.host}:{options.port}", advice) from error
+        # A handler that raises could do so in the midst of a request.
+        signal.signal(signal.SIGINT, lambda *_: threading.Thread(target=server.shutdown).start())
         with server:
             url = f"http://{options.host}:{server.server_address[1]}/{query}"
             print(f"The playground is at {url} (Ctrl-C ends it)", flush=True)
             if options.open:
                 webbrowser.open(url)
-            with contextlib.suppress(KeyboardInterrupt):
-                server.serve_forever()
+            server.serve_forever()
