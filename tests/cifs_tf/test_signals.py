@@ -36,8 +36,10 @@ run_program(main)
 
 def start(*argv, **options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
+    # Below nohup, as CI may run, SIGHUP is ignored.
+    options |= {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL), "text": True}
     return subprocess.Popen(
-        [sys.executable, *argv], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        [sys.executable, *argv], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
     )
 
 
