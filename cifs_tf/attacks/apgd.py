@@ -47,7 +47,8 @@ class APGD(Attack):
         num_steps: iterations, >= 0. Default 100, AutoAttack's.
         loss: `"cross_entropy"` (default), `"dlr"` (3 classes or more) or `"targeted_dlr"` (4 classes or more).
         rho: share of the steps between two checks that must have raised the loss. Default 0.75.
-        norm, bounds: see `Ball`.
+        norm: see `Ball`.
+        bounds: see `Ball`.
         compat: count the first step as the reference implementation does, which compares its loss with 0 instead of
             with the loss at the start. Default False.
 

@@ -28,7 +28,8 @@ class FABT(Attack):
         max_share: largest share of the image's own projection in the mixture. Default 0.1.
         overshoot: how far beyond the boundary to go. Default 1.05.
         backward: share of the distance kept on the step back. Default 0.9.
-        norm, bounds: see `Ball`; the norm is `"linf"`.
+        norm: see `Ball`, `"linf"`.
+        bounds: see `Ball`.
 
     Reference:
         Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020.

@@ -39,7 +39,8 @@ class PGD(Attack):
         loss: `"cross_entropy"` (default), `"cw_margin"`, or `"kl_divergence"` from the prediction on the image itself,
             which does not read the labels (TRADES).
         kappa: confidence of the C&W margin. Default 50.
-        norm, bounds: see `Ball`.
+        norm: see `Ball`.
+        bounds: see `Ball`.
 
     Example:
         >>> attack = PGD(epsilon=8 / 255, step_size=2 / 255, num_steps=10)

@@ -27,7 +27,8 @@ class RayS(Attack):
     Args:
         epsilon: radius, in the units of the images, see `Ball`.
         num_queries: parts that are flipped, each of which costs one pass, and about seven where it helps. Default 500.
-        norm, bounds: see `Ball`; the norm is `"linf"`.
+        norm: see `Ball`, `"linf"`.
+        bounds: see `Ball`.
 
     Reference:
         Chen and Gu, "RayS: a ray searching method for hard-label adversarial attack", KDD 2020.

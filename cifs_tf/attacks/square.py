@@ -28,7 +28,8 @@ class Square(Attack):
         epsilon: radius, in the units of the images, see `Ball`.
         num_queries: >= 0. Default 5000, AutoAttack's.
         initial_share: share of the pixels that the first squares cover, in (0, 1]. Default 0.8.
-        norm, bounds: see `Ball`; the norm is `"linf"`.
+        norm: see `Ball`, `"linf"`.
+        bounds: see `Ball`.
         compat: draw one window and one sign per channel for the whole batch, as the reference implementation does,
             instead of one for each example; the result then depends on the batch. Default False.
 
