@@ -228,6 +228,6 @@ def _referee(ledger: Ledger, task: TaskRecord) -> Check:
     broken = len(ledger.fooled(task.name))
     verdict = judge(broken, sampled, MAX_BEYOND)
     sentence = f"{who} {broken} of {sampled} images that no attack of the suite breaks" + (
-        f": {blame}." if verdict == FAIL else "."
+        f": {blame}, or the suite is weak." if verdict == FAIL else "."
     )
     return Check(name, verdict, broken / sampled, sentence)
