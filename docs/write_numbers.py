@@ -45,6 +45,7 @@ PAGES = {
     "docs/results.md": {
         "table1": ("reproduce_table1_small", "table"),
         "tableB.1": ("reproduce_tableB.1_small", "table"),
+        "microscope": ("reproduce_tablemicroscope_small", "table"),
         "survivors": ("benchmark_attack", "survivors"),
     },
     "docs/analysis.md": {

@@ -39,7 +39,8 @@ class ReproduceOptions(Group):
     """Reproduce the paper's tables and figures.
 
     Args:
-        table: numbers separated by commas, such as 1,B.2,E.1, or overhead (the costs of Section 4.1.1), or all.
+        table: numbers separated by commas, such as 1,B.2,E.1, or overhead (the costs of Section 4.1.1), or microscope
+            (other selection layers, with --scale small), or all.
         figure: numbers separated by commas, such as 1,A.2, or all.
         study: verdict (docs/verdict.md), by itself; its finished cells and its page are written to docs.
         scale: full (the paper's setting), small (Fashion-MNIST, hours on two CPU cores) or smoke (two steps, to see
@@ -80,7 +81,8 @@ def main(argv: Sequence[str]) -> None:
         asked = (ALL, ALL)
     if asked == (None, None):
         raise UserError("--table", None, "say what to reproduce: --table 1, --figure 3, --table all")
-    wanted_tables = _chosen("--table", asked[0], [*tables(), overhead.NAME])
+    here = [number for number, table in tables().items() if any(scale.name in row.scales for row in table.rows)]
+    wanted_tables = _chosen("--table", asked[0], [*here, overhead.NAME])
     wanted_figures = _chosen("--figure", asked[1], list(figures()))
     parts = plan_parts(wanted_tables, wanted_figures, scale, options.seeds or 1, workdir)
     if options.dry_run:
@@ -122,7 +124,7 @@ def _chosen(option: str, asked: str | None, known: list[str]) -> list[str]:
     """Return the numbers that were asked for, in the paper's order.
 
     Raises:
-        UserError: for one that the paper does not have.
+        UserError: for one that there is not at this scale.
     """
     if asked is None:
         return []

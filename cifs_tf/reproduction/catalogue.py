@@ -35,7 +35,8 @@ class Row:
         block: of the table's part that it stands in, such as the architecture.
         network: that is measured.
         checkpoint: `"last"` or `"best"` epoch.
-        kind: evaluation that its columns are read from: `"paper"` (Section 4.1) or `"autoattack"` (Appendix B.1).
+        kind: evaluation that its columns are read from: `"paper"` (Section 4.1), `"autoattack"` (Appendix B.1) or
+            `"strict"`.
         places: where in the report of that evaluation each column is read, parts joined by colons.
         paper: the paper's number of each column, in percent; None where it has none.
         scales: where the row exists.

@@ -12,6 +12,9 @@ BYTES_PER_PARAMETER = 4
 COPIES_OF_WEIGHTS = 2 * 2 + 1 + 2
 VALIDATION_STEPS = 10
 APGD_STEPS, SQUARE_QUERIES, FEW_TARGETS = 100, 5000, 3
+# Of the suite `adaptive`: APGD of 50 steps, 27 times on each of three losses and 3 times towards each of two more
+# classes; the audit's steps; and queries of Square.
+STRICT_STEPS, AUDIT_STEPS, STRICT_QUERIES = 50 * (3 * 27 + 2 * 3), 800, 1_000
 SMALL_EPOCH_SECONDS, SMALL_TRAIN, SMALL_STEPS = 115, 10_000, 7
 
 
@@ -116,10 +119,11 @@ def training_passes(job: Training, images: int) -> float:
 
 def _evaluation_passes(job: Evaluation) -> float:
     images = job.setup.examples or (2000 if job.setup.suite == "paper_aa" else _test_images(job.training))
-    if job.kind == "paper":
+    if job.kind in ("paper", "strict"):
         probes = len(job.training["cuts"] or [1, 2])
         betas = 1 if job.training["defense"] == "vanilla" else len(ATTACK_BETAS) - (2 - probes)
-        return images * betas * sum(_passes(steps_of(attack)) + 1 for attack in job.setup.attacks)
+        passes = betas * sum(_passes(steps_of(attack)) + 1 for attack in job.setup.attacks)
+        return images * (passes + (job.kind == "strict") * (_passes(STRICT_STEPS + AUDIT_STEPS) + STRICT_QUERIES))
     if job.setup.suite == "paper_aa":
         return images * (_passes(APGD_STEPS) + SQUARE_QUERIES)
     return images * _passes(APGD_STEPS) * (1 + FEW_TARGETS)

@@ -91,7 +91,7 @@ class Evaluation(Job):
 
     Args:
         training: that makes the network.
-        kind: `"paper"` or `"autoattack"`.
+        kind: `"paper"`, `"autoattack"` or `"strict"`.
         setup: how it is carried out.
         checkpoint: `"last"` or `"best"` epoch.
     """

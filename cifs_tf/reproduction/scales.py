@@ -16,6 +16,10 @@ FINAL_LOGITS = (
     "APGD-CE and APGD-T stand here for AutoAttack. They attack the final logits alone; a network with masks can stand "
     "that and fall to the attacks of Table 1, which try every beta_atk."
 )
+ADAPTIVE = (
+    "Networks of this table have 3,000 training images. Strict is the worst case of each image under all attacks of "
+    "`evaluate.py --suite adaptive`."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Scale:
         name: `"full"`, `"small"` or `"smoke"`.
         about: one sentence for the reader of a table.
         settings: of every run, on top of its recipe.
-        setups: of evaluations, by kind, `"paper"` and `"autoattack"`.
+        setups: of evaluations, by kind, `"paper"`, `"autoattack"` and `"strict"`.
         recipe: for every network, in place of the row's own; None keeps that.
         methods: what a recipe of the paper changes in `recipe`, by name: its training method.
         keeps: which changes of a network survive; None for all of them.
@@ -129,6 +133,7 @@ SCALES = {
         setups={
             "paper": EvaluationSetup("paper", 200, ATTACKS),
             "autoattack": EvaluationSetup("apgd", 1000, about=FINAL_LOGITS),
+            "strict": EvaluationSetup("adaptive", 100, ("pgd20",), about=ADAPTIVE),
         },
         recipe="fashion_mnist_small",
         methods={

@@ -2,7 +2,14 @@
 
 from pathlib import Path
 
-from cifs_tf.reproduction.costs import VALIDATION_STEPS, steps_of, training_passes
+from cifs_tf.reproduction.costs import (
+    AUDIT_STEPS,
+    STRICT_QUERIES,
+    STRICT_STEPS,
+    VALIDATION_STEPS,
+    steps_of,
+    training_passes,
+)
 from cifs_tf.reproduction.verdict.cells import CHECKPOINTS, Cell
 from cifs_tf.reproduction.verdict.study import Study
 
@@ -14,9 +21,6 @@ SECONDS = 1 / 44e9
 BETAS = 9
 # Share of the test images that the paper's protocol leaves standing, and that the audit's curves attack on average.
 SURVIVORS, AUDITED = 0.2, 0.3
-# Steps of the strict protocol: APGD of 50 steps, 27 times on each of three losses and 3 times towards each of two more
-# classes; of the audit; and queries of Square.
-STRICT_STEPS, AUDIT_STEPS, QUERIES = 50 * (3 * 27 + 2 * 3), 800, 1_000
 
 
 def hours(cell: Cell, study: Study, workdir: Path) -> float:
@@ -34,5 +38,5 @@ def hours(cell: Cell, study: Study, workdir: Path) -> float:
 def _evaluation_passes(cell: Cell, study: Study) -> float:
     betas = 1 if cell.training["defense"] == "vanilla" else BETAS
     paper = betas * sum(2 * steps_of(attack) + 1 for attack in study.attacks)
-    strict = SURVIVORS * (2 * STRICT_STEPS + QUERIES) + AUDITED * 2 * AUDIT_STEPS
+    strict = SURVIVORS * (2 * STRICT_STEPS + STRICT_QUERIES) + AUDITED * 2 * AUDIT_STEPS
     return study.examples * (paper + strict)

@@ -18,7 +18,7 @@ def numbers(table, block, row):
 
 
 def test_every_table_and_figure_is_there():
-    appendix = ["B.1", "B.2", "B.3", "B.4", "C.1", "C.2", "D.1", "E.1", "E.2", "E.3"]
+    appendix = ["B.1", "B.2", "B.3", "B.4", "C.1", "C.2", "D.1", "E.1", "E.2", "E.3", "microscope"]
     assert list(tables()) == ["1", "2", "3", "4", "5", *appendix]
     assert list(figures()) == ["1", "3", "4", "A.1", "A.2"]
 
@@ -59,7 +59,7 @@ def test_tables_4_and_5_agree_with_table_1():
     assert numbers("5", "ResNet-18", "top-2")["Adap/Final"] == numbers("1", "ResNet-18", "CIFS")["PGD-20"]
 
 
-@pytest.mark.parametrize("number", list(tables()))
+@pytest.mark.parametrize("number", [number for number, table in tables().items() if table.rows[0].paper[0]])
 def test_every_number_stands_in_the_paper(number):
     """In the text's table, read by itself: all numbers with two decimals, in order."""
     if not PAPER.is_file():
