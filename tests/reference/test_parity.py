@@ -88,6 +88,7 @@ def test_parameter_rules():
     np.testing.assert_array_equal(check.parameter(3, spec), expected)
 
 
+@pytest.mark.slow
 def test_program_refuses_an_empty_folder(tmp_path):
     result = subprocess.run(
         [sys.executable, str(HERE / "check.py"), str(tmp_path)], capture_output=True, text=True, check=False
@@ -96,6 +97,7 @@ def test_program_refuses_an_empty_folder(tmp_path):
     assert str(tmp_path) in result.stderr
 
 
+@pytest.mark.slow
 def test_program_fails_on_a_changed_recording(tmp_path):
     """A recording whose numbers are not ours makes the program exit with 1."""
     source = HERE / "golden" / "resnet18_vanilla.npz"

@@ -221,8 +221,12 @@ OPTIMIZERS = {
 }
 
 
+SKIPPING = [*((name, False) for name in OPTIMIZERS), ("ours", True), ("adam", True)]
+QUICK = [("ours", False), ("adamw", False), ("adam", True)]
+
+
 @pytest.mark.parametrize(
-    ("optimizer", "awp"), [*((name, False) for name in OPTIMIZERS), ("ours", True), ("adam", True)]
+    ("optimizer", "awp"), [pytest.param(*way, marks=[] if way in QUICK else pytest.mark.slow) for way in SKIPPING]
 )
 def test_a_step_that_is_not_finite_changes_nothing(optimizer, awp):
     """Neither a weight nor what the optimizer keeps, with any optimizer; the steps around it count."""

@@ -32,6 +32,9 @@ ATTACKS = {
     "square": Square(epsilon=0.1, num_queries=250),
     "rays": RayS(epsilon=0.1, num_queries=250),
 }
+# Variants of attacks that are tested always.
+VARIANTS = {"pgd restarts", "pgd fooling", "cw", "trades", "friendly", "apgd dlr", "apgd targeted", "apgd compat"}
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else []) for name in ATTACKS]
 # Start at random, so they draw from the seeds; one of each kind is tested always.
 RANDOM = [
     pytest.param(name, marks=[] if name in ("pgd random start", "apgd ce", "square") else pytest.mark.slow)
@@ -76,7 +79,7 @@ def verdicts(network, x):
     return np.argmax(network.classifier(x)[:, 0], axis=1) == network.labels.numpy()
 
 
-@pytest.fixture(scope="module", params=ATTACKS)
+@pytest.fixture(scope="module", params=NAMES)
 def attacked(request, trained):
     """Of each attack: itself, x_adv, and the variables before and after."""
     before = [variable.numpy() for variable in trained.classifier.variables]
@@ -129,10 +132,10 @@ def run_linear(attack, images):
     ).numpy()
 
 
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-def test_epsilon_zero_returns_the_input(attack, make_images):
+@pytest.mark.parametrize("name", NAMES)
+def test_epsilon_zero_returns_the_input(name, make_images):
     images = make_images((8, 8, 8, 1))
-    np.testing.assert_array_equal(run_linear(dataclasses.replace(attack, epsilon=0.0), images), images)
+    np.testing.assert_array_equal(run_linear(dataclasses.replace(ATTACKS[name], epsilon=0.0), images), images)
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
@@ -187,7 +190,9 @@ def test_random_draws_are_the_seeds(name, trained):
     assert np.max(np.abs(first - other)) > 0.01
 
 
-@pytest.mark.parametrize("name", ["pgd random start", "apgd dlr", "fab", "square"])
+@pytest.mark.parametrize(
+    "name", ["pgd random start", pytest.param("apgd dlr", marks=pytest.mark.slow), "fab", "square"]
+)
 def test_a_label_affects_only_its_own_image(name, trained):
     """Another label for example 0 moves no other example; in inference nothing else knows labels."""
     attack, images, labels = ATTACKS[name], trained.images[:4], trained.labels[:4]
@@ -204,8 +209,8 @@ def test_a_label_affects_only_its_own_image(name, trained):
     np.testing.assert_allclose(compiled(attack, with_labels, weights)(images, labels, seed), first, atol=1e-6)
 
 
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-def test_a_network_without_gradient_does_not_stop_an_attack(attack, make_images):
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_without_gradient_does_not_stop_an_attack(name, make_images):
     """Rounding has no gradient, and the square root of a negative number is NaN: both count as zero."""
     images, labels = make_images((4, 8, 8, 1)), tf.range(4)
     seed = example_seeds(0, 0, tf.range(4))
@@ -215,7 +220,7 @@ def test_a_network_without_gradient_does_not_stop_an_attack(attack, make_images)
         def heads_fn(x, layer=layer):
             return tf.matmul(tf.reshape(layer(x), (-1, 64)), weight)[:, None]
 
-        x_adv = attack(heads_fn, images, labels, head_weights=[1.0], seed=seed)
+        x_adv = ATTACKS[name](heads_fn, images, labels, head_weights=[1.0], seed=seed)
         assert np.all(np.isfinite(x_adv))
 
 

@@ -82,6 +82,7 @@ def test_noise_is_logistic_and_of_training_only(layer, features):
     np.testing.assert_array_equal(*twice)
 
 
+@pytest.mark.slow
 def test_trains_and_round_trips(tmp_path):
     keras.utils.set_random_seed(0)
     classifier = build_classifier(ModelConfig(arch="resnet10", width=4, defense="fsr"), (8, 8, 1), CLASSES)

@@ -67,6 +67,7 @@ def cifs(tmp_path_factory):
     return classifier, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ewas", "vanilla", "every kind of layer"])
 def test_every_family_converts(name, tmp_path):
     """`write_gradient_onnx` compares all outputs with the live model, for each mask gradient."""

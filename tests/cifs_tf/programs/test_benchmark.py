@@ -73,6 +73,7 @@ def test_the_fastest_of_each(result):
     assert result["tasks"]["training"]["convolutions_alone_seconds"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["training", "evaluation"])
 def test_every_timing_is_kept(result, task):
     found = result["tasks"][task]

@@ -30,6 +30,7 @@ RUN = [
 ]
 EVALUATE = ["--model=run", "--suite=paper", "--audit=false"]
 EXPORT = ["--run=run", "--format=onnx", "--model_base_path=published"]
+pytestmark = pytest.mark.slow
 FAULTS = ("deleted", "emptied", "cut", "replaced")
 NETWORK = "run/vanilla"
 # Of each kind of file and fault one; the program that believes the file most.

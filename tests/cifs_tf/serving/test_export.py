@@ -33,6 +33,7 @@ from cifs_tf.serving.publishing import quantization
 from cifs_tf.serving.publishing.options import ExportOptions
 from cifs_tf.serving.publishing.warmup import WARMUP_FILE
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 EPSILON = "16/255"
 INT8_EXAMPLES = 20

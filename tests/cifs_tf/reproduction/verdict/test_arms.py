@@ -18,7 +18,7 @@ from cifs_tf.runs.training import make_trainer
 
 STUDY = load_study()
 # Two arms are tested always, all of them by make test-all.
-ARMS = [pytest.param(arm, marks=[] if arm in ("no_label", "permuted") else pytest.mark.slow) for arm in STUDY.arms]
+ARMS = [pytest.param(arm, marks=[] if arm == "permuted" else pytest.mark.slow) for arm in STUDY.arms]
 CELLS = {cell.arm.name: cell for cell in plan_cells(STUDY, scale_of(STUDY, "smoke"), seeds=1)}
 
 
