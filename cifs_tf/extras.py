@@ -12,6 +12,7 @@ MODULES = {
     "serve": (
         "tensorflow_serving",
         "grpc_health",
+        "grpc_reflection",
         "starlette",
         "uvicorn",
         "h11",

@@ -20,6 +20,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, ClassificationResponse
 from tensorflow_serving.apis.get_model_metadata_pb2 import (
     GetModelMetadataRequest,
@@ -38,9 +40,10 @@ from cifs_tf.serving.endpoint.classification import CLASSIFY, REGRESS, infer, in
 from cifs_tf.serving.endpoint.config_files import check_model_config
 from cifs_tf.serving.endpoint.grpc_tensors import read_tensor, write_tensor
 from cifs_tf.serving.endpoint.predictor import Predictor
+from cifs_tf.serving.endpoint.protos import add_file
 from cifs_tf.serving.endpoint.served_models import served_models
 from cifs_tf.serving.endpoint.status import DEFAULT_SIGNATURE, Code, StatusError, invalid_argument
-from cifs_tf.serving.endpoint.v2_grpc import InferenceService
+from cifs_tf.serving.endpoint.v2_grpc import MESSAGES, InferenceService
 from cifs_tf.serving.endpoint.versions import Version, Versions
 
 LOGGER = logging.getLogger("serving")
@@ -259,6 +262,12 @@ async def make_grpc_server(
         for name in HEALTH_NAMES:
             await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        handlers[health.SERVICE_NAME] = {}
+    # Clients such as grpcurl ask which services and messages there are.
+    pool = MESSAGES["ModelInferRequest"].DESCRIPTOR.file.pool
+    for module in (prediction_service_pb2, model_service_pb2, health_pb2, reflection_pb2):
+        add_file(pool, module.DESCRIPTOR)
+    reflection.enable_server_reflection((*handlers, reflection.SERVICE_NAME), server, pool)
     for address in addresses:
         if credentials and not address.startswith("unix:"):
             server.add_secure_port(address, credentials)

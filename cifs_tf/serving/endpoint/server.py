@@ -125,18 +125,20 @@ class _Server:
             self._api.draining = True
             for server in http_server.servers if http_task else ():
                 server.close()
-            until = time.monotonic() + GOODBYE_SECONDS
-            while http_server.server_state.connections and time.monotonic() < until:
-                await asyncio.sleep(0.02)
-            http_server.should_exit = True
-            if grpc_server:
-                await grpc_server.stop(options.drain_timeout_in_ms / 1000)
-            if http_task:
-                await http_task
-            await asyncio.to_thread(self._versions.close, options.drain_timeout_in_ms / 1000)
+            # Both at a time: each waits for its own clients.
+            ends = [self._end_http(http_server, http_task)] if http_task else []
+            ends += [grpc_server.stop(options.drain_timeout_in_ms / 1000)] if grpc_server else []
+            await asyncio.gather(*ends)
             LOGGER.info("ended")
             logging.shutdown()
-            os._exit(0)  # taking the interpreter and TensorFlow apart takes a second
+            os._exit(0)  # unloading the models and taking TensorFlow apart takes a second
+
+    async def _end_http(self, http_server: _HttpServer, http_task: asyncio.Task) -> None:
+        until = time.monotonic() + GOODBYE_SECONDS
+        while http_server.server_state.connections and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        http_server.should_exit = True
+        await http_task
 
     def _on_signal(self, stop: asyncio.Event) -> None:
         if stop.is_set():

@@ -24,29 +24,38 @@ from cifs_tf.serving.endpoint.v2_codec import (
 from cifs_tf.serving.endpoint.v2_models import describe_model, is_ready
 
 NAME, VERSION = (1, "name", "string"), (2, "version", "string")
+MODEL = ((1, "model_name", "string"), (2, "model_version", "string"), (3, "id", "string"))
 TENSOR = (NAME, (2, "datatype", "string"), (3, "shape", "repeated int64"))
-PARAMETERS = (4, "parameters", "repeated Parameter")
-CONTENTS = (5, "contents", "Contents")
-# Maps are lists of entries on the wire; parameters of outputs are not looked at.
+PARAMETERS = "map InferParameter"
+CONTENTS = (5, "contents", "InferTensorContents")
+METHODS = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer")
+# Names, numbers and types are those of the protocol's open_inference_grpc.proto.
 MESSAGES = make_messages(
     "inference",
     {
-        "Empty": (),
-        "Live": ((1, "live", "bool"),),
-        "Ready": ((1, "ready", "bool"),),
-        "Model": (NAME, VERSION),
-        "Server": (NAME, VERSION, (3, "extensions", "repeated string")),
-        "TensorMetadata": TENSOR,
-        "Metadata": (
+        "ServerLiveRequest": (),
+        "ServerLiveResponse": ((1, "live", "bool"),),
+        "ServerReadyRequest": (),
+        "ServerReadyResponse": ((1, "ready", "bool"),),
+        "ModelReadyRequest": (NAME, VERSION),
+        "ModelReadyResponse": ((1, "ready", "bool"),),
+        "ServerMetadataRequest": (),
+        "ServerMetadataResponse": (NAME, VERSION, (3, "extensions", "repeated string")),
+        "ModelMetadataRequest": (NAME, VERSION),
+        "ModelMetadataResponse": (
             NAME,
             (2, "versions", "repeated string"),
             (3, "platform", "string"),
-            (4, "inputs", "repeated TensorMetadata"),
-            (5, "outputs", "repeated TensorMetadata"),
+            (4, "inputs", "repeated ModelMetadataResponse.TensorMetadata"),
+            (5, "outputs", "repeated ModelMetadataResponse.TensorMetadata"),
         ),
-        "Choice": ((3, "string_param", "string"),),
-        "Parameter": ((1, "key", "string"), (2, "value", "Choice")),
-        "Contents": (
+        "ModelMetadataResponse.TensorMetadata": TENSOR,
+        "InferParameter": (
+            (1, "bool_param", "oneof parameter_choice bool"),
+            (2, "int64_param", "oneof parameter_choice int64"),
+            (3, "string_param", "oneof parameter_choice string"),
+        ),
+        "InferTensorContents": (
             (1, "bool_contents", "repeated bool"),
             (2, "int_contents", "repeated int32"),
             (3, "int64_contents", "repeated int64"),
@@ -56,26 +65,24 @@ MESSAGES = make_messages(
             (7, "fp64_contents", "repeated double"),
             (8, "bytes_contents", "repeated bytes"),
         ),
-        "Tensor": (*TENSOR, PARAMETERS, CONTENTS),
-        "RequestedOutput": (NAME,),
-        "Request": (
-            (1, "model_name", "string"),
-            (2, "model_version", "string"),
-            (3, "id", "string"),
-            PARAMETERS,
-            (5, "inputs", "repeated Tensor"),
-            (6, "outputs", "repeated RequestedOutput"),
+        "ModelInferRequest": (
+            *MODEL,
+            (4, "parameters", PARAMETERS),
+            (5, "inputs", "repeated ModelInferRequest.InferInputTensor"),
+            (6, "outputs", "repeated ModelInferRequest.InferRequestedOutputTensor"),
             (7, "raw_input_contents", "repeated bytes"),
         ),
-        "Response": (
-            (1, "model_name", "string"),
-            (2, "model_version", "string"),
-            (3, "id", "string"),
-            PARAMETERS,
-            (5, "outputs", "repeated Tensor"),
+        "ModelInferRequest.InferInputTensor": (*TENSOR, (4, "parameters", PARAMETERS), CONTENTS),
+        "ModelInferRequest.InferRequestedOutputTensor": (NAME, (2, "parameters", PARAMETERS)),
+        "ModelInferResponse": (
+            *MODEL,
+            (4, "parameters", PARAMETERS),
+            (5, "outputs", "repeated ModelInferResponse.InferOutputTensor"),
             (6, "raw_output_contents", "repeated bytes"),
         ),
+        "ModelInferResponse.InferOutputTensor": (*TENSOR, (4, "parameters", PARAMETERS), CONTENTS),
     },
+    {"GRPCInferenceService": {method: (f"{method}Request", f"{method}Response") for method in METHODS}},
 )
 SMALL = dict.fromkeys((types.INT8, types.INT16, types.INT32), "int_contents")
 SMALL_UNSIGNED = dict.fromkeys((types.UINT8, types.UINT16, types.UINT32), "uint_contents")
@@ -104,49 +111,53 @@ class InferenceService:
 
     def methods(self) -> dict[str, tuple[Callable[[Any, float], Any], Any]]:
         """Return the methods by name, each with the class of its request."""
-        empty, model = MESSAGES["Empty"], MESSAGES["Model"]
-        return {
-            "ServerLive": (lambda request, deadline: MESSAGES["Live"](live=True), empty),
-            "ServerReady": (self.server_ready, empty),
-            "ModelReady": (self.model_ready, model),
-            "ServerMetadata": (self.server_metadata, empty),
-            "ModelMetadata": (self.model_metadata, model),
-            "ModelInfer": (self.infer, MESSAGES["Request"]),
-        }
+        functions = (
+            lambda request, deadline: MESSAGES["ServerLiveResponse"](live=True),
+            self.server_ready,
+            self.model_ready,
+            self.server_metadata,
+            self.model_metadata,
+            self.infer,
+        )
+        return {name: (function, MESSAGES[f"{name}Request"]) for name, function in zip(METHODS, functions, strict=True)}
 
     def server_ready(self, request: Any, deadline: float) -> Any:
         """Say whether every model has a version that answers."""
         versions = self._predictor.versions
-        return MESSAGES["Ready"](ready=all(is_ready(versions, Target(name, None, None)) for name in versions.configs()))
+        ready = all(is_ready(versions, Target(name, None, None)) for name in versions.configs())
+        return MESSAGES["ServerReadyResponse"](ready=ready)
 
     def model_ready(self, request: Any, deadline: float) -> Any:
         """Say whether a version of a model answers."""
-        return MESSAGES["Ready"](ready=is_ready(self._predictor.versions, _target(request.name, request.version)))
+        ready = is_ready(self._predictor.versions, _target(request.name, request.version))
+        return MESSAGES["ModelReadyResponse"](ready=ready)
 
     def server_metadata(self, request: Any, deadline: float) -> Any:
         """Name the server and its extensions."""
-        return MESSAGES["Server"](name="cifs-tf", version=own_version(), extensions=EXTENSIONS)
+        return MESSAGES["ServerMetadataResponse"](name="cifs-tf", version=own_version(), extensions=EXTENSIONS)
 
     def model_metadata(self, request: Any, deadline: float) -> Any:
         """Describe inputs and outputs of `serving_default`."""
-        return MESSAGES["Metadata"](**describe_model(self._predictor, _target(request.name, request.version)))
+        described = describe_model(self._predictor, _target(request.name, request.version))
+        return MESSAGES["ModelMetadataResponse"](**described)
 
     def infer(self, request: Any, deadline: float) -> Any:
         """Run a model; the parameter `signature_name` chooses the signature."""
         if request.raw_input_contents and len(request.raw_input_contents) != len(request.inputs):
             raise invalid_argument("raw_input_contents must have one part for each of the inputs")
-        names = [item.value.string_param for item in request.parameters if item.key == "signature_name"]
+        parameters = request.parameters
+        name = parameters["signature_name"].string_param if "signature_name" in parameters else ""
         target, inputs = _target(request.model_name, request.model_version), {}
         with self._predictor.count(target.model, "Predict", "GRPC"):
             for index, item in enumerate(request.inputs):
                 raw = request.raw_input_contents[index] if request.raw_input_contents else None
                 inputs[item.name] = _read(item, raw)
             with self._predictor.versions.use(target.model, target.version) as version:
-                name, signature = find_signature(version.loaded.signatures, names[0] if names else "")
+                name, signature = find_signature(version.loaded.signatures, name)
                 inputs = narrow(signature, inputs) if version.loaded.widens else inputs
                 wanted = [output.name for output in request.outputs]
                 outputs = self._predictor.predict(version, name, inputs, wanted, deadline)
-                response = MESSAGES["Response"](
+                response = MESSAGES["ModelInferResponse"](
                     model_name=version.model, model_version=str(version.number), id=request.id
                 )
         for key, tensor in outputs.items():

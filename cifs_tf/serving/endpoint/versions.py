@@ -172,14 +172,6 @@ class Versions:
                 raise StatusError(Code.NOT_FOUND, f"Could not find any versions of model {model}")
             return [_status(versions[n]) for n in sorted(versions, reverse=True) if number in (None, n)]
 
-    def close(self, timeout: float | None = None) -> None:
-        """Wait for the last request of every version, so many seconds at most, and unload it."""
-        with self._polling:
-            for versions in self._versions.values():
-                for version in versions.values():
-                    if version.state == State.AVAILABLE:
-                        self._unload(version, timeout)
-
     def _meant(self, model: str, number: int | None) -> int | None:
         """Take 0 for the latest, as clients such as ovmsclient mean it, unless there is a version 0."""
         return None if number == 0 and 0 not in self._versions.get(model, {}) else number
@@ -236,11 +228,10 @@ class Versions:
         LOGGER.info("%s version %d is available, loaded in %.1f s", version.model, version.number, seconds)
         self._on_load(version, seconds)
 
-    def _unload(self, version: Version, timeout: float | None = None) -> None:
+    def _unload(self, version: Version) -> None:
         with self._changed:
             version.state = State.UNLOADING
-            if not self._changed.wait_for(lambda: not version.uses, timeout):
-                return
+            self._changed.wait_for(lambda: not version.uses)
             servable, version.servable = version.servable, None
         if servable:
             servable.close()

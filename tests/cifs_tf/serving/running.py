@@ -62,7 +62,7 @@ def _wait_until_it_listens(server):
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
             raise RuntimeError(f"the server ended: {server.log.read_text()[-2000:]}")
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+        with contextlib.suppress(OSError):  # refused, or taken and not answered while the models load
             try:
                 urllib.request.urlopen(f"{server.url}/healthz", timeout=5)
             except urllib.error.HTTPError:

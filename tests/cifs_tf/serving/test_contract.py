@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
@@ -561,6 +562,15 @@ def test_case_57_status(endpoint):
     assert (status.version, status.State.Name(status.state), status.status.error_code) == (1, "AVAILABLE", 0)
     request.model_spec.name = "x"
     assert_rpc_refused(endpoint.models.GetModelStatus, request, grpc.StatusCode.NOT_FOUND, "model x")
+
+
+def test_health_checks(endpoint):
+    stub = health_pb2_grpc.HealthStub(endpoint.channel)
+    for name in ("", "PredictionService", "ModelService"):
+        assert stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=60).status == 1
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=60)
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
 def test_case_59_wrong_shape(endpoint):

@@ -9,6 +9,10 @@ import numpy as np
 import onnx
 import pytest
 import tensorflow as tf
+from google.protobuf import json_format
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from onnx import TensorProto, helper
 from tensorflow.core.example.example_pb2 import Example
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
@@ -242,6 +246,26 @@ def test_the_open_inference_protocol_over_grpc(server):
         with pytest.raises(grpc.RpcError) as caught:
             call("ModelInfer", head + field(5, described) + field(7, ones[:8]))
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_clients_learn_services_and_messages_from_the_server(server):
+    """As grpcurl does: by reflection, with a request that is JSON."""
+    with grpc.insecure_channel(server.grpc) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        services = {"tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"}
+        services |= {"inference.GRPCInferenceService", "grpc.reflection.v1alpha.ServerReflection"}
+        assert set(database.get_services()) == services
+        pool = DescriptorPool(database)
+        assert "Classify" in pool.FindServiceByName("tensorflow.serving.PredictionService").methods_by_name
+        method = pool.FindServiceByName("inference.GRPCInferenceService").methods_by_name["ModelInfer"]
+        tensor = {"name": "x", "datatype": "FP32", "shape": [3], "contents": {"fp32_contents": [1, 1, 1]}}
+        body = {"model_name": "m", "parameters": {"signature_name": {"string_param": "running_sum"}}}
+        request = json_format.ParseDict({**body, "inputs": [tensor]}, GetMessageClass(method.input_type)())
+        answer_class = GetMessageClass(method.output_type)
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer", None, answer_class.FromString)
+        answer = call(request.SerializeToString(), timeout=60)
+        assert (answer.model_version, answer.outputs[0].datatype) == ("1", "FP32")
+        assert np.frombuffer(answer.raw_output_contents[0], "<f4").tolist() == [1, 2, 3]
 
 
 def test_large_bodies_are_read_and_written_by_a_process(server):

@@ -136,7 +136,9 @@ def test_versions_change_and_the_server_ends_under_load_and_no_request_is_lost(t
             assert states(server)[3] == "AVAILABLE"
             # The end: what has come is answered, and nobody hangs.
             assert server.stop(signal.SIGTERM) == 0
-        assert server.log.read_text().splitlines()[-1].endswith("ended")
+        log = server.log.read_text()
+        assert log.splitlines()[-1].endswith("ended")
+        assert "unloaded" not in log.partition("ending:")[2], "what ends with the process is not taken apart first"
         assert [client.lost for client in clients] == [[]] * len(clients)
         assert all(client.answers for client in clients)
         answers = {tuple(np.round(answer, 4)) for client in clients for answer in client.answers}
