@@ -1,6 +1,9 @@
 """A small static server for the page: it alone, on this machine, until Ctrl-C."""
 
+import functools
+import gzip
 import http.server
+import re
 import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +24,9 @@ TYPES = {
     ".txt": "text/plain; charset=utf-8",
     ".wasm": "application/wasm",
 }
+# The runtime is 14 MB, and 3.9 MB at this level, after a second; level 9 takes four for 3.7 MB.
+GZIP_LEVEL = 4
+GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
 
 
 def find_file(path: str, folders: Mapping[str, Path]) -> Path | None:
@@ -44,6 +50,27 @@ def find_file(path: str, folders: Mapping[str, Path]) -> Path | None:
     folder = folders[prefix].resolve()
     file = (folder / (path.removeprefix(prefix) or "index.html")).resolve()
     return file if file.is_relative_to(folder) and file.suffix in TYPES and file.is_file() else None
+
+
+def read_file(file: Path, accepted: str = "") -> tuple[bytes, dict[str, str]]:
+    """Read a file that is to be answered with.
+
+    Args:
+        file: of a kind in `TYPES`.
+        accepted: the request's Accept-Encoding. Default nothing.
+
+    Returns:
+        (its content, packed if that is accepted, headers that say so).
+    """
+    headers = {"Content-Type": TYPES[file.suffix], "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    if not GZIP.search(accepted):
+        return file.read_bytes(), headers
+    return _packed(file, file.stat().st_mtime_ns), {**headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+
+
+@functools.lru_cache(maxsize=64)
+def _packed(file: Path, changed: int) -> bytes:
+    return gzip.compress(file.read_bytes(), GZIP_LEVEL)
 
 
 def make_server(folders: Mapping[str, Path], host: str, port: int) -> http.server.ThreadingHTTPServer:
@@ -72,12 +99,13 @@ def make_server(folders: Mapping[str, Path], host: str, port: int) -> http.serve
 
         def _answer(self, with_body: bool) -> None:
             file = find_file(urllib.parse.urlsplit(self.path).path, folders)
-            content = b"not found\n" if file is None else file.read_bytes()
+            content, headers = b"not found\n", {"Content-Type": TYPES[".txt"]}
+            if file is not None:
+                content, headers = read_file(file, self.headers.get("Accept-Encoding", ""))
             self.send_response(404 if file is None else 200)
-            self.send_header("Content-Type", TYPES[".txt"] if file is None else TYPES[file.suffix])
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
-            self.send_header("Cache-Control", "no-cache")
-            self.send_header("X-Content-Type-Options", "nosniff")
             self.end_headers()
             if with_body:
                 self.wfile.write(content)

@@ -65,6 +65,7 @@ class ServerOptions:
         enable_signature_method_name_check: let classify and regress use only signatures made for them, not those of
             Keras that fit.
         rest_api_enable_cors_support: let scripts of other web pages call the API.
+        enable_playground: show the playground at /playground of the REST port, with the models that the export wrote.
         grpc_socket_path: a UNIX socket for gRPC, beside the port.
         ssl_config_file: key and certificate of the gRPC port, in TF Serving's text format.
         enable_grpc_healthcheck_service: answer gRPC's health checks.
@@ -112,6 +113,7 @@ class ServerOptions:
     grpc_max_threads: int = 4 * CPUS
     enable_signature_method_name_check: bool = False
     rest_api_enable_cors_support: bool = False
+    enable_playground: bool = False
     grpc_socket_path: str | None = None
     ssl_config_file: str | None = None
     enable_grpc_healthcheck_service: bool = False
@@ -156,6 +158,8 @@ class ServerOptions:
             raise UserError("--model_base_path", self.model_base_path, advice)
         if not (self.port or self.rest_api_port or self.grpc_socket_path):
             raise UserError("--port", 0, "give a port here or to --rest_api_port, with none nobody can ask anything")
+        if self.enable_playground and not self.rest_api_port:
+            raise UserError("--enable_playground", True, "it is shown at --rest_api_port, give one")
         for argument in self.grpc_channel_arguments:
             if not re.fullmatch(r"[^=]+=[^=]+", argument):
                 raise UserError("--grpc_channel_arguments", argument, "give NAME=VALUE")

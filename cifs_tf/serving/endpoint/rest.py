@@ -24,6 +24,7 @@ from cifs_tf.serving.endpoint.classification import METHODS, infer, read_example
 from cifs_tf.serving.endpoint.json_requests import PredictBody, SignatureInputs, find_inputs, read_predict_body
 from cifs_tf.serving.endpoint.json_responses import write_predict_body
 from cifs_tf.serving.endpoint.lane import Lane
+from cifs_tf.serving.endpoint.playground_page import PLAYGROUND_PATH, PlaygroundPage
 from cifs_tf.serving.endpoint.predictor import Predictor
 from cifs_tf.serving.endpoint.rest_paths import API_PATH, MODEL_PATH, PREDICTION_PATH, Target, read_target
 from cifs_tf.serving.endpoint.rest_responses import TEXT, error_body, error_response, html_response, json_response
@@ -62,6 +63,7 @@ class RestApi:
         metrics_path: where Prometheus finds the metrics; None (default) for nowhere.
         cors: whether answers allow scripts of other origins. Default false.
         receive_timeout: seconds that a client may take to send a body, > 0. Default 30.
+        playground: answers below /playground. Default nobody.
     """
 
     def __init__(
@@ -73,11 +75,12 @@ class RestApi:
         metrics_path: str | None = None,
         cors: bool = False,
         receive_timeout: float = 30.0,
+        playground: PlaygroundPage | None = None,
     ) -> None:
         self._predictor, self._threads, self._lane = predictor, threads, lane
         self._large_threads = ThreadPoolExecutor(LARGE_THREADS, thread_name_prefix="large")
         self._metrics_path, self._cors, self._receive_timeout = metrics_path, cors, receive_timeout
-        self._v2 = InferenceProtocol(predictor, self._by)
+        self._v2, self._playground = InferenceProtocol(predictor, self._by), playground
         self._active = self._buffered = 0
         self.draining = False
 
@@ -110,6 +113,9 @@ class RestApi:
             async with self._body(headers, receive) as body:
                 if path == self._metrics_path:
                     return Response(self._predictor.metrics.page(), headers={"content-type": TEXT})
+                answer = asyncio.get_running_loop().run_in_executor
+                if self._playground and method in ("GET", "HEAD") and PLAYGROUND_PATH.fullmatch(path):
+                    return await answer(self._threads, self._playground.answer, path, headers)
                 if not API_PATH.fullmatch(path) and not V2_PATH.fullmatch(path):
                     return html_response(404)
                 if method == "OPTIONS":
@@ -120,7 +126,6 @@ class RestApi:
                     return self._with_cors(self._answer(method, path, headers, b"", deadline))
                 is_large = len(body) > (LARGE_BYTES // GZIP_RATIO if _is_gzip(headers) else LARGE_BYTES)
                 threads = self._large_threads if is_large else self._threads
-                answer = asyncio.get_running_loop().run_in_executor
                 return self._with_cors(await answer(threads, self._answer, method, path, headers, body, deadline))
         except TooLargeError as error:
             return json_response(413, error_body(str(error)), CLOSE)

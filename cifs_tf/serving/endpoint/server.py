@@ -22,6 +22,7 @@ import grpc
 import uvicorn
 
 from cifs_tf.errors import UserError
+from cifs_tf.playground.vendor import vendor_runtime
 from cifs_tf.serving.endpoint import config_files
 from cifs_tf.serving.endpoint.batching import Batcher, BatchingOptions
 from cifs_tf.serving.endpoint.connections import guarded_protocol
@@ -30,6 +31,7 @@ from cifs_tf.serving.endpoint.lane import Lane
 from cifs_tf.serving.endpoint.loading import load_version
 from cifs_tf.serving.endpoint.metrics import Metrics
 from cifs_tf.serving.endpoint.options import ServerOptions
+from cifs_tf.serving.endpoint.playground_page import PlaygroundPage
 from cifs_tf.serving.endpoint.predictor import Predictor
 from cifs_tf.serving.endpoint.rest import RestApi
 from cifs_tf.serving.endpoint.served_models import ServedModel, served_models
@@ -91,6 +93,7 @@ class _Server:
             metrics_path=_metrics_path(options),
             cors=options.rest_api_enable_cors_support,
             receive_timeout=options.receive_timeout_in_ms / 1000,
+            playground=PlaygroundPage(self._versions, vendor_runtime()) if options.enable_playground else None,
         )
 
     async def run(self) -> None:
@@ -209,6 +212,8 @@ class _Server:
         host = f"[{options.host}]" if ":" in options.host else options.host
         if options.rest_api_port:
             LOGGER.info("REST at http://%s:%d/v1/models/NAME:predict", host, options.rest_api_port)
+        if options.enable_playground:
+            LOGGER.info("the playground at http://%s:%d/playground", host, options.rest_api_port)
         if options.port:
             LOGGER.info("gRPC at %s:%d", host, options.port)
         if not _is_loopback(options.host):

@@ -41,6 +41,11 @@ def free_ports(number):
         return [bound.getsockname()[1] for bound in sockets]
 
 
+def post(url, body):
+    with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=60) as response:
+        return json.load(response)
+
+
 def picture(shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
@@ -313,6 +318,20 @@ class TestWithServer:
         for name in found["importance"]:
             np.testing.assert_allclose(outputs[f"importance_{name}"], found["importance"][name], atol=1e-5)
             assert f"relevance_{name}" in outputs
+
+    def test_dashboards_ask_for_explanations_by_a_path(self, server, files):
+        """`:explain` in TF Serving's form, and v2's `/explain`, are the signature `explain`."""
+        image = to_array(files / "good" / "0.png", (8, 8, 3))
+        expected = Client(server.url).explain([files / "good" / "0.png"])
+        (row,) = post(f"{server.url}/v1/models/default:explain", {"instances": [image.tolist()]})["predictions"]
+        tensor = {"name": "image", "datatype": "FP32", "shape": [1, 8, 8, 3], "data": image.reshape(-1).tolist()}
+        for path in ("/v2/models/default/explain", "/v2/models/default/versions/1/explain"):
+            found = post(server.url + path, {"inputs": [tensor]})["outputs"]
+            assert {item["name"] for item in found} == set(row) == set(expected)
+            for item in found:
+                values = np.reshape(item["data"], item["shape"])
+                np.testing.assert_allclose(values, expected[item["name"]], atol=1e-5)
+                np.testing.assert_allclose(row[item["name"]], expected[item["name"]][0], atol=1e-5)
 
     def test_metadata(self, target):
         signatures = Client(target, version=1).metadata()

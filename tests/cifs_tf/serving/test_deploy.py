@@ -1,6 +1,7 @@
 """The deployment files: against the schemas of their formats, against each other, and nginx and the probe at work."""
 
 import contextlib
+import copy
 import dataclasses
 import json
 import os
@@ -10,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import types
@@ -23,9 +25,14 @@ from pathlib import Path
 import crossplane
 import grpc
 import kubernetes_validate
+import promql_parser
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from cifs_tf.command_line import parse_options
 from cifs_tf.serving.endpoint.config_files import (
     DEFAULT_METRICS_PATH,
     read_batching_parameters,
@@ -33,11 +40,22 @@ from cifs_tf.serving.endpoint.config_files import (
     read_monitoring_config,
     read_ssl_config,
 )
+from cifs_tf.serving.endpoint.metrics import Metrics
 from cifs_tf.serving.endpoint.options import ServerOptions
+from cifs_tf.serving.publishing.options import ExportOptions
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "serving" / "deploy"
-MANIFESTS = sorted(path for path in (DEPLOY / "kubernetes" / "base").glob("*.yaml") if path.stem != "kustomization")
+DEPLOYMENT = "kubernetes/base/server/deployment.yaml"
+VARIANTS = sorted(path.parent for path in (DEPLOY / "kubernetes").rglob("kustomization.yaml"))
+# Those that are whole by themselves, and not laid over others.
+MANIFESTS = [
+    path
+    for name in ("base", "base/server", "ingress", "fill")
+    for path in sorted((DEPLOY / "kubernetes" / name).glob("*.yaml"))
+    if path.stem != "kustomization"
+]
+README = (DEPLOY / "README.md").read_text()
 KUBERNETES = "1.34"
 READY = "/v1/models/cifs/metadata"
 
@@ -53,7 +71,7 @@ def compose():
 
 @pytest.fixture(scope="module")
 def pod():
-    return load("kubernetes/base/deployment.yaml")["spec"]["template"]["spec"]
+    return load(DEPLOYMENT)["spec"]["template"]["spec"]
 
 
 @pytest.fixture(scope="module")
@@ -96,39 +114,43 @@ def test_manifests_follow_kubernetes(path):
 
 
 def test_unknown_fields_of_a_manifest_are_found():
-    document = load("kubernetes/base/deployment.yaml")
+    document = load(DEPLOYMENT)
     document["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError, match="readynessProbe"):
         check_kubernetes([document])
 
 
-@pytest.mark.parametrize("folder", ["config", "kubernetes/base", "kubernetes/gpu"])
+@pytest.mark.parametrize("folder", [DEPLOY / "config", *VARIANTS], ids=lambda path: path.name)
 def test_kustomizations_name_what_is_there(folder):
-    content = load(f"{folder}/kustomization.yaml")
+    content = yaml.safe_load((folder / "kustomization.yaml").read_text())
     named = [*content.get("resources", []), *(patch["path"] for patch in content.get("patches", []))]
     named += [file for generator in content.get("configMapGenerator", []) for file in generator["files"]]
     assert named
     for name in named:
-        assert (DEPLOY / folder / name).exists()
-    if folder == "kubernetes/base":
-        assert {path.name for path in MANIFESTS} <= set(named)
+        assert (folder / name).exists()
+    assert {path.name for path in folder.glob("*.yaml")} - {"kustomization.yaml"} <= set(named)
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
-def test_kustomize_builds_both_variants():
+def test_kustomize_builds_every_variant():
     built = {}
-    for variant in ("base", "gpu"):
-        command = ["kubectl", "kustomize", str(DEPLOY / "kubernetes" / variant)]
+    for variant in VARIANTS:
+        command = ["kubectl", "kustomize", str(variant)]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         documents = list(yaml.safe_load_all(text))
-        check_kubernetes(documents)
-        built[variant] = {(document["kind"], document["metadata"]["name"]): document for document in documents}
+        check_kubernetes([document for document in documents if "monitoring.coreos.com" not in document["apiVersion"]])
+        found = {(document["kind"], document["metadata"]["name"]): document for document in documents}
+        built[variant.name] = found
+        for (kind, _), document in found.items():
+            if kind in ("Deployment", "Job"):
+                names = {
+                    volume["configMap"]["name"]
+                    for volume in document["spec"]["template"]["spec"]["volumes"]
+                    if "configMap" in volume
+                }
+                assert names == {name for kind, name in found if kind == "ConfigMap"}
     kinds = {kind for kind, _ in built["base"]}
     assert kinds - {kind for kind, _ in built["gpu"]} == {"HorizontalPodAutoscaler"}
-    for documents in built.values():
-        spec = documents["Deployment", "cifs-serving"]["spec"]["template"]["spec"]
-        names = {volume["configMap"]["name"] for volume in spec["volumes"] if "configMap" in volume}
-        assert names == {name for kind, name in documents if kind == "ConfigMap"}
     gpu = built["gpu"]["Deployment", "cifs-serving"]["spec"]
     (serving,) = gpu["template"]["spec"]["containers"]
     assert gpu["replicas"] == 2
@@ -136,6 +158,26 @@ def test_kustomize_builds_both_variants():
     assert serving["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert serving["readinessProbe"]["httpGet"]["path"] == READY  # what was laid over replaced nothing else
     assert len(gpu["template"]["spec"]["volumes"]) == 4
+    # A canary is another Deployment, whose pods the Service of the first takes too.
+    (canary,) = (document for (kind, _), document in built["canary"].items() if kind == "Deployment")
+    stable, service = built["base"]["Deployment", "cifs-serving"], built["base"]["Service", "cifs-serving"]["spec"]
+    labels = canary["spec"]["template"]["metadata"]["labels"]
+    assert service["selector"].items() <= labels.items()
+    assert not stable["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert canary["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    # From object storage: nothing is mounted that there is not, and out goes what DNS and HTTPS need.
+    stored = built["object-storage"]
+    spec = stored["Deployment", "cifs-serving"]["spec"]["template"]["spec"]
+    assert not any("persistentVolumeClaim" in volume for volume in spec["volumes"])
+    assert not any(kind == "PersistentVolumeClaim" for kind, _ in stored)
+    egress = stored["NetworkPolicy", "cifs-serving"]["spec"]["egress"]
+    assert {port["port"] for rule in egress for port in rule["ports"]} == {53, 443}
+    for container in (
+        *spec["initContainers"],
+        *built["fill"]["Job", "cifs-serving-fill"]["spec"]["template"]["spec"]["containers"],
+    ):
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
 def test_configuration_files_are_sound():
@@ -147,10 +189,143 @@ def test_configuration_files_are_sound():
     assert read_batching_parameters(DEPLOY / "config" / "batching.config").max_batch_size.value == 32
     monitoring = read_monitoring_config(DEPLOY / "config" / "monitoring.config").prometheus_config
     assert monitoring.enable
-    (job,) = load("prometheus.yml")["scrape_configs"]
+    (job,) = load("monitoring/prometheus.yml")["scrape_configs"]
     assert job["metrics_path"] == monitoring.path == DEFAULT_METRICS_PATH
     assert job["static_configs"][0]["targets"] == ["serving:8501"]
     assert not read_ssl_config(DEPLOY / "config" / "ssl.config.example").client_verify
+
+
+def test_the_canary_differs_in_one_version():
+    stable = read_model_config(DEPLOY / "config" / "models.config").model_config_list.config
+    canary = read_model_config(DEPLOY / "kubernetes" / "canary" / "models.config").model_config_list.config
+    assert stable[1] == canary[1]
+    for model, number in ((stable[0], 1), (canary[0], 2)):
+        assert list(model.model_version_policy.specific.versions) == [number]
+        assert set(model.version_labels.values()) == {number}
+
+
+def test_the_readme_makes_what_the_config_serves():
+    """Its exports: their options, and that models.config names exactly what they write."""
+    made = {}
+    for line in re.findall(r"^    python \.\./export\.py (.*)$", README, re.MULTILINE):
+        options = parse_options(ExportOptions, "serving/export.py", line.split(), "")
+        assert options.model_base_path == f"models/{options.defense}"
+        made[f"/{options.model_base_path}"] = [options.version]
+    models = read_model_config(DEPLOY / "config" / "models.config").model_config_list.config
+    assert made == {model.base_path: list(model.model_version_policy.specific.versions) for model in models}
+
+
+def test_the_readme_fills_a_volume(tmp_path):
+    """The line with tar, without a cluster in the middle; what is there, and what is no model, is left alone."""
+    line = re.search(
+        r"^    tar -C models -c (.*) \| kubectl exec .* -- sh /scripts/publish\.sh /models$", README, re.MULTILINE
+    )
+    for version in (*line[1].split(), "cifs/2", "cifs/3"):
+        (tmp_path / "models" / version).mkdir(parents=True)
+        (tmp_path / "models" / version / "saved_model.pb").write_text(version)
+    (tmp_path / "models" / "cifs" / "3" / "saved_model.pb").unlink()
+    (tmp_path / "volume" / "cifs" / "2").mkdir(parents=True)
+    with tarfile.open(tmp_path / "models.tar", "w") as archive:
+        for version in (*line[1].split(), "cifs/2", "cifs/3"):
+            archive.add(tmp_path / "models" / version, version)
+    command = ["sh", DEPLOY / "kubernetes" / "fill" / "publish.sh", tmp_path / "volume"]
+    with (tmp_path / "models.tar").open("rb") as archive:
+        ended = subprocess.run(command, stdin=archive, capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines() == [f"{version}: published" for version in line[1].split()]
+    assert ended.stderr.splitlines() == [
+        "cifs/2: it is there already, left out",
+        "cifs/3: there is no saved_model.pb, left out",
+    ]
+    found = {str(path.relative_to(tmp_path / "volume")) for path in (tmp_path / "volume").rglob("*.pb")}
+    assert found == {f"{version}/saved_model.pb" for version in line[1].split()}
+    assert not (tmp_path / "volume" / ".incoming").exists()
+
+
+def test_the_readme_names_objects_that_are_there():
+    names = {document["metadata"]["name"] for path in MANIFESTS for document in yaml.safe_load_all(path.read_text())}
+    names |= {"cifs-serving-canary", "cifs-serving-dashboard"}
+    for kind, name in re.findall(r"kubectl .*?\b(deployment|service|job)/([\w-]+)", README):
+        assert name in names, kind
+    for folder in re.findall(r"apply -k (\S+)", README):
+        assert (DEPLOY / folder / "kustomization.yaml").is_file()
+
+
+# Metrics.
+
+
+def queries():
+    """Every query of alerts and dashboard, in what it stands."""
+    for group in load("monitoring/alerts.yml")["groups"]:
+        for rule in group["rules"]:
+            yield rule["alert"], rule["expr"]
+    for panel in json.loads((DEPLOY / "monitoring" / "dashboard.json").read_text())["panels"]:
+        for target in panel["targets"]:
+            yield panel["title"], target["expr"].replace("$__rate_interval", "5m")
+
+
+@pytest.mark.parametrize(("where", "query"), queries())
+def test_queries_ask_for_metrics_that_the_server_has(where, query):
+    promql_parser.parse(query)
+    metrics = Metrics()
+    with metrics.request("m", "Predict", "REST"), metrics.run("m"), metrics.warmup("m"):
+        metrics.loaded("m", 1.0)
+    page = metrics.page().decode()
+    for name, labels in re.findall(r"([:\w]*:[:\w]+|process_\w+)(?:\{(.*?)\})?", query):
+        samples = [line for line in page.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+        assert samples, name
+        for label in re.findall(r"(\w+)=~?\"", labels):
+            assert label == "job" or f'{label}="' in samples[0]
+    for label in re.findall(r"by \((.*?)\)", query):
+        assert all(f'{part.strip()}="' in page for part in label.split(","))
+
+
+def test_alerts_are_complete_and_the_operators_are_the_same():
+    (group,) = load("monitoring/alerts.yml")["groups"]
+    for rule in group["rules"]:
+        assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"\d+m", rule["for"])
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert set(rule["annotations"]) == {"summary", "description"}
+    rules = load("kubernetes/monitoring/prometheusrule.yaml")
+    assert (rules["apiVersion"], rules["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+    assert rules["spec"]["groups"] == [group]
+    assert load("monitoring/prometheus.yml")["rule_files"] == ["alerts.yml"]
+
+
+def test_the_pod_monitor_finds_the_metrics(container):
+    monitor = load("kubernetes/monitoring/podmonitor.yaml")
+    labels = load(DEPLOYMENT)["spec"]["template"]["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    (scrape,) = monitor["spec"]["podMetricsEndpoints"]
+    assert scrape["port"] in {port["name"] for port in container["ports"]}
+    assert scrape["path"] == DEFAULT_METRICS_PATH
+
+
+def test_the_dashboard_is_one_of_grafanas():
+    """Read into Grafana's own types and written again, nothing is lost; what it did not know would be."""
+    register_default_plugins()
+    written = json.loads((DEPLOY / "monitoring" / "dashboard.json").read_text())
+
+    def lost(content):
+        read = json.loads(JSONEncoder().encode(Dashboard.from_json(copy.deepcopy(content))))
+        return list(differences(content, read))
+
+    def differences(ours, theirs, where=""):
+        if isinstance(ours, dict):
+            for key, value in ours.items():
+                yield from differences(value, theirs.get(key), f"{where}/{key}")
+        elif isinstance(ours, list):
+            for index, (one, other) in enumerate(zip(ours, theirs or [], strict=False)):
+                yield from differences(one, other, f"{where}/{index}")
+        elif ours != theirs:
+            yield where
+
+    assert lost(written) == []
+    written["panels"][0]["gridPoss"] = 1
+    assert lost(written) == ["/panels/0/gridPoss"]
+    places = load("monitoring/dashboards.yml")["providers"][0]["options"]["path"]
+    mounts = {volume["source"]: volume["target"] for volume in load("compose.yaml")["services"]["grafana"]["volumes"]}
+    assert mounts["./monitoring/dashboard.json"] == f"{places}/dashboard.json"
 
 
 def test_the_readme_makes_an_ssl_config(tmp_path):
@@ -158,7 +333,7 @@ def test_the_readme_makes_an_ssl_config(tmp_path):
     (tmp_path / "tls").mkdir()
     for name, what in (("server.key", "PRIVATE KEY"), ("server.crt", "CERTIFICATE")):
         (tmp_path / "tls" / name).write_text(f"-----BEGIN {what}-----\nAAAA\n-----END {what}-----\n")
-    block = re.search(r"^    python -c .*?> ssl\.config$", (DEPLOY / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    block = re.search(r"^    python -c .*?> ssl\.config$", README, re.DOTALL | re.MULTILINE)
     command = re.sub(r"^    ", "", block[0], flags=re.MULTILINE).replace("python", sys.executable, 1)
     subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
     message = read_ssl_config(tmp_path / "ssl.config")
@@ -166,12 +341,11 @@ def test_the_readme_makes_an_ssl_config(tmp_path):
 
 
 def test_the_readme_names_every_file():
-    text = (DEPLOY / "README.md").read_text()
     for path in DEPLOY.rglob("*"):
         mine = {"models", "tls", "ssl.config"} & set(path.relative_to(DEPLOY).parts)  # of whoever runs it here
         if path.is_file() and path.name != "README.md" and not mine:
             folder = path.parent.relative_to(DEPLOY)
-            assert f"`{path.relative_to(DEPLOY)}`" in text or f"`{folder}/`" in text, path
+            assert f"`{path.relative_to(DEPLOY)}`" in README or f"`{folder}/`" in README, path
 
 
 # Against each other.
@@ -248,11 +422,16 @@ def test_probes_and_limits(pod, container):
 
 
 def test_everything_selects_the_pods():
-    labels = load("kubernetes/base/deployment.yaml")["spec"]["template"]["metadata"]["labels"]
+    labels = load(DEPLOYMENT)["spec"]["template"]["metadata"]["labels"]
     for path in MANIFESTS:
         for document in yaml.safe_load_all(path.read_text()):
             spec = document["spec"]
             selector = spec.get("podSelector") or spec.get("selector")
+            if document["kind"] == "Ingress":
+                (rule,) = spec["rules"]
+                assert [path["path"] for path in rule["http"]["paths"]] == ["/v1/models"]
+                assert rule["http"]["paths"][0]["backend"]["service"]["name"] == "cifs-serving"
+                assert spec["tls"][0]["hosts"] == [rule["host"]]
             if selector:
                 assert selector.get("matchLabels", selector).items() <= labels.items()
             if document["kind"] == "HorizontalPodAutoscaler":

@@ -1,0 +1,57 @@
+"""Clients of other projects, each in an environment of its own, ask the local server."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifs_tf.export import export
+from tests.cifs_tf.serving.running import running_server
+
+pytestmark = pytest.mark.soak
+
+
+@pytest.fixture
+def server(tmp_path, make_classifier):
+    export(make_classifier((8, 8, 3), 5, defense="cifs"), tmp_path / "m")
+    with running_server(tmp_path / "log", f"--model_base_path={tmp_path / 'm'}", "--model_name=m") as running:
+        yield running
+
+
+def environment(folder, *packages):
+    """Make an environment; return its Python."""
+    python = folder / "env" / "bin" / "python"
+    for arguments in (("venv", f"--python={sys.executable}", folder / "env"), ("pip", "install", "-p", python)):
+        more = packages if arguments[0] == "pip" else ()
+        subprocess.run([sys.executable, "-m", "uv", "--quiet", *map(str, (*arguments, *more))], check=True)
+    return python
+
+
+def test_triton(server, tmp_path):
+    Image.fromarray(np.full((8, 8, 3), 128, np.uint8)).save(tmp_path / "grey.png")
+    python = environment(tmp_path, "tritonclient[http,grpc]")
+    script = Path(__file__).with_name("triton_client.py")
+    command = [python, script, server.url.removeprefix("http://"), server.grpc, tmp_path / "grey.png"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (0, "asked\n"), ended.stderr
+
+
+def test_ovms(server, tmp_path):
+    """The client of OpenVINO's model server, over gRPC and over REST."""
+    python = environment(tmp_path, "ovmsclient")
+    script = f"""
+import numpy as np, ovmsclient
+image = np.zeros((2, 8, 8, 3), np.float32)
+for package, address in (("grpc", {server.grpc!r}), ("http", {server.url.removeprefix("http://")!r})):
+    client = getattr(ovmsclient, f"make_{{package}}_client")(address)
+    assert client.get_model_metadata("m")["inputs"]["image"]["dtype"] == "DT_FLOAT"
+    assert client.get_model_status("m")[1]["state"] == "AVAILABLE"
+    found = client.predict({{"image": image}}, "m")
+    assert found["probabilities"].shape == (2, 5)
+print("asked")
+"""
+    ended = subprocess.run([python, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "asked\n"), ended.stderr
