@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from cifs_tf.export import export
 from cifs_tf.models import build_classifier
 
 NAME = "cifs"
+# A request that other clients should not notice: so many images as JSON, 4 MB of 32 x 32 x 3.
+LARGE_IMAGES, LARGE_CLIENTS = 64, 2
 START_SECONDS = 120
 Client = Callable[[], object]
 """Sends one request; it returns when the answer is there, or raises."""
@@ -49,13 +51,21 @@ def run(options: ServeOptions, report: Report) -> dict[str, Any]:
         base = Path(folder) / NAME
         version = export(classifier, base, formats=("savedmodel",))
         clients: dict[str, list[Client]] = {"direct": [direct_client(version, image)]}
+        beside: dict[str, list[Client]] = {}
         for label, arguments in (("", ()), (", batching", ("--enable_batching",))):
             rest, rpc = stack.enter_context(running_server(base, *arguments))
-            clients[f"REST, encoded{label}"] = [rest_client(rest, file) for _ in range(options.clients)]
+            clients[f"REST, encoded{label}"] = [rest_client(rest, encoded(file)) for _ in range(options.clients)]
             clients[f"gRPC, float{label}"] = [grpc_client(rpc, image) for _ in range(options.clients)]
+        other, _ = stack.enter_context(running_server(base, *arguments))
+        both = [rest_client(rest if number % 2 else other, encoded(file)) for number in range(options.clients)]
+        clients["REST, encoded, batching, two processes"] = both
+        large = json.dumps({"instances": [image.tolist()] * LARGE_IMAGES}).encode()
+        way = "REST, encoded, batching, beside large"
+        clients[way] = [rest_client(rest, encoded(file)) for _ in range(options.clients)]
+        beside[way] = [rest_client(rest, large) for _ in range(LARGE_CLIENTS)]
         for number in range(options.rounds):
             for way, asking in clients.items():
-                rounds.setdefault(way, []).append(measure_load(asking, options.seconds))
+                rounds.setdefault(way, []).append(measure_load(asking, options.seconds, beside.get(way, [])))
             latest = ", ".join(f"{way} {found[-1]['requests_per_second']:.1f}" for way, found in rounds.items())
             report(f"round {number + 1} of {options.rounds}: {latest} requests a second")
     rates = {way: np.array([found["requests_per_second"] for found in each]) for way, each in rounds.items()}
@@ -78,10 +88,14 @@ def running_server(base: Path, *arguments: str) -> Iterator[tuple[str, str]]:
         process.wait()
 
 
-def rest_client(address: str, file: bytes) -> Client:
-    """Make a client that sends an image file to the signature `encoded` over REST."""
+def encoded(file: bytes) -> bytes:
+    """Write the request that sends an image file to the signature `encoded`."""
+    return json.dumps({"signature_name": "encoded", "instances": [{"b64": base64.b64encode(file).decode()}]}).encode()
+
+
+def rest_client(address: str, body: bytes) -> Client:
+    """Make a client that sends a body over REST."""
     connection = http.client.HTTPConnection(address)
-    body = json.dumps({"signature_name": "encoded", "instances": [{"b64": base64.b64encode(file).decode()}]}).encode()
 
     def ask() -> object:
         connection.request("POST", f"/v1/models/{NAME}:predict", body)
@@ -115,8 +129,13 @@ def direct_client(version: Path, image: np.ndarray) -> Client:
     return ask
 
 
-def measure_load(clients: list[Client], seconds: float) -> dict[str, float]:
+def measure_load(clients: list[Client], seconds: float, beside: Sequence[Client] = ()) -> dict[str, float]:
     """Let every client ask in a thread of its own, for so long.
+
+    Args:
+        clients: whose requests are counted and timed.
+        seconds: > 0.
+        beside: that ask meanwhile, uncounted. Default nobody.
 
     Returns:
         `requests_per_second`, `p50_ms`, `p99_ms`, and `requests`.
@@ -133,13 +152,16 @@ def measure_load(clients: list[Client], seconds: float) -> dict[str, float]:
             taken.append(time.perf_counter() - started)
         return taken
 
-    for ask in clients:
+    for ask in (*clients, *beside):
         ask()
     started = time.perf_counter()
     end = started + seconds
-    with ThreadPoolExecutor(len(clients)) as pool:
+    with ThreadPoolExecutor(len(clients) + len(beside)) as pool:
+        others = [pool.submit(work, ask) for ask in beside]
         taken = np.array([one for part in pool.map(work, clients) for one in part])
-    elapsed = time.perf_counter() - started
+        elapsed = time.perf_counter() - started
+        for other in others:
+            other.result()  # raises what it raised
     p50, p99 = np.percentile(taken * 1000, [50, 99])
     return {
         "requests_per_second": len(taken) / elapsed,

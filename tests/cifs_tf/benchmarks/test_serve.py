@@ -29,6 +29,15 @@ def test_every_request_of_every_client_is_counted():
     assert 0 <= found["p50_ms"] <= found["p99_ms"]
 
 
+def test_clients_beside_the_others_ask_and_are_not_counted():
+    client, other = mock.Mock(), mock.Mock()
+    found = serve.measure_load([client], 0.05, [other])
+    assert found["requests"] == client.call_count - 1
+    assert other.call_count > 1
+    with pytest.raises(ValueError, match="broken"):
+        serve.measure_load([client], 0.05, [mock.Mock(side_effect=ValueError("broken"))])
+
+
 def test_a_request_that_fails_ends_the_benchmark():
     with pytest.raises(ValueError, match="broken"):
         serve.measure_load([mock.Mock(side_effect=ValueError("broken"))], 0.05)

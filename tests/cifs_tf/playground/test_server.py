@@ -1,5 +1,6 @@
 """The playground's program: what it serves, what it refuses, and how it ends."""
 
+import gzip
 import http.client
 import re
 import signal
@@ -54,7 +55,13 @@ def test_types_and_lengths(tmp_path):
         connection.request("GET", path)
         answer = connection.getresponse()
         assert (answer.status, answer.headers["Content-Type"].split(";")[0]) == (200, kind)
-        assert len(answer.read()) == int(answer.headers["Content-Length"])
+        plain = answer.read()
+        assert len(plain) == int(answer.headers["Content-Length"])
+        for accepted, packed in (("gzip, br", True), ("gzip;q=0, br", False), ("br;q=0, gzip; q=0.5", True)):
+            connection.request("GET", path, headers={"Accept-Encoding": accepted})
+            answer = connection.getresponse()
+            assert (answer.headers.get("Content-Encoding") == "gzip") is packed
+            assert (gzip.decompress(answer.read()) if packed else answer.read()) == plain
     connection.request("HEAD", "/vendor/none.wasm")
     assert connection.getresponse().status == 404
     server.shutdown()
