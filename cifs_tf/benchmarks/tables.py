@@ -17,8 +17,8 @@ REQUESTS = {
     "gRPC, float": "gRPC, floats",
     "REST, encoded, batching": "REST, `encoded`, `--enable_batching`",
     "gRPC, float, batching": "gRPC, floats, `--enable_batching`",
-    "REST, encoded, batching, two processes": "REST, `encoded`, `--enable_batching`, half of the clients ask a second process",
-    "REST, encoded, batching, beside large": "REST, `encoded`, `--enable_batching`, beside two clients that send 4 MB of JSON",
+    "REST, encoded, batching, two processes": "REST, `encoded`, `--enable_batching`, half of them a second process",
+    "REST, encoded, batching, beside large": "REST, `encoded`, `--enable_batching`, beside two that send 4 MB of JSON",
 }
 
 
