@@ -12,7 +12,8 @@ from cifs_tf.serving.endpoint.status import invalid_argument
 
 PNG = b"\x89PNG\r\n\x1a\n"
 GIF = b"GIF8"
-BMP_COLOUR_BITS = 24
+# Of a BMP file: sizes of its header below which it is of OS/2, with its fields elsewhere, and bits of a colour.
+BMP_HEADER_BYTES, BMP_COLOUR_BITS = 40, 24
 JPEG_XL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
 # Formats whose header Pillow reads, by how their files begin.
 HEADERS = {b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"RIFF": "WEBP"}
@@ -32,14 +33,16 @@ def check_images(files: Iterable[bytes], max_pixels: int) -> None:
 
     Raises:
         StatusError: INVALID_ARGUMENT, naming the limit's flag; also for JPEG XL, and for images whose header cannot be
-            read, since a decoder may be able to, and BMP files with a palette, which the model does not read.
+            read, since a decoder may be able to, and BMP files with a palette or of OS/2, which the model does not read.
     """
     pixels = 0
     for index, file in enumerate(files):
         if file.startswith(JPEG_XL):
             raise invalid_argument(f"Image {index} is JPEG XL, which this server does not take; send PNG or JPEG")
-        if file.startswith(b"BM") and int.from_bytes(file[28:30], "little") < BMP_COLOUR_BITS:
-            raise invalid_argument(f"Image {index} is a BMP file with a palette, which is not read; send it as PNG")
+        if file.startswith(b"BM") and not _is_plain_bmp(file):
+            raise invalid_argument(
+                f"Image {index} is a BMP file with a palette or of OS/2, which is not read; send PNG"
+            )
         try:
             claimed = count_pixels(file)
         except Exception as error:  # Pillow raises whatever a damaged header leads it to
@@ -50,6 +53,11 @@ def check_images(files: Iterable[bytes], max_pixels: int) -> None:
                 f"Images of more than {max_pixels} pixels in a request are not decoded (--max_image_pixels); image "
                 f"{index} has {claimed}"
             )
+
+
+def _is_plain_bmp(file: bytes) -> bool:
+    header, bits = int.from_bytes(file[14:18], "little"), int.from_bytes(file[28:30], "little")
+    return header >= BMP_HEADER_BYTES and bits >= BMP_COLOUR_BITS
 
 
 def count_pixels(file: bytes) -> int:
