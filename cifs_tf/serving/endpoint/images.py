@@ -33,7 +33,7 @@ def check_images(files: Iterable[bytes], max_pixels: int) -> None:
 
     Raises:
         StatusError: INVALID_ARGUMENT, naming the limit's flag; also for JPEG XL, and for images whose header cannot be
-            read, since a decoder may be able to, and BMP files with a palette or of OS/2, which the model does not read.
+            read, since a decoder may be able to, and BMP files with a palette or of OS/2, which the model misreads.
     """
     pixels = 0
     for index, file in enumerate(files):
