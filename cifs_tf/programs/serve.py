@@ -10,6 +10,7 @@ a SavedModel runs its operations, whatever they do: serve models that you trust.
 and ends.
 """
 
+import os
 from collections.abc import Sequence
 
 from cifs_tf.command_line import parse_options
@@ -25,6 +26,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     options = parse_options(ServerOptions, "serving/server.py", leave_out_foreign_flags(argv), __doc__)
     require("serve")
+    # oneDNN's own allocator keeps what it ever had: the memory of a model would stay after it was replaced.
+    os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
     # TensorFlow takes seconds to import: not before the options have been checked.
     from cifs_tf.serving.endpoint.server import serve
 
