@@ -90,7 +90,7 @@ def test_logits_model_is_a_keras_model(make_classifier, data, tmp_path):
 def test_logits_model_is_evaluated(make_classifier):
     images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
     split = Split(images, np.arange(8, dtype=np.int32) % 5)
-    report = cifs_tf.evaluate(make_classifier().logits_model(), split, "quick", epsilon=0.01)
+    report = cifs_tf.evaluate(make_classifier().logits_model(), split, "apgd", epsilon=0.01)
     assert report["num_examples"] == 8
 
 
