@@ -8,13 +8,15 @@ Importing this package imports neither TensorFlow nor Keras. As soon as both are
 classes of a saved classifier are registered, so that `keras.models.load_model` knows them.
 """
 
-import os
-import signal
+import _signal  # signal imports modules of its own first: a Ctrl-C in that time would be a traceback
 import sys
 
-if sys.argv and os.path.basename(sys.argv[0]) == "cifs-tf" and hasattr(signal, "pthread_sigmask"):
+if hasattr(_signal, "pthread_sigmask") and (
+    "".join(sys.argv[:1]).rpartition("/")[2] == "cifs-tf"
+    or (sys.argv[:1] == ["-m"] and "cifs_tf" in sys.orig_argv)  # while `python -m` imports the package
+):
     # They wait until the program is prepared for them (`cifs_tf.signals.prepare`).
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP))
 
 import importlib
 from types import ModuleType

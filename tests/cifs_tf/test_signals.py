@@ -75,16 +75,24 @@ def test_while_modules_are_imported(script, number, tmp_path):
     assert end(process, number) == expected(script, number)
 
 
-def test_before_the_package_is_imported(tmp_path):
-    """A signal that comes first of all waits until the program can answer it (the package imports wrapt first)."""
+@pytest.mark.parametrize("first", ["wrapt", "enum"])
+@pytest.mark.parametrize("argv", [[str(ROOT / "training/run.py")], ["-m", "cifs_tf", "run"]])
+def test_before_the_package_is_imported(argv, first, tmp_path):
+    """A signal that comes first of all waits until the program can answer it.
+
+    The package imports wrapt first, and `import signal` imports enum, if nothing did before.
+    """
     handing_over = (
-        "import importlib, sys, time\nprint('here', file=sys.stderr, flush=True)\ntime.sleep(0.5)\n"
-        "sys.path.pop(sys.path.index(__file__.rpartition('/')[0]))\ndel sys.modules['wrapt']\n"
-        "importlib.invalidate_caches()\nimportlib.import_module('wrapt')\n"
+        f"import importlib, sys, time\nprint('here', file=sys.stderr, flush=True)\ntime.sleep(0.5)\n"
+        f"sys.path.pop(sys.path.index(__file__.rpartition('/')[0]))\ndel sys.modules['{first}']\n"
+        f"importlib.invalidate_caches()\nimportlib.import_module('{first}')\n"
     )
-    (tmp_path / "wrapt.py").write_text(handing_over)
-    process = start(str(ROOT / "training/run.py"), env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
-    assert end(process, signal.SIGINT) == expected("training/run.py", signal.SIGINT)
+    (tmp_path / f"{first}.py").write_text(handing_over)
+    # Without `site`, whose own imports come before the first line of any program, and with its folders.
+    paths = ":".join([str(tmp_path), str(ROOT), *(path for path in sys.path if path.endswith("-packages"))])
+    process = start("-S", *argv, env={"PYTHONPATH": paths})
+    code, err = end(process, signal.SIGINT)
+    assert (code, err.partition(": ")[2]) == (130, "interrupted; the same command continues.")
 
 
 @pytest.mark.parametrize(("seconds", "interrupts"), [(0, 1), (30, 2)])
