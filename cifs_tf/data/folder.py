@@ -1,6 +1,7 @@
 """Images from a folder of one's own: one sub-folder of image files per class."""
 
 import collections
+import errno
 import io
 import os
 import unicodedata
@@ -158,6 +159,8 @@ class _Reader:
                 is_moving_webp = image.format == "WEBP" and getattr(image, "n_frames", 1) > 1
                 if is_moving_webp or (image.format == "BMP" and image.mode in ("1", "P", "L")):
                     return _as_png(image)
+        except Image.DecompressionBombError as error:  # TensorFlow would try, and end the process for want of memory
+            raise OSError(errno.EFBIG, "it has too many pixels to be a photograph, make it smaller") from error
         except Exception:  # Pillow raises many kinds; whether the file can be read is for TensorFlow to say
             return content
         return content

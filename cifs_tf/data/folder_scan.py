@@ -1,7 +1,9 @@
 """The layout of a folder: its image files by class and split."""
 
+import collections
 import dataclasses
 import os
+import unicodedata
 from pathlib import Path
 
 from cifs_tf.errors import UserError
@@ -47,7 +49,8 @@ class ImageFile:
     Args:
         path: of the file.
         label: of its class.
-        name: below its class folder, with / between folders; what its split depends on.
+        name: below its class folder, with / between folders, in Unicode's form NFC, whichever the disk has: what its
+            split and its identity depend on.
     """
 
     path: Path
@@ -60,7 +63,7 @@ class Layout:
     """The files of a folder.
 
     Args:
-        class_names: in alphabetical order, that of the labels.
+        class_names: in alphabetical order, that of the labels; in Unicode's form NFC, as the names of files.
         splits: files by split: `train`, and `validation` and `test` where there are folders for them.
         left_out: files that are no images, or lie where no class is.
     """
@@ -158,7 +161,7 @@ def _checked(layout: Layout, dataset: str) -> Layout:
 
 
 def _read_split(folder: Path, root: Path, dataset: str) -> tuple[tuple[str, ...], tuple[ImageFile, ...], list[LeftOut]]:
-    classes = sorted(_folders(folder))
+    classes = sorted(_folders(folder), key=_order)
     if not classes:
         raise UserError("--dataset", dataset, f"{folder} has no sub-folders with images; make one for each class")
     files: list[ImageFile] = []
@@ -173,7 +176,7 @@ def _read_split(folder: Path, root: Path, dataset: str) -> tuple[tuple[str, ...]
             raise UserError("--dataset", dataset, f"{class_folder} has no images; fill it or remove it{reason}")
         files += images
         left_out += others
-    return tuple(child.name for child in classes), tuple(files), left_out
+    return tuple(_in_one_form([child.name for child in classes])), tuple(files), left_out
 
 
 def _read_class(folder: Path, label: int, root: Path) -> tuple[list[ImageFile], list[LeftOut]]:
@@ -186,14 +189,34 @@ def _read_class(folder: Path, label: int, root: Path) -> tuple[list[ImageFile], 
             kind = "a hidden folder" if name.startswith(".") else "a link to a folder"
             if name.startswith(".") or (here / name).is_symlink():
                 left_out.append(LeftOut(str((here / name).relative_to(root)), kind))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_order)
+        for name in sorted(names, key=_order):
             file = here / name
             if reason := _reason_against(file):
                 left_out.append(LeftOut(str(file.relative_to(root)), reason))
             else:
                 files.append(ImageFile(file, label, file.relative_to(folder).as_posix()))
-    return files, left_out
+    names = _in_one_form([file.name for file in files])
+    return [dataclasses.replace(file, name=name) for file, name in zip(files, names, strict=True)], left_out
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _order(file: str | Path) -> tuple[str, str]:
+    """Return the place of a file or folder in the order of its kin, which is the same in both forms."""
+    name = os.path.basename(file)
+    return _nfc(name), name
+
+
+def _in_one_form(names: list[str]) -> list[str]:
+    """Return names in the form NFC, but for those that would be two of one name.
+
+    A disk of macOS has names in the form NFD, and copies of it may have either.
+    """
+    counts = collections.Counter(map(_nfc, names))
+    return [name if counts[_nfc(name)] > 1 else _nfc(name) for name in names]
 
 
 def _reason_against(file: Path) -> str | None:

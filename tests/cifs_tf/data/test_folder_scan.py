@@ -2,6 +2,9 @@
 
 import io
 import os
+import struct
+import unicodedata
+import zlib
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from PIL import Image
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data import load_dataset
+from cifs_tf.data.identity import hash_division
 from cifs_tf.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 3), np.uint8)
@@ -146,6 +150,21 @@ def test_classes_that_look_alike_are_said(tmp_path, first, second):
     assert " and ".join(sorted((first, second))) in dataset.notes[0]
 
 
+def test_the_form_of_letters_in_names_changes_nothing(tmp_path):
+    """A folder as macOS writes it (NFD): the same classes in the same order, the same splits, the same images."""
+    composed = make(tmp_path / "composed", {"\u00e9t\u00e9/{}\u00fc.png": 9, "f/\u00e9/{}.png": 6, "f/{}.png": 6})
+    for file in composed.rglob("*.png"):
+        copy = tmp_path / "decomposed" / unicodedata.normalize("NFD", str(file.relative_to(composed)))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    ours, theirs = load(composed), load(tmp_path / "decomposed")
+    assert theirs.class_names == ours.class_names == ("f", "\u00e9t\u00e9")
+    assert theirs.identity.hash == ours.identity.hash
+    assert hash_division(theirs.splits) == hash_division(ours.splits)
+    both = make(tmp_path / "both", {"a/\u00e9{}.png": 1, "a/e\u0301{}.png": 1, "a/{}.png": 3, "b/{}.png": 3})
+    assert sum(load(both).identity.counts.values()) == sum(map(len, load(both).identity.splits.values())) == 8
+
+
 @pytest.mark.parametrize("name", [b"a/\xff.png", b"\xffclass/1.png", b"a/\xff.txt"])
 def test_names_that_are_not_utf8_are_refused(tmp_path, name):
     make(tmp_path, {"a/{}.png": 5, "b/{}.png": 5})
@@ -277,6 +296,19 @@ def test_a_photograph_is_turned_upright(tmp_path):
             exif[274] = 6
             picture.save(tmp_path / name / f"{index}.jpg", exif=exif)
     assert load(tmp_path).image_shape == (4, 8, 3)
+
+
+def test_an_image_of_too_many_pixels_is_refused(tmp_path):
+    """A file of 200 kB that says that it is 40,000 pixels high and wide."""
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 1, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    parts = (struct.pack(">I", len(c)) + name + c + struct.pack(">I", zlib.crc32(name + c)) for name, c in chunks)
+    make(tmp_path, {"a/{}.png": 5, "b/{}.png": 5})
+    (tmp_path / "a" / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(UserError, match=r"huge\.png cannot be read as an image \(it has too many pixels"):
+        load(tmp_path)
+    (left,) = load(tmp_path, on_corrupt="skip").left_out
+    assert left.reason.startswith("it has too many pixels")
 
 
 def test_transparency_and_twelve_bits_are_said(tmp_path):
