@@ -13,7 +13,7 @@ import keras_tuner
 from keras_tuner.engine.trial import TrialStatus
 
 from cifs_tf.errors import UserError
-from cifs_tf.runs.workdir import write_json
+from cifs_tf.runs.workdir import read_json, write_json
 from cifs_tf.tuning.options import OBJECTIVE, SearchConfig
 from cifs_tf.tuning.space import describe, num_combinations, search_space, trial_values
 
@@ -30,6 +30,7 @@ class Resumable(keras_tuner.Oracle):
         is_alive: tells of a worker, by its id, whether its process is there. Default: it is.
         announce: told, in a sentence, of each trial's begin and end. Default: nobody is.
         announces_epochs: whether it is told of every epoch too. Default False.
+        key: of the search, see `Workdir.key`; files of another one are refused. Default None: they are not told apart.
     """
 
     def __init__(self, **kwargs):
@@ -37,6 +38,7 @@ class Resumable(keras_tuner.Oracle):
         self.is_alive = lambda worker: True
         self.announce = lambda sentence: None
         self.announces_epochs = False
+        self.key = None
         self._at_work = {}
         self._max_collisions = MAX_COLLISIONS
         self.verbose = 0
@@ -95,7 +97,11 @@ class Resumable(keras_tuner.Oracle):
 
         Trials that had begun belong to their workers still, which may be alive; see `release_dead_workers`. One that
         had been written down, but not been handed out, did not begin.
+
+        Raises:
+            UserError: if a file of the memory is missing, damaged, or of another search.
         """
+        self._check_memory()
         super().reload()
         self.trials = {name: self.trials[name] for name in self.start_order}
         self.ongoing_trials = {w: trial for w, trial in self._at_work.items() if trial.status not in ENDED}
@@ -105,10 +111,32 @@ class Resumable(keras_tuner.Oracle):
 
     def save(self):
         """Write the memory, whole or not at all."""
-        write_json(Path(self._get_oracle_fname()), self.get_state())
+        write_json(Path(self._get_oracle_fname()), {**self.get_state(), "key": self.key})
 
     def _save_trial(self, trial):
-        write_json(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", trial.get_state())
+        state = {**trial.get_state(), "key": self.key}
+        write_json(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", state)
+
+    def _check_memory(self) -> None:
+        file = Path(self._get_oracle_fname())
+        try:
+            names = self._read_state(file)["start_order"]
+            there = {path.parent.name.partition("_")[2] for path in file.parent.glob("trial_*/trial.json")}
+            for name in sorted({*names, *there}):
+                file = Path(self._get_trial_dir(name)) / "trial.json"
+                if self._read_state(file)["trial_id"] != name:
+                    raise ValueError("it is of another trial")
+        except (UserError, KeyError, TypeError, AttributeError, ValueError) as error:
+            reason = error if type(error) is ValueError else "it is missing or damaged"
+            memory = Path(self._project_dir)
+            advice = f"{file} cannot be used ({reason}); move {memory} away: what is in trials is found again"
+            raise UserError("--workdir", memory.parent, advice) from error
+
+    def _read_state(self, file: Path) -> dict[str, Any]:
+        state = read_json(file)
+        if state.get("key", self.key) != self.key:
+            raise ValueError("it is of another search")
+        return state
 
 
 class RandomSearch(Resumable, keras_tuner.oracles.RandomSearchOracle):

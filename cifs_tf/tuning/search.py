@@ -14,6 +14,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.runs.cluster import Cluster, count_workers, make_cluster
 from cifs_tf.runs.image_table import describe_images, show_images
 from cifs_tf.runs.images import check_images, load_training_images, record_images
+from cifs_tf.runs.keys import warn
 from cifs_tf.runs.precision import settle_precision
 from cifs_tf.runs.provenance import describe, now
 from cifs_tf.runs.workdir import Workdir, read_json, write_json
@@ -23,6 +24,8 @@ from cifs_tf.tuning.oracle import Resumable
 from cifs_tf.tuning.trials import SearchTuner, check, describe_space_to_tensorboard
 from cifs_tf.tuning.workers import PREFIX, Role, Workers, end_with_launcher, serving
 
+# Made of the trials once they are over, before result.json.
+RESULTS = ("best.yaml", "accuracy.png")
 POLL_SECONDS = 1.0
 # For a worker that knows that the search is over. One that only begins would wait for the chief, which has ended.
 LAST_SECONDS = 10
@@ -139,6 +142,7 @@ def _write(
     # Last of all: its presence says that the search is finished.
     found = {
         **{key: value for key, value in describe(config).items() if key != "started"},
+        "key": workdir.key,
         "finished": now(),
         "max_trials": config.search.num_trials,
         "num_validation_images": len(dataset.validation),
@@ -149,10 +153,20 @@ def _write(
 
 
 def _is_finished(config: SearchConfig, workdir: Workdir) -> bool:
-    """Return whether all is done, and not more trials are asked for than there were."""
+    """Return whether all is done and there, by this search, and not more trials are asked for than there were."""
     if not workdir.result_file.exists():
         return False
-    return read_json(workdir.result_file)["max_trials"] == config.search.num_trials
+    try:
+        found = read_json(workdir.result_file)
+        if found.get("key", workdir.key) != workdir.key:
+            raise ValueError("it is of another run")
+        written = RESULTS if any(trial["status"] == "completed" for trial in found["trials"]) else ()
+        is_whole = all((workdir.path / name).exists() for name in written)
+        return is_whole and found["max_trials"] == config.search.num_trials
+    except (UserError, KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = error if type(error) is ValueError else "it is damaged"
+        warn(f"{workdir.result_file} cannot be used ({reason}); it is made again.")
+        return False
 
 
 def _show(config: SearchConfig, workdir: Workdir) -> None:
@@ -171,7 +185,7 @@ def _show(config: SearchConfig, workdir: Workdir) -> None:
         f"  {command('run')} --recipe {workdir.path / 'best.yaml'}",
         soft_wrap=True,
     )
-    written = [workdir.path / name for name in ("best.yaml", "accuracy.png", "result.json", "trials")]
+    written = [workdir.path / name for name in (*RESULTS, "result.json", "trials")]
     console.print("Written:", *(f"  {path}" for path in written), sep="\n", soft_wrap=True)
     console.print(f"tensorboard --logdir {workdir.path} shows the trials under HParams.", soft_wrap=True)
 

@@ -51,8 +51,10 @@ class SearchTuner(keras_tuner.Tuner):
     def __init__(self, config: SearchConfig, dataset: ImageDataset, workdir: Workdir, cluster: Cluster = ALONE):
         super().__init__(make_oracle(config), directory=str(workdir.path), project_name=MEMORY)
         self.config, self.dataset, self.workdir, self.cluster = config, dataset, workdir, cluster
-        if not self._is_worker() and (workdir.path / MEMORY / "oracle.json").exists():
-            self.oracle.reload()
+        if not self._is_worker():
+            self.oracle.key = workdir.key
+            if (workdir.path / MEMORY / "oracle.json").exists():
+                self.oracle.reload()
 
     def pre_create_trial(self):
         """Wait a moment (Keras Tuner's hook): a worker without a trial asks again at once."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import keras_tuner
 import pytest
 from keras_tuner.src.distribute.oracle_client import OracleClient
 
+from cifs_tf.errors import UserError
 from cifs_tf.runs.recipes import parse_flat
 from cifs_tf.tuning import oracle as oracle_module
 from cifs_tf.tuning.options import SearchConfig, groups_of_options
@@ -90,6 +92,35 @@ def test_the_memory_survives_a_kill_at_every_write(tuner, tmp_path, monkeypatch)
             values, whole = set(values), set(whole)
         assert values == whole
         assert all(trial.status == "COMPLETED" for trial in oracle.trials.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("oracle.json", lambda state: "", "it is missing or damaged"),
+        ("oracle.json", lambda state: "[]", "it is missing or damaged"),
+        ("oracle.json", lambda state: json.dumps(state | {"key": "theirs"}), "it is of another search"),
+        ("trial_0/trial.json", lambda state: json.dumps(state)[:-9], "it is missing or damaged"),
+        ("trial_0/trial.json", lambda state: json.dumps(state | {"trial_id": "1"}), "it is of another trial"),
+        ("trial_1/trial.json", None, "it is missing or damaged"),
+    ],
+)
+def test_a_memory_that_is_not_whole_is_named(name, change, said, tmp_path):
+    oracle = make_memory(tmp_path, "--max_trials=2")
+    oracle.key = "ours"
+    while step(oracle, "worker")[0] == "COMPLETED":
+        pass
+    oracle.save()
+    file = tmp_path / "search" / name
+    if change is None:
+        file.unlink()
+    else:
+        file.write_text(change(json.loads(file.read_text())))
+    again = make_oracle(make_config("--max_trials=2"))
+    again._set_project_dir(str(tmp_path), "search")
+    again.key = "ours"
+    with pytest.raises(UserError, match=rf"^--workdir: received {tmp_path}; {file} cannot be used \({said}\); move"):
+        again.reload()
 
 
 def test_a_dead_workers_trial_is_left_to_another_and_none_stops_before(tmp_path):
