@@ -17,6 +17,9 @@ from cifs_tf.tuning.oracle import Resumable
 from cifs_tf.tuning.space import as_text, describe, trial_values
 from cifs_tf.tuning.trials import METRICS, metric_by_epoch
 
+# Beside each other below a figure of this width.
+MAX_TICKS = 8
+
 
 def collect(oracle: Resumable) -> list[dict[str, Any]]:
     """List the trials, the best first and the failed last.
@@ -55,22 +58,37 @@ def table(rows: list[dict[str, Any]], searched: Sequence[str]) -> Table:
 
 @styled
 def write_picture(rows: list[dict[str, Any]], config: SearchConfig, file: Path) -> None:
-    """Draw robust and natural validation accuracy against beta, or against what is searched first (Table E.1)."""
+    """Draw robust and natural validation accuracy against beta, or against what is searched first (Table E.1).
+
+    A line joins trials that differ in it alone; of trials that are the same the best counts.
+    """
     name = "beta" if "beta" in config.search.search else config.search.search[0]
-    # The best first: of trials with the same value the line takes it.
-    points = {row["values"][name]: row for row in reversed(rows) if row["epoch"] is not None and name in row["values"]}
-    along = sorted(points)
-    places = [as_text(x) for x in along] if name == "cuts" else along
+    lines: dict[str, dict[Any, dict[str, Any]]] = {}
+    for row in reversed(rows):  # the best last
+        if row["epoch"] is not None and name in row["values"]:
+            others = {key: value for key, value in row["values"].items() if key != name}
+            lines.setdefault(describe(dict(sorted(others.items()))), {})[row["values"][name]] = row
+    along = sorted({x for points in lines.values() for x in points})
     figure = make_figure((5, 3.5))
     axes = figure.subplots()
-    for metric, label, color in zip(METRICS, ("robust", "natural"), (ROBUST, NATURAL), strict=True):
-        axes.plot(places, [100 * points[x][metric] for x in along], marker="o", color=color, label=label, clip_on=False)
+    for points in lines.values():
+        places = sorted(points)
+        for metric, label, color in zip(METRICS, ("robust", "natural"), (ROBUST, NATURAL), strict=True):
+            accuracy = [100 * points[x][metric] for x in places]
+            at = [along.index(x) for x in places] if name == "cuts" else places
+            axes.plot(at, accuracy, marker="o", color=color, label=label, clip_on=False)
     if all(isinstance(x, float) for x in along):
         axes.set_xscale("log" if min(along) > 0 else "symlog")
+    # The values that were tried, not powers of ten; of many every other one, and so on.
+    shown = along[:: -(-len(along) // MAX_TICKS)]
+    axes.set_xticks([along.index(x) for x in shown] if name == "cuts" else shown, map(as_text, shown))
+    axes.minorticks_off()
     axes.set_xlabel(name)
     axes.set_ylabel("validation accuracy (%)")
     axes.set_title(f"{config.data.dataset}, {config.model.defense}")
-    axes.legend()
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    axes.legend(unique.values(), unique)
     save_figure(figure, file)
 
 

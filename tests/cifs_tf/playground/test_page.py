@@ -15,7 +15,7 @@ import tensorflow as tf
 from cifs_tf.attacks import PGD
 from cifs_tf.errors import UserError
 from cifs_tf.losses import head_weights
-from cifs_tf.playground.server import PAGE, make_server
+from cifs_tf.playground.server import PAGE, TYPES, make_server, read_file
 from cifs_tf.playground.vendor import vendor_runtime
 from cifs_tf.presets import from_preset
 
@@ -283,6 +283,12 @@ def test_nothing_is_wider_than_the_window(which, request):
     if SCREENSHOTS:
         Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
         page.screenshot(path=Path(SCREENSHOTS) / f"playground_{width}.png", full_page=True)
+
+
+def test_the_first_load_is_small(url):
+    """All files of the page, as they travel."""
+    files = [file for folder in (PAGE, vendor_runtime()) for file in folder.rglob("*") if file.suffix in TYPES]
+    assert sum(len(read_file(file, "gzip")[0]) for file in files) < 5_000_000
 
 
 def test_a_model_that_is_not_there_is_said(browser, url):
