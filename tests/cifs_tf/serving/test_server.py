@@ -146,6 +146,35 @@ def test_versions_change_and_the_server_ends_under_load_and_no_request_is_lost(t
         assert len(answers) == 2, "every answer is that of the first or of the second model"
 
 
+class Large(tf.Module):
+    """800 MB in two hundred variables."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = [tf.Variable(tf.fill((10**6,), 0.5)) for _ in range(200)]
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.float32, name="x")])
+    def serve(self, x):
+        return {"y": x + tf.add_n([part[0] for part in self.parts])}
+
+
+@pytest.mark.soak
+def test_memory_of_a_replaced_model_goes_back(tmp_path):
+    model = Large()
+    tf.saved_model.save(model, str(tmp_path / "new"), signatures=model.serve)
+    shutil.copytree(tmp_path / "new", tmp_path / "m" / "1")
+    arguments = [f"--model_base_path={tmp_path / 'm'}", "--model_name=m", "--file_system_poll_wait_seconds=0.2"]
+    with running_server(tmp_path / "log", *arguments) as server:
+        body = {"instances": [1.0]}
+        assert httpx.post(f"{server.url}/v1/models/m:predict", json=body, timeout=60).json() == {"predictions": [101.0]}
+        before = server.resident_bytes
+        (tmp_path / "new").rename(tmp_path / "m" / "2")
+        wait_for(server, 2, "AVAILABLE")
+        wait_for(server, 1, "END")
+        assert httpx.post(f"{server.url}/v1/models/m:predict", json=body, timeout=60).json() == {"predictions": [101.0]}
+        assert server.resident_bytes < 1.2 * before
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
