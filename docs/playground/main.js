@@ -320,7 +320,7 @@ function loaded(found) {
   makeViews();
   connectPad();
   measuring(false);
-  status("");
+  status(stored.images.length ? "" : "These networks came without test images: draw one, or choose a file.");
   document.body.dataset.ready = "yes";
   change({});
 }
