@@ -96,6 +96,16 @@ def update_loss_metric(model: keras.Model, loss: tf.Tensor, num_examples: tf.Ten
     model._loss_tracker.update_state(unscale_loss_for_distribution(loss), sample_weight=num_examples)
 
 
+def variable_index(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> int:
+    """Return the place of a variable among those that an optimizer was built with."""
+    return optimizer._get_variable_index(variable)
+
+
+def validates_in_fit(options: dict[str, Any]) -> bool:
+    """Return whether the options of `evaluate` are those with which `fit` calls it on its validation data."""
+    return bool(options.get("_use_cached_eval_dataset"))
+
+
 class FittedModel(keras.Model):
     """A Keras model with public names for what `fit` does behind its back."""
 

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from cifs_tf.errors import UserError
+from cifs_tf.framework_internals import variable_index
 
 
 @keras.saving.register_keras_serializable(package="cifs_tf")
@@ -49,7 +50,7 @@ class SGD(keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         """Update one variable with its gradient."""
-        velocity = self.velocities[self._get_variable_index(variable)]
+        velocity = self.velocities[variable_index(self, variable)]
         gradient = ops.cast(gradient, variable.dtype)
         finite = ops.isfinite(ops.sum(gradient))
         ahead = self.momentum * velocity + gradient + self.coupled_weight_decay * variable

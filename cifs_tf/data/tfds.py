@@ -111,7 +111,7 @@ def _download(builder, config: DataConfig) -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    data_dir = Path(builder._data_dir_root)
+    data_dir = Path(builder.data_dir_root)
     downloads = data_dir / f".downloading-{os.getpid()}"
     try:
         builder.download_and_prepare(download_dir=str(downloads))

@@ -6,6 +6,7 @@ import keras
 
 from cifs_tf.checks import check_first_batch, check_labels, labels_of_later_batches
 from cifs_tf.errors import UserError
+from cifs_tf.framework_internals import validates_in_fit
 
 
 class CheckedModel(keras.Model):
@@ -50,7 +51,7 @@ class CheckedModel(keras.Model):
         Raises:
             UserError: as for `fit`.
         """
-        if not kwargs.get("_use_cached_eval_dataset"):  # Keras' word for the validation in `fit`, which has looked
+        if not validates_in_fit(kwargs):  # which has looked
             x = self._look(x, y)
         with labels_of_later_batches(self.num_classes):
             return super().evaluate(x, y, *args, **kwargs)

@@ -1,5 +1,9 @@
 """What each private name of Keras and TensorFlow must do."""
 
+import ast
+import re
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -162,3 +166,73 @@ def test_built_shapes():
     model(tf.zeros((2, 4, 4, 1)))
     (shape,) = internals.built_shapes(model).values()
     assert tuple(shape)[1:] == (4, 4, 1)
+
+
+def test_variable_index():
+    optimizer = keras.optimizers.SGD()
+    variables = [keras.Variable(0.0), keras.Variable(1.0)]
+    optimizer.build(variables)
+    assert [internals.variable_index(optimizer, each) for each in variables] == [0, 1]
+
+
+def test_validates_in_fit():
+    """`fit` calls `evaluate` on its validation data; a person calls it without that option."""
+    seen = []
+
+    class Model(keras.Sequential):
+        def evaluate(self, *args, **kwargs):
+            seen.append(internals.validates_in_fit(kwargs))
+            return super().evaluate(*args, **kwargs)
+
+    model = Model([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(loss="mse")
+    data = np.zeros((2, 3)), np.zeros((2, 1))
+    model.fit(*data, validation_data=data, verbose=0)
+    model.evaluate(*data, verbose=0)
+    assert seen == [True, False]
+
+
+PRIVATE = re.compile(r"_[a-z]\w*")
+
+
+def private_names(trees):
+    """Private names that a package uses and does not define, with their places: attributes, imports, `getattr`."""
+    nodes = [(file, node) for file, tree in trees.items() for node in ast.walk(tree)]
+    own = {node.name for _, node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)}
+    own |= {node.attr for _, node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    own |= {node.id for _, node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    for file, node in nodes:
+        names = []
+        if isinstance(node, ast.Attribute) and ast.unparse(node) != "os._exit":
+            names = [node.attr]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("getattr", ".get")):
+            names = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            paths = [f"{getattr(node, 'module', None) or ''}.{alias.name}" for alias in node.names]
+            yield from (
+                f"{file}:{node.lineno} {path}"
+                for path in paths
+                if re.search(r"\.src\.|tensorflow\.python\.|\._[a-z]", path)
+            )
+        yield from (f"{file}:{node.lineno} {name}" for name in names if PRIVATE.fullmatch(name) and name not in own)
+
+
+def test_private_names_are_used_nowhere_else():
+    """Those of Keras Tuner are its oracle's, whose version is bounded too; `_replace` is a named tuple's."""
+    package = Path(__file__).parents[2] / "cifs_tf"
+    trees = {str(file.relative_to(package)): ast.parse(file.read_text()) for file in package.rglob("*.py")}
+    found = list(private_names(trees))
+    assert any("framework_internals.py" in each for each in found)
+    ours = [each for each in found if not each.startswith(("framework_internals.py", "tuning/"))]
+    assert [each for each in ours if not each.endswith(" _replace")] == []
+
+
+def test_private_names_are_found():
+    lines = ("from keras.src.backend import X", "import keras.src.layers", "self._index(x)", "options.get('_cached')")
+    source = "\n".join((*lines, "self._own = 1", "self._own"))
+    assert list(private_names({"a.py": ast.parse(source)})) == [
+        "a.py:1 keras.src.backend.X",
+        "a.py:2 .keras.src.layers",
+        "a.py:3 _index",
+        "a.py:4 _cached",
+    ]
