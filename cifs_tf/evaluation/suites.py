@@ -1,9 +1,9 @@
 """Named attacks, and the suites made of them, from a first look to the strictest protocol."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cifs_tf.attack_names import parse_attack_name
 from cifs_tf.attacks import APGD, FABT, PGD, Square, fgsm
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import AttackedModel
@@ -13,7 +13,6 @@ from cifs_tf.evaluation.tasks import Crafted, Flips, Gradients, Natural, Stabili
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.losses import PAPER_ATTACK_BETAS, attack_betas_for
 
-ATTACK_NAME = re.compile(r"(?P<kind>pgd|cw)(?P<num_steps>[1-9]\d*)")
 PAPER_ATTACKS = ("fgsm", "pgd20", "cw30", "pgd100")
 SUITES = ("quick", "paper", "paper_aa", "apgd", "standard", "rand", "adaptive", "strict")
 MAX_TARGETS, FEW_TARGETS = 9, (2, 3, 4)
@@ -49,12 +48,12 @@ def make_attacks(
     if not names:
         raise UserError("attacks", list(names), "name one attack at least, such as pgd20")
     for name, size in step_sizes.items():
-        _parse_name(name, "eval_step_sizes")
+        parse_attack_name(name, "eval_step_sizes")
         if not size > 0:
             raise UserError("eval_step_sizes", f"{name}: {size}", "give steps above 0")
     attacks = {}
     for name in names:
-        kind, num_steps = _parse_name(name, "attacks")
+        kind, num_steps = parse_attack_name(name, "attacks")
         attacks[name] = (
             fgsm(epsilon)
             if kind == "fgsm"
@@ -388,13 +387,3 @@ def _first_of_each_name(tasks: Iterable[Task]) -> list[Task]:
     for task in tasks:
         found.setdefault(task.name, task)
     return list(found.values())
-
-
-def _parse_name(name: str, argument: str) -> tuple[str, int]:
-    """Return the kind of an attack and its number of steps."""
-    if name == "fgsm":
-        return name, 1
-    match = ATTACK_NAME.fullmatch(name)
-    if match is None:
-        raise UserError(argument, name, "give fgsm, pgdN or cwN with a number of steps N, such as pgd20")
-    return match["kind"], int(match["num_steps"])

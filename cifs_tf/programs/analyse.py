@@ -11,19 +11,17 @@ The same command again continues there.
 """
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from cifs_tf.attack_names import parse_attack_name
 from cifs_tf.command_line import parse_options
 from cifs_tf.config import Group, RunConfig, bounded
 from cifs_tf.errors import UserError
 from cifs_tf.extras import require
 from cifs_tf.runs.trained import TrainedNetwork, find_network
 from cifs_tf.runs.workdir import Workdir, check_folder
-
-ATTACK = re.compile(r"fgsm|(pgd|cw)[1-9]\d*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +66,7 @@ class AnalyseOptions(Group):
         super().__post_init__()
         if not self.run or len(set(self.run)) < len(self.run):
             raise UserError("--run", list(self.run), "give the workdir of a run, or several different ones")
-        if not ATTACK.fullmatch(self.attack):
-            advice = "give fgsm, pgdN or cwN with a number of steps N, such as pgd20"
-            raise UserError("--attack", self.attack, advice)
+        parse_attack_name(self.attack, "--attack")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from cifs_tf.attack_names import parse_attack_name
 from cifs_tf.reproduction import overhead
 from cifs_tf.reproduction.overhead import STEPS, Overhead
 from cifs_tf.reproduction.plan import ATTACK_BETAS, Analysis, Evaluation, Job, Training
@@ -122,7 +123,7 @@ def _evaluation_passes(job: Evaluation) -> float:
     if job.kind in ("paper", "strict"):
         probes = len(job.training["cuts"] or [1, 2])
         betas = 1 if job.training["defense"] == "vanilla" else len(ATTACK_BETAS) - (2 - probes)
-        passes = betas * sum(_passes(steps_of(attack)) + 1 for attack in job.setup.attacks)
+        passes = betas * sum(_passes(parse_attack_name(attack, "attacks")[1]) + 1 for attack in job.setup.attacks)
         return images * (passes + (job.kind == "strict") * (_passes(STRICT_STEPS + AUDIT_STEPS) + STRICT_QUERIES))
     if job.setup.suite == "paper_aa":
         return images * (_passes(APGD_STEPS) + SQUARE_QUERIES)
@@ -135,11 +136,6 @@ def _overhead_seconds(job: Overhead, pace: Pace) -> float:
     turns = 2 * (1 + options["pairs"])
     training = (_passes(options["num_steps"]) + UPDATE) * pace.training
     return turns * flops * (training + (_passes(20) + 1) * pace.evaluation)
-
-
-def steps_of(attack: str) -> int:
-    """Return the steps of an attack, by its name."""
-    return 1 if attack == "fgsm" else int(attack.lstrip("pgdcw"))
 
 
 def _test_images(job: Training) -> int:

@@ -1,11 +1,11 @@
 """Collect the numbers of a table, beside the paper's, or of a figure, from what runs, evaluations and analyses left."""
 
-import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cifs_tf.attack_names import attack_title
 from cifs_tf.reproduction.catalogue import Figure, Table
 from cifs_tf.reproduction.plan import Analysis, Evaluation, PlannedRow, Training, jobs_of
 from cifs_tf.reproduction.scales import Scale
@@ -104,16 +104,6 @@ def renamed(table: Table, scale: Scale) -> dict[str, str]:
             if scale.renamed.get(part, part) != part:
                 found[column] = attack_title(scale.renamed[part])
     return found
-
-
-def attack_title(name: str) -> str:
-    """Write the name of an attack as the paper does.
-
-    Example:
-        >>> attack_title("pgd20")
-        'PGD-20'
-    """
-    return re.sub(r"^(\D+)", lambda kind: {"pgd": "PGD-", "cw": "C&W-"}.get(kind[1], kind[1].upper()), name)
 
 
 def read_place(report: dict[str, Any], place: str) -> tuple[float, str | None] | None:

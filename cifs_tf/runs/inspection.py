@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cifs_tf.analysis import Measurement, last_layer_weights, measure_channels, read_verdicts
+from cifs_tf.attack_names import attack_title
 from cifs_tf.config import DataConfig
 from cifs_tf.data import ImageDataset, Split
 from cifs_tf.errors import UserError
@@ -105,16 +105,6 @@ def inspect_networks(
     written = _write(folder, comparison, figures, summary)
     _show(comparison, summary, written)
     return summary
-
-
-def attack_title(attack: str) -> str:
-    """Return an attack's name as the paper writes it.
-
-    Example:
-        >>> attack_title("pgd20")
-        'PGD-20'
-    """
-    return re.sub(r"(?<=\D)(?=\d)", "-", attack.upper(), count=1)
 
 
 def _write(folder: Path, comparison: Comparison, figures: dict[str, Figure], summary: dict[str, Any]) -> list[Path]:

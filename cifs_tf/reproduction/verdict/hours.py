@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from cifs_tf.attack_names import parse_attack_name
 from cifs_tf.reproduction.costs import (
     AUDIT_STEPS,
+    CPU_CORE,
     STRICT_QUERIES,
     STRICT_STEPS,
     VALIDATION_STEPS,
-    steps_of,
     training_passes,
 )
 from cifs_tf.reproduction.verdict.cells import CHECKPOINTS, Cell
@@ -16,8 +17,6 @@ from cifs_tf.reproduction.verdict.study import Study
 # Forward pass of ResNet-10 of width 16 on an image of 32 pixels (`cifs_tf.models.count_flops`, a test counts again).
 FLOPS = 32_344_576
 TRAINING_IMAGES = 4_000
-# Seconds for an operation on one quiet core of an AMD EPYC without AVX512.
-SECONDS = 1 / 44e9
 BETAS = 9
 # Share of the test images that the paper's protocol leaves standing, and that the audit's curves attack on average.
 SURVIVORS, AUDITED = 0.2, 0.3
@@ -32,11 +31,11 @@ def hours(cell: Cell, study: Study, workdir: Path) -> float:
             passes += _evaluation_passes(cell, study)
     # Training images under attack, and channels.
     passes += len(CHECKPOINTS) * (study.training_examples * (2 * VALIDATION_STEPS + 2) + study.examples * 43)
-    return passes * FLOPS * SECONDS / 3600
+    return passes * FLOPS * CPU_CORE.training / 3600
 
 
 def _evaluation_passes(cell: Cell, study: Study) -> float:
     betas = 1 if cell.training["defense"] == "vanilla" else BETAS
-    paper = betas * sum(2 * steps_of(attack) + 1 for attack in study.attacks)
+    paper = betas * sum(2 * parse_attack_name(attack, "attacks")[1] + 1 for attack in study.attacks)
     strict = SURVIVORS * (2 * STRICT_STEPS + STRICT_QUERIES) + AUDITED * 2 * AUDIT_STEPS
     return study.examples * (paper + strict)

@@ -1,0 +1,36 @@
+"""Names of the paper's white-box attacks: fgsm, pgdN (N steps on the cross-entropy), cwN (N steps on the margin)."""
+
+import re
+
+from cifs_tf.errors import UserError
+
+
+def parse_attack_name(name: str, argument: str) -> tuple[str, int]:
+    """Return the kind of an attack (fgsm, pgd, cw) and its number of steps.
+
+    Args:
+        name: of the attack.
+        argument: names it in the error.
+
+    Raises:
+        UserError: if it is none.
+
+    Example:
+        >>> parse_attack_name("pgd20", "attack")
+        ('pgd', 20)
+    """
+    match = re.fullmatch(r"(fgsm)|(pgd|cw)([1-9]\d*)", name)
+    if match is None:
+        raise UserError(argument, name, "give fgsm, pgdN or cwN with a number of steps N, such as pgd20")
+    return match[1] or match[2], int(match[3] or 1)
+
+
+def attack_title(name: str) -> str:
+    """Write the name of an attack as the paper does.
+
+    Example:
+        >>> attack_title("cw30")
+        'C&W-30'
+    """
+    kind, num_steps = parse_attack_name(name, "attack")
+    return "FGSM" if kind == "fgsm" else f"{'C&W' if kind == 'cw' else 'PGD'}-{num_steps}"
