@@ -11,6 +11,7 @@ from cifs_tf.adversarial.methods import Method
 from cifs_tf.adversarial.sgd import SGD
 from cifs_tf.adversarial.weight_perturbation import WeightPerturbation
 from cifs_tf.attacks import PGD, example_seeds
+from cifs_tf.attacks.objective import fooled
 from cifs_tf.checks import ONE_HOT_NDIM
 from cifs_tf.distribute import check_even, num_replicas, positions, replica_sum, spans_workers
 from cifs_tf.errors import UserError
@@ -201,7 +202,7 @@ class AdversarialTrainer(CheckedModel, FittedModel):
         metric = self.clean_accuracy if x_adv is images else self.robust_accuracy
         labels, heads, sample_weight = measured or (labels, heads, sample_weight)
         weights = tf.where(bad, tf.zeros_like(sample_weight), sample_weight)
-        metric.update_state(correct(heads[:, 0], labels), weights)
+        metric.update_state(~fooled(heads, labels), weights)
         # Compiled metrics would not forget a NaN until the end of the epoch.
         logits = tf.where(bad, tf.zeros_like(heads[:, 0]), heads[:, 0])
         return self._logs([metric], labels, logits, sample_weight)
@@ -210,7 +211,7 @@ class AdversarialTrainer(CheckedModel, FittedModel):
         """Measure natural images and, with a validation attack, adversarial ones."""
         images, labels, sample_weight = self._unpack(data)
         heads = self.inference_classifier(images, training=False)
-        self.clean_accuracy.update_state(correct(heads[:, 0], labels), sample_weight)
+        self.clean_accuracy.update_state(~fooled(heads, labels), sample_weight)
         own = [self.clean_accuracy]
         if self.validation_attack is not None:
             own.append(self.robust_accuracy)
@@ -221,7 +222,7 @@ class AdversarialTrainer(CheckedModel, FittedModel):
                 head_weights=head_weights(0, self.classifier.num_probes),
                 seed=example_seeds(self.seed, VALIDATION_STREAM, positions(images)),
             )
-            robust = correct(self.inference_classifier(x_adv, training=False)[:, 0], labels)
+            robust = ~fooled(self.inference_classifier(x_adv, training=False), labels)
             self.robust_accuracy.update_state(robust, sample_weight)
         epoch = tf.cast(self.optimizer.iterations, self.variable_dtype) / self.steps_per_epoch
         per_example_loss = contract(cross_entropy(heads, labels), self.method.at(epoch).head_weights)
@@ -353,11 +354,6 @@ def mean_of(metric: keras.metrics.Mean) -> tf.Tensor:
     """Return the value of a mean; NaN, where Keras has 0, if nothing was counted."""
     result = tf.convert_to_tensor(metric.result())
     return tf.where(tf.convert_to_tensor(metric.count) > 0, result, tf.cast(math.nan, result.dtype))
-
-
-def correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Return 1 where the largest logit is the label's, 0 elsewhere: float (batch,)."""
-    return tf.cast(tf.argmax(logits, axis=-1, output_type=labels.dtype) == labels, logits.dtype)
 
 
 def _check_synchronized(classifier: Classifier) -> None:

@@ -9,6 +9,7 @@ from rich.progress import track
 
 from cifs_tf.adversarial import make_method
 from cifs_tf.attacks import PGD, example_seeds
+from cifs_tf.attacks.objective import fooled
 from cifs_tf.benchmarks.options import PrecisionOptions
 from cifs_tf.benchmarks.timing import Report
 from cifs_tf.config import RunConfig
@@ -96,7 +97,7 @@ def _robust(judge: Classifier, attacked: Classifier, method: Any, split: Split, 
     @tf.function(autograph=False, reduce_retracing=True)
     def survives(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
         x_adv = method.perturb(attacked, images, labels, example_seeds(0, 0, ids))
-        return tf.argmax(judge(x_adv, training=False)[:, 0], axis=-1, output_type=tf.int32) == labels
+        return ~fooled(judge(x_adv, training=False), labels)
 
     found = []
     starts = range(0, len(split), batch_size)

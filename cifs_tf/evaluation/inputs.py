@@ -38,7 +38,7 @@ def as_split(data: Data) -> tuple[Split, list[str]]:
     if isinstance(data, Split):
         return data, []
     if isinstance(data, tf.data.Dataset):
-        images, labels = _collect(data)
+        images, labels = collect(data, "split")
     elif isinstance(data, tuple | list) and len(data) == 2:
         images, labels = (np.asarray(each) for each in data)
     else:
@@ -59,18 +59,21 @@ def as_split(data: Data) -> tuple[Split, list[str]]:
     return Split(rounded.astype(np.uint8), labels), told
 
 
-def _collect(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Read a dataset to its end."""
-    images, labels = [], []
+def collect(dataset: tf.data.Dataset, argument: str, num_examples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Read images and labels of a dataset to its end, or the first so many; those of sample weight 0 are left out."""
+    images, labels, found = [], [], 0
     for element in dataset.as_numpy_iterator():
         if not isinstance(element, tuple | list) or len(element) not in (2, 3):
-            raise UserError("split", "a dataset without labels", "give one of (images, labels)")
+            raise UserError(argument, "a dataset without labels", "give one of (images, labels)")
         batch = [np.asarray(each) for each in element]
         if batch[0].ndim == IMAGES_NDIM - 1:
             batch = [each[None] for each in batch]
         counted = batch[2].reshape(-1) > 0 if len(batch) > 2 else np.ones(len(batch[1]), bool)
         images.append(batch[0][counted])
         labels.append(batch[1][counted])
-    if not images:
-        raise UserError("split", "no images", "give at least one")
-    return np.concatenate(images), np.concatenate(labels)
+        found += len(labels[-1])
+        if num_examples is not None and found >= num_examples:
+            break
+    if not found:
+        raise UserError(argument, "no images", "give at least one image")
+    return np.concatenate(images)[:num_examples], np.concatenate(labels)[:num_examples]

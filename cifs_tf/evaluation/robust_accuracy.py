@@ -11,10 +11,12 @@ import tensorflow as tf
 
 from cifs_tf.adversarial import AdversarialTrainer
 from cifs_tf.attacks import HeadsFn, example_seeds
+from cifs_tf.attacks.objective import fooled
 from cifs_tf.checks import check_images, check_labels
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import as_attacked
+from cifs_tf.evaluation.inputs import collect
 from cifs_tf.losses import head_weights
 from cifs_tf.models import Classifier
 
@@ -107,13 +109,10 @@ class RobustAccuracy(keras.callbacks.Callback):
 
         @tf.function(autograph=False)
         def measure(images: tf.Tensor, labels: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            def is_correct(x: tf.Tensor) -> tf.Tensor:
-                return tf.argmax(heads_fn(x)[:, 0], axis=-1, output_type=labels.dtype) == labels
-
             seeds = example_seeds(self.seed, STREAM, positions)
-            natural = is_correct(images)
+            natural = ~fooled(heads_fn(images), labels)
             x_adv = self.attack(heads_fn, images, labels, head_weights=weights, seed=seeds)
-            return natural, natural & is_correct(x_adv)
+            return natural, natural & ~fooled(heads_fn(x_adv), labels)
 
         return measure
 
@@ -131,7 +130,7 @@ def _network_of(model: keras.Model) -> tuple[HeadsFn, int, int, tuple[int, ...]]
 def _examples(data: Data, num_examples: int) -> tuple[np.ndarray, np.ndarray]:
     """Bring data to images float32 (examples, ...) in [0, 1] and labels (examples, ...), as they are."""
     if isinstance(data, tf.data.Dataset):
-        images, labels = _first_of(data, num_examples)
+        images, labels = collect(data, "data", num_examples)
     else:
         images, labels = (data.images, data.labels) if isinstance(data, Split) else map(np.asarray, data[:2])
         if labels.ndim == 0 or len(images) != len(labels):
@@ -143,20 +142,3 @@ def _examples(data: Data, num_examples: int) -> tuple[np.ndarray, np.ndarray]:
     images = to_float(images) if images.dtype == np.uint8 else images
     check_images(images, "data")
     return np.asarray(images, np.float32), labels
-
-
-def _first_of(dataset: tf.data.Dataset, num_examples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Collect the first examples of batches; those with sample weight 0 are ignored."""
-    images, labels, found = [], [], 0
-    for batch in dataset.as_numpy_iterator():
-        if not isinstance(batch, tuple) or len(batch) < 2:
-            raise UserError("data", "batches without labels", "give batches of images and labels")
-        counted = batch[2].reshape(-1) > 0 if len(batch) > 2 else np.ones(len(batch[1]), bool)
-        images.append(batch[0][counted])
-        labels.append(batch[1][counted])
-        found += len(labels[-1])
-        if found >= num_examples:
-            break
-    if not found:
-        raise UserError("data", 0, "give at least one image")
-    return np.concatenate(images)[:num_examples], np.concatenate(labels)[:num_examples]

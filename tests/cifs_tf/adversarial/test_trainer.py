@@ -395,3 +395,13 @@ def test_the_attack_may_be_made_in_another_precision():
         np.testing.assert_array_equal(weight, expected)
     assert any((a != b).any() for a, b in zip(before, classifier.get_weights(), strict=True))
     assert len(trainer.trainable_variables) == len(classifier.trainable_variables)
+
+
+def test_no_number_is_no_class_0():
+    """Logits that are NaN are right about nothing, and `argmax` would call every image class 0."""
+    classifier = make_linear()
+    trainer = make_trainer(classifier, validation_attack=ATTACK)
+    classifier.set_weights([weights * np.nan for weights in classifier.get_weights()])
+    images, _ = make_data()
+    found = trainer.evaluate(images, np.zeros(8, np.int32), return_dict=True, verbose=0)
+    assert (found["clean_accuracy"], found["robust_accuracy"]) == (0.0, 0.0)

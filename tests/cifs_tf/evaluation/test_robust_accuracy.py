@@ -95,6 +95,15 @@ def test_of_a_classifier_and_its_trainer(make_classifier):
     assert found[0]["val_robust_accuracy"] == found[1]["val_robust_accuracy"]
 
 
+def test_no_number_is_no_class_0():
+    """A network whose logits are NaN is right about nothing, and `argmax` would call every image class 0."""
+    model = mean_model()
+    callback = RobustAccuracy(ATTACK, (IMAGES, np.zeros(20, np.int32)))
+    assert callback.measure(model)["val_natural_accuracy"] > 0
+    model.layers[-1].kernel.assign(model.layers[-1].kernel * np.nan)
+    assert callback.measure(model) == {"val_natural_accuracy": 0.0, "val_robust_accuracy": 0.0}
+
+
 def test_errors():
     with pytest.raises(UserError, match="at least one image"):
         RobustAccuracy(ATTACK, (IMAGES[:0], LABELS[:0]))
