@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cifs_tf.errors import UserError
-from cifs_tf.files import check_version, publish_version
+from cifs_tf.files import check_version, publish_version, write_json
 from cifs_tf.models import Classifier, with_precision
 from cifs_tf.models.answers import decode_images, disagreement, is_decodable, predict_fn
 from cifs_tf.models.onnx_gradient import GRADIENT_FILE, heads_and_gradient_fn, write_gradient_onnx
@@ -110,7 +110,7 @@ def export(
                 warnings.warn(str(error).partition("\n")[0], stacklevel=2)
         if "savedmodel" in formats:
             write_saved_model(classifier, path, resize=resize)
-        (path / "labels.json").write_text(json.dumps(names, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_json(path / "labels.json", names)
         for add_file in add_files:
             add_file(path)
 
@@ -132,7 +132,7 @@ def describe_files(path: Path, without: str) -> dict[str, Any]:
 def write_origin(path: Path, origin: Mapping[str, Any]) -> None:
     """Write into a version that is otherwise complete where it is from, and the hashes of its files."""
     content = {"origin": dict(origin), "files": describe_files(path, ORIGIN_FILE)}
-    (path / ORIGIN_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(path / ORIGIN_FILE, content)
 
 
 def find_fault(path: Path, origin: Mapping[str, Any]) -> str | None:

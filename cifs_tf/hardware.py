@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
 PACKAGES = ("tensorflow", "keras", "numpy")
 CPU_FLAGS = ("fma", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
 
@@ -18,6 +16,11 @@ def cpu_flags() -> list[str]:
     """Return those of `CPU_FLAGS` that the processor has; none where /proc/cpuinfo does not exist."""
     flags = _processor().get("flags", "").split()
     return [flag for flag in CPU_FLAGS if flag in flags]
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use, in a container fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def peak_memory() -> int:
@@ -31,6 +34,8 @@ def peak_memory() -> int:
 
 def describe_machine() -> dict[str, Any]:
     """Describe what a measured time depends on: processor, cores, their load, devices, versions; as plain values."""
+    import tensorflow as tf
+
     return {
         "processor": _processor().get("model name", platform.processor()),
         "cores": os.cpu_count(),

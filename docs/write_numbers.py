@@ -21,12 +21,12 @@ from cifs_tf.attack_names import attack_title
 from cifs_tf.benchmarks import tables
 from cifs_tf.command_line import parse_options
 from cifs_tf.errors import UserError
+from cifs_tf.files import read_json
 from cifs_tf.presets import preset_card, preset_names
 from cifs_tf.programs.benchmark import COMMANDS
 from cifs_tf.reproduction import overhead
 from cifs_tf.reproduction.render import figure_table, result_table
 from cifs_tf.runs.recipes import run_program
-from cifs_tf.runs.workdir import read_json
 from cifs_tf.tables import Table
 from cifs_tf.templates import template_environment
 

@@ -28,6 +28,7 @@ from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.records import MAIN, Header
 from cifs_tf.evaluation.tasks import Crafted, Task
+from cifs_tf.files import hash_text
 from cifs_tf.losses import head_weights
 
 ProgressFn = Callable[[str, float, int], None]
@@ -61,7 +62,7 @@ def header_of(
         "key": {
             "weights": model.fingerprint,
             "data": pixels.hexdigest()[:16],
-            "config": _hash(repr((described, surrogates, seed))),
+            "config": hash_text(repr((described, surrogates, seed))),
             "code": code_version(),
             "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__},
         },
@@ -185,7 +186,7 @@ def code_version() -> str:
     """Return a hash of the source that decides the results: those of different code are not mixed."""
     root = Path(__file__).parents[1]
     files = sorted(file for part in DECIDES for file in root.glob(part))
-    return _hash("".join(f"{file.relative_to(root)}{file.read_text()}" for file in files))
+    return hash_text("".join(f"{file.relative_to(root)}{file.read_text()}" for file in files))
 
 
 def _traced_once(model: AttackedModel) -> AttackedModel:
@@ -284,7 +285,3 @@ def _on_replicas(
     )
     results = strategy.run(function, args=distributed)
     return {name: np.concatenate(strategy.experimental_local_results(value)) for name, value in results.items()}
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from cifs_tf.evaluation.records import Example, Report
 from cifs_tf.extras import is_installed
-from cifs_tf.files import write_atomically
+from cifs_tf.files import write_atomically, write_json
 from cifs_tf.templates import template_environment
 
 FILES = ("report.json", "report.md", "report.html")
@@ -38,14 +37,13 @@ def write_report(report: Report, folder: str | os.PathLike[str], examples: Seque
         from cifs_tf.evaluation.drawings import draw_examples, draw_report
 
         figures, pictures = draw_report(report), draw_examples(examples)
-    texts = (
-        json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        _render("report.md.j2", report),
-        _render("report.html.j2", report, figures=figures, examples=pictures),
-    )
-    # report.json last of all: where it is, the others are.
-    for name, text in reversed(list(zip(FILES, texts, strict=True))):
+    texts = {
+        "report.md": _render("report.md.j2", report),
+        "report.html": _render("report.html.j2", report, figures=figures, examples=pictures),
+    }
+    for name, text in texts.items():
         write_atomically(folder / name, functools.partial(Path.write_text, data=text, encoding="utf-8"))
+    write_json(folder / "report.json", report)  # last of all: where it is, the others are
     return [folder / name for name in FILES]
 
 

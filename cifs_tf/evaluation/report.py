@@ -1,7 +1,6 @@
 """From a ledger to a report: numbers in plain types, each computed here and nowhere else."""
 
 import dataclasses
-import time
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +19,7 @@ from cifs_tf.evaluation.records import (
     Report,
     TaskRecord,
 )
+from cifs_tf.files import now
 from cifs_tf.statistics import wilson_interval
 
 SCHEMA = 1
@@ -74,7 +74,7 @@ def build_report(ledger: Ledger) -> Report:
         "broken_by": list(broken_by.values()),
         "tasks": [_task(ledger, task) for task in tasks],
         "wall_clock": {
-            "reported": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "reported": now(),
             "seconds": round(ledger.seconds, 1),
             "compile_seconds_of_last_start": round(ledger.compile_seconds, 1),
         },

@@ -22,6 +22,7 @@ from typing import IO, Any
 from cifs_tf.command_line import EXIT_USER_ERROR
 from cifs_tf.config import Group, bounded
 from cifs_tf.errors import UserError
+from cifs_tf.hardware import usable_cores
 from cifs_tf.launch.worker import check_program, environment_of, parse_command
 
 LOOPBACK = "127.0.0.1"
@@ -203,8 +204,7 @@ def _start(program: Sequence[str], environment: dict[str, str]) -> subprocess.Po
 
 
 def _environment(hosts: Sequence[str], index: int) -> dict[str, str]:
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    threads = max(1, cores // len(hosts))
+    threads = max(1, usable_cores() // len(hosts))
     return {"TF_NUM_INTRAOP_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **environment_of(hosts, index)}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import tensorflow as tf
 from cifs_tf.checks import ONE_HOT_NDIM, check_images
 from cifs_tf.distribute import one_in
 from cifs_tf.errors import UserError
-from cifs_tf.files import write_atomically
+from cifs_tf.files import write_atomically, write_json
 from cifs_tf.framework_internals import run_graph, update_loss_metric
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.losses import head_weights
@@ -354,8 +353,7 @@ class Classifier(CheckedModel):
             "parameters": self.count_params(),
             "selection_layers": {name: type(cut).__name__ for name, cut in self.cuts.items()},
         }
-        text = json.dumps({"name": path.name, "network": network, **(card or {})}, indent=1, allow_nan=False)
-        write_atomically(path / "card.json", lambda file: file.write_text(text + "\n"))
+        write_json(path / "card.json", {"name": path.name, "network": network, **(card or {})})
         write_atomically(path / "model.keras", with_precision(self, "float32").save)
 
     def summary(self, line_length=None, positions=None, print_fn=None, **kwargs):

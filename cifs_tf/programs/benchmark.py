@@ -33,7 +33,7 @@ from cifs_tf.benchmarks.options import (
 from cifs_tf.benchmarks.tables import TABLES
 from cifs_tf.command_line import parse_options
 from cifs_tf.errors import UserError
-from cifs_tf.runs.workdir import write_json
+from cifs_tf.files import write_json
 
 # The modules of `cifs_tf.benchmarks` of the same names measure.
 COMMANDS: dict[str, type[BenchmarkOptions]] = {

@@ -4,10 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from cifs_tf.files import now, read_json
 from cifs_tf.reproduction.plan import Job
 from cifs_tf.reproduction.scales import Scale, arguments
-from cifs_tf.runs.provenance import now, revision
-from cifs_tf.runs.workdir import read_json
+from cifs_tf.runs.provenance import revision
 
 NAME = "overhead"
 TITLE = "training and evaluation time of a vanilla network and of its CIFS-modified version"

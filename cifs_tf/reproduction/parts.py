@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cifs_tf.files import write_atomically
+from cifs_tf.files import write_atomically, write_json
 from cifs_tf.reproduction import overhead
 from cifs_tf.reproduction.catalogue import Figure, Table, figures, tables
 from cifs_tf.reproduction.overhead import Overhead, build_overhead
@@ -14,7 +14,6 @@ from cifs_tf.reproduction.plan import Analysis, Job, jobs_of, plan_figure, plan_
 from cifs_tf.reproduction.render import write_result
 from cifs_tf.reproduction.results import build_figure, build_result
 from cifs_tf.reproduction.scales import Scale
-from cifs_tf.runs.workdir import write_json
 
 
 @dataclasses.dataclass(frozen=True)

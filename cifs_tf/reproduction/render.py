@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cifs_tf.attack_names import attack_title
-from cifs_tf.files import write_atomically
-from cifs_tf.runs.workdir import write_json
+from cifs_tf.files import write_atomically, write_json
 from cifs_tf.tables import Table
 from cifs_tf.templates import template_environment
 

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cifs_tf.attack_names import attack_title
+from cifs_tf.files import now, read_json
 from cifs_tf.reproduction.catalogue import Figure, Table
 from cifs_tf.reproduction.plan import Analysis, Evaluation, PlannedRow, Training, jobs_of
 from cifs_tf.reproduction.scales import Scale
-from cifs_tf.runs.provenance import now
-from cifs_tf.runs.workdir import read_json
 from cifs_tf.statistics import interval_over_seeds, wilson_interval
 
 SCHEMA = 1

@@ -15,11 +15,10 @@ from rich import print as rich_print
 
 from cifs_tf.adversarial import AdversarialTrainer, catastrophic_overfitting
 from cifs_tf.errors import UserError
-from cifs_tf.files import temporary_of, write_atomically
+from cifs_tf.files import read_json, temporary_of, write_atomically, write_json
 from cifs_tf.runs.cluster import ALONE, SHARING_SECONDS, Cluster
 from cifs_tf.runs.keys import DAMAGE, STAMP, read_stamp, stamp, warn
 from cifs_tf.runs.preemption import Preempted, WorkerLostError
-from cifs_tf.runs.workdir import read_json, write_json
 
 KEPT = 2
 FILE_NAME = re.compile(r"step-(\d+)\.npz")

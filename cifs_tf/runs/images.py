@@ -9,8 +9,8 @@ from cifs_tf.config import DataConfig
 from cifs_tf.data import ImageDataset, load_dataset
 from cifs_tf.data.identity import Identity, differences, hash_division
 from cifs_tf.errors import UserError
-from cifs_tf.files import hold_lock
-from cifs_tf.runs.workdir import LOCK_FILE, Workdir, write_json
+from cifs_tf.files import hold_lock, write_json
+from cifs_tf.runs.workdir import LOCK_FILE, Workdir
 
 FOLDER = "folder:"
 OTHERWISE = "restore them, or measure on these knowingly with --other_images"

@@ -17,6 +17,7 @@ from cifs_tf.data import ImageDataset, Split
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import Ledger, make_attacks
 from cifs_tf.figures import save_figure
+from cifs_tf.files import read_json, write_json
 from cifs_tf.losses import head_weights
 from cifs_tf.models import Classifier
 from cifs_tf.runs.comparison import Comparison
@@ -25,7 +26,6 @@ from cifs_tf.runs.images import OTHERWISE, load_images
 from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.provenance import revision
 from cifs_tf.runs.trained import TrainedNetwork
-from cifs_tf.runs.workdir import read_json, write_json
 
 
 def inspect_networks(

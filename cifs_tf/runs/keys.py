@@ -6,7 +6,6 @@ after which epoch, and what its epochs logged. Reading it reads the whole file, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 import zlib
@@ -19,11 +18,6 @@ from rich.console import Console
 STAMP = "run.json"
 # What a file that is damaged, cut, or of another run raises when it is read.
 DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
-
-
-def hash_text(text: str) -> str:
-    """Return a hash of a text: 16 hexadecimal digits."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def warn(text: str) -> None:

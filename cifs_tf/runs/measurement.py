@@ -27,12 +27,13 @@ from cifs_tf.evaluation import (
 )
 from cifs_tf.evaluation.records import Report
 from cifs_tf.evaluation.tasks import Task
+from cifs_tf.files import read_json
 from cifs_tf.runs.checkpoints import best_epoch
 from cifs_tf.runs.cluster import ALONE, Cluster
 from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.provenance import revision
 from cifs_tf.runs.trained import TrainedNetwork
-from cifs_tf.runs.workdir import Workdir, read_json
+from cifs_tf.runs.workdir import Workdir
 
 
 def measure_checkpoints(

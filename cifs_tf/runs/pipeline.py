@@ -15,6 +15,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import fingerprint_of
 from cifs_tf.export import FORMATS, ORIGIN_FILE, ExportError, export, find_fault, write_origin
 from cifs_tf.extras import is_installed
+from cifs_tf.files import now, read_json, write_json
 from cifs_tf.models import Classifier
 from cifs_tf.runs.cluster import Cluster, make_cluster
 from cifs_tf.runs.image_table import show_images
@@ -22,10 +23,10 @@ from cifs_tf.runs.images import check_images, load_training_images, record_image
 from cifs_tf.runs.measurement import check_test_images, measure_checkpoints
 from cifs_tf.runs.networks import build_networks, model_configs
 from cifs_tf.runs.precision import settle_precision
-from cifs_tf.runs.provenance import describe, now
+from cifs_tf.runs.provenance import describe
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.runs.training import fit
-from cifs_tf.runs.workdir import Workdir, read_json, write_json
+from cifs_tf.runs.workdir import Workdir
 
 
 def run(config: RunConfig, workdir: Workdir) -> dict[str, Any]:

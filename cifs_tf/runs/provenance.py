@@ -3,12 +3,12 @@
 import os
 import platform
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 from cifs_tf.config import RunConfig
 from cifs_tf.extras import versions_of
+from cifs_tf.files import now
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "tf2onnx", "onnxruntime", "keras-tuner")
 
@@ -46,8 +46,3 @@ def revision() -> str | None:
     except OSError:
         return None
     return found.stdout.strip() or None
-
-
-def now() -> str:
-    """Return the time as result files have it: UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

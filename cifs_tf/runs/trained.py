@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from cifs_tf.command_line import import_plugins
 from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
+from cifs_tf.files import read_json
 from cifs_tf.runs.keys import read_stamp
-from cifs_tf.runs.workdir import Workdir, read_json
+from cifs_tf.runs.workdir import Workdir
 
 if TYPE_CHECKING:
     from cifs_tf.models import Classifier

@@ -27,8 +27,7 @@ import yaml
 
 from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
-from cifs_tf.files import hold_lock, is_held, remove_abandoned, remove_unfinished, write_atomically
-from cifs_tf.runs.keys import hash_text
+from cifs_tf.files import hash_text, hold_lock, is_held, remove_abandoned, remove_unfinished, write_atomically
 from cifs_tf.runs.recipes import dump_yaml, parse_config
 
 # Fields that may change between a run and its continuation: they say where and how, not what.
@@ -246,26 +245,3 @@ def check_folder(folder: Path) -> None:
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError("--workdir", folder, f"{existing} cannot be written to, give another folder")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, atomically."""
-    write_atomically(
-        path,
-        lambda file: file.write_text(
-            json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-        ),
-    )
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: if it is not there, or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is damaged"
-        raise UserError("file", path, f"it cannot be read ({reason}), make it anew") from error

@@ -13,7 +13,7 @@ import keras_tuner
 from keras_tuner.engine.trial import TrialStatus
 
 from cifs_tf.errors import UserError
-from cifs_tf.runs.workdir import read_json, write_json
+from cifs_tf.files import read_json, write_json
 from cifs_tf.tuning.options import OBJECTIVE, SearchConfig
 from cifs_tf.tuning.space import describe, num_combinations, search_space, trial_values
 

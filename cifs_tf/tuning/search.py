@@ -11,13 +11,14 @@ from rich.console import Console
 from cifs_tf.command_line import command
 from cifs_tf.data import ImageDataset
 from cifs_tf.errors import UserError
+from cifs_tf.files import now, read_json, write_json
 from cifs_tf.runs.cluster import Cluster, count_workers, make_cluster
 from cifs_tf.runs.image_table import describe_images, show_images
 from cifs_tf.runs.images import check_images, load_training_images, record_images
 from cifs_tf.runs.keys import warn
 from cifs_tf.runs.precision import settle_precision
-from cifs_tf.runs.provenance import describe, now
-from cifs_tf.runs.workdir import Workdir, read_json, write_json
+from cifs_tf.runs.provenance import describe
+from cifs_tf.runs.workdir import Workdir
 from cifs_tf.tuning import report
 from cifs_tf.tuning.options import OBJECTIVE, SearchConfig
 from cifs_tf.tuning.oracle import Resumable

@@ -14,12 +14,13 @@ from tensorboard.plugins.hparams import api as hparams
 from cifs_tf.config import RunConfig
 from cifs_tf.data import ImageDataset
 from cifs_tf.errors import UserError
+from cifs_tf.files import read_json
 from cifs_tf.runs.checkpoints import adopt_checkpoints
 from cifs_tf.runs.cluster import ALONE, Cluster
 from cifs_tf.runs.images import record_images
 from cifs_tf.runs.networks import build, build_networks
 from cifs_tf.runs.training import fit
-from cifs_tf.runs.workdir import Workdir, read_json
+from cifs_tf.runs.workdir import Workdir
 from cifs_tf.tuning.options import DIMENSIONS, OBJECTIVE, SearchConfig
 from cifs_tf.tuning.oracle import make_oracle
 from cifs_tf.tuning.space import alternatives, as_plain, trial_values

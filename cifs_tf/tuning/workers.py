@@ -18,6 +18,7 @@ from typing import Self
 
 from cifs_tf.errors import UserError
 from cifs_tf.files import hold_lock, is_locked
+from cifs_tf.hardware import usable_cores
 from cifs_tf.runs.workdir import Workdir
 from cifs_tf.tuning.oracle import Resumable
 
@@ -107,7 +108,7 @@ class Workers:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         ip, port = address.rsplit(":", 1)
-        threads = str(max(1, (os.cpu_count() or 1) // num_workers))
+        threads = str(max(1, usable_cores() // num_workers))
         processes = []
         for number in range(1, num_workers + 1):
             name = f"worker-{number}"

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from cifs_tf.errors import UserError
-from cifs_tf.files import write_atomically
+from cifs_tf.files import read_json, write_atomically
 from cifs_tf.reproduction.catalogue import NetworkSpec
 from cifs_tf.reproduction.plan import Evaluation, Job, Training, plan_training
 from cifs_tf.reproduction.scales import SCALES, EvaluationSetup, Scale
 from cifs_tf.reproduction.verdict.study import NAME, Arm, Study
-from cifs_tf.runs.workdir import read_json
 
 CHECKPOINTS = ("last", "best")
 # Where the finished cells lie, in the folder of the page.

@@ -13,16 +13,17 @@ from cifs_tf.data import ImageDataset, Split
 from cifs_tf.evaluation import as_attacked, evaluate, make_attacks
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.tasks import Crafted, Natural
+from cifs_tf.files import now, read_json
 from cifs_tf.models import Classifier
 from cifs_tf.reproduction.verdict.cells import CHECKPOINTS, SCHEMA, Cell, pack_bits
 from cifs_tf.reproduction.verdict.study import Study
 from cifs_tf.runs.checkpoints import best_epoch
 from cifs_tf.runs.images import load_images
 from cifs_tf.runs.precision import tf32_disabled
-from cifs_tf.runs.provenance import now, revision
+from cifs_tf.runs.provenance import revision
 from cifs_tf.runs.trained import find_network
 from cifs_tf.runs.training import VALIDATION_STEPS
-from cifs_tf.runs.workdir import Workdir, read_json
+from cifs_tf.runs.workdir import Workdir
 
 DIGITS = 4
 CHANNELS = ("natural_negative_share", "adversarial_negative_share", "natural_alignment", "adversarial_alignment")

@@ -10,13 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cifs_tf.figures import GREY, color_networks, make_figure, save_figure, styled
-from cifs_tf.files import write_atomically
+from cifs_tf.files import read_json, write_atomically
 from cifs_tf.reproduction.scales import flat_config
 from cifs_tf.reproduction.verdict import statistics
 from cifs_tf.reproduction.verdict.cells import CELLS, read_cells
 from cifs_tf.reproduction.verdict.statistics import WATCHED, Difference
 from cifs_tf.reproduction.verdict.study import NAME, Study
-from cifs_tf.runs.workdir import read_json
 from cifs_tf.templates import template_environment
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from pathlib import Path
 from typing import Literal
 
 from cifs_tf.errors import UserError
+from cifs_tf.hardware import usable_cores
 
-CPUS = os.cpu_count() or 1
+CPUS = usable_cores()
 MAY_BE_ZERO = (
     "port",
     "rest_api_port",

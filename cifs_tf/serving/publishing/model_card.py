@@ -1,7 +1,5 @@
 """The model card: how a published network was made, its measured accuracy, and what it is not for."""
 
-import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.evaluation import as_attacked
 from cifs_tf.export import describe_files
 from cifs_tf.extras import versions_of
+from cifs_tf.files import now, write_json
 from cifs_tf.models import Classifier
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.serving.endpoint.servables import onnx_signature
@@ -80,7 +79,7 @@ def make_card(
         "recipe": {name: value for name, value in run.config.flat().items() if name not in PLACES},
         "training": {name: result.get(name) for name in ("versions", "revision", "machine", "started", "finished")},
         "exported": {
-            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "at": now(),
             "versions": versions_of(PACKAGES),
         },
         "measured": measured,
@@ -97,9 +96,7 @@ def make_card(
 
 def write_card(path: Path, card: dict[str, Any]) -> None:
     """Write the card into a version's folder."""
-    (path / CARD_FILE).write_text(
-        json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    write_json(path / CARD_FILE, card)
 
 
 def _check_weights(run: TrainedNetwork, file: Path, found: Any, weights: str) -> None:

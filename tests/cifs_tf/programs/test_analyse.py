@@ -17,6 +17,7 @@ from cifs_tf.command_line import parse_options
 from cifs_tf.config import AttackConfig, DataConfig, OutputConfig, RunConfig
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import Ledger
+from cifs_tf.files import write_json
 from cifs_tf.layers import CIFS
 from cifs_tf.models import Classifier
 from cifs_tf.programs.analyse import AnalyseOptions, analyse
@@ -24,7 +25,7 @@ from cifs_tf.runs.comparison import Comparison
 from cifs_tf.runs.inspection import choose_beta
 from cifs_tf.runs.recipes import dump_yaml
 from cifs_tf.runs.trained import TrainedNetwork
-from cifs_tf.runs.workdir import Workdir, write_json
+from cifs_tf.runs.workdir import Workdir
 from tests.running import ROOT
 
 QUICK = {"attack": "pgd2", "examples": 20, "batch_size": 16}

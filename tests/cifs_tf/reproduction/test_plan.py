@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from cifs_tf.command_line import parse_options
+from cifs_tf.files import write_json
 from cifs_tf.programs.analyse import AnalyseOptions
 from cifs_tf.programs.evaluate import EvaluateOptions
 from cifs_tf.reproduction.catalogue import figures, tables
 from cifs_tf.reproduction.plan import Analysis, Evaluation, Training, jobs_of, plan_figure, plan_table
 from cifs_tf.reproduction.scales import SCALES, arguments
 from cifs_tf.runs.recipes import RECIPES, parse_config
-from cifs_tf.runs.workdir import write_json
 
 PLACES = ("workdir", "data_dir")
 WORKDIR = Path("runs/here")

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
+from cifs_tf.files import write_json
 from cifs_tf.reproduction.catalogue import tables
 from cifs_tf.reproduction.plan import Evaluation, jobs_of, plan_table
 from cifs_tf.reproduction.render import cell_text, result_table, write_result
 from cifs_tf.reproduction.results import about, build_result, read_place
 from cifs_tf.reproduction.scales import SCALES
-from cifs_tf.runs.workdir import write_json
 
 SMOKE = SCALES["smoke"]
 REPORT = {

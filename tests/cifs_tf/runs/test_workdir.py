@@ -11,10 +11,10 @@ import pytest
 
 from cifs_tf.config import DataConfig, ModelConfig, OutputConfig, RunConfig, TrainConfig
 from cifs_tf.errors import UserError
-from cifs_tf.files import write_atomically
+from cifs_tf.files import read_json, write_atomically, write_json
 from cifs_tf.runs.cluster import ALONE
 from cifs_tf.runs.precision import settle_precision
-from cifs_tf.runs.workdir import Workdir, read_json, write_json
+from cifs_tf.runs.workdir import Workdir
 
 
 def test_same_config_continues_and_another_is_refused(tmp_path):
