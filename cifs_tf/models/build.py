@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.layers import CAS, CIFS, EWAS, FSR, MLPProbe, SqueezeExcitation, get_importance
 from cifs_tf.models.classifier import Classifier
 from cifs_tf.models.resnets import BLOCKS_PER_STAGE, resnet
+from cifs_tf.models.saving import load_model
 from cifs_tf.models.wide_resnets import DEPTH_AND_FACTOR, wide_resnet
 
 MINIMUM_SIDE = 8
@@ -139,3 +141,23 @@ def make_importance(config: ModelConfig):
     if config.importance in ("softplus", "sigmoid") and config.alpha is not None:
         return get_importance(config.importance, alpha=config.alpha)
     return get_importance(config.importance)
+
+
+def load_classifier(file: Path, argument: str, received: Any) -> Classifier:
+    """Load a classifier from a `.keras` file that this project wrote.
+
+    Args:
+        file: the file.
+        argument: what errors name,
+        received: and its value.
+
+    Raises:
+        UserError: if Keras cannot load it, or it is another model.
+    """
+    try:
+        classifier = load_model(file, compile=False)
+    except UserError as error:
+        raise UserError(argument, received, f"{file}: {error.advice}") from error
+    if not isinstance(classifier, Classifier):
+        raise UserError(argument, received, f"{file} is no network of this project")
+    return classifier

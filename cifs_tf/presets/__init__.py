@@ -3,12 +3,12 @@
 A preset is a folder with `model.keras` and `card.json`; `Classifier.save_to_preset` writes one. Nothing is fetched.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifs_tf.errors import UserError
+from cifs_tf.files import read_json
 
 if TYPE_CHECKING:
     from cifs_tf.models import Classifier
@@ -47,18 +47,9 @@ def from_preset(preset: str | os.PathLike[str]) -> "Classifier":
         TensorShape([1, 3, 10])
     """
     file = preset_folder(preset) / "model.keras"
-    import keras
+    from cifs_tf.models.build import load_classifier
 
-    from cifs_tf.models import Classifier
-
-    try:
-        classifier = keras.models.load_model(file, compile=False)
-    except Exception as error:  # whatever a damaged file makes Keras raise
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError("preset", preset, f"Keras cannot load {file} ({reason})") from error
-    if not isinstance(classifier, Classifier):
-        raise UserError("preset", preset, f"{file} is no network of this project")
-    return classifier
+    return load_classifier(file, "preset", preset)
 
 
 def preset_card(preset: str | os.PathLike[str]) -> dict[str, Any]:
@@ -78,11 +69,7 @@ def preset_card(preset: str | os.PathLike[str]) -> dict[str, Any]:
         >>> preset_card("digits_cifs")["data"]["dataset"]
         'digits'
     """
-    file = preset_folder(preset) / "card.json"
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError("preset", preset, f"{file} is damaged, save the network anew") from error
+    return read_json(preset_folder(preset) / "card.json")
 
 
 def preset_folder(preset: str | os.PathLike[str]) -> Path:

@@ -167,19 +167,6 @@ def read_record(run: Workdir, option: str = "--run") -> Record | None:
         raise UserError(option, run.path, advice) from error
 
 
-def images_hash(run: Workdir, option: str = "--run") -> str | None:
-    """Return the hash of a run's images, their splits and classes: `ImageDataset.identity.hash` at its first start.
-
-    Returns:
-        16 hexadecimal digits; None if the run has no record.
-
-    Raises:
-        UserError: as for `read_record`.
-    """
-    record = read_record(run, option)
-    return None if record is None else record.identity.hash
-
-
 def _write_record(dataset: ImageDataset, run: Workdir, division: dict[str, str]) -> None:
     if run.has_begun:
         print(f"note: {run.path} had not recorded its images; they are taken for those of {dataset.name} of now")

@@ -73,20 +73,11 @@ class TrainedNetwork:
             name = self.model_file.relative_to(self.path)
             advice = f"{name} cannot be used ({reason}), the command of the run makes it again"
             raise UserError(self.option, self.path, advice) from error
-        import keras
-
-        from cifs_tf.models import Classifier, with_precision
+        from cifs_tf.models import with_precision
+        from cifs_tf.models.build import load_classifier
 
         import_plugins(self.config.model)
-        try:
-            classifier = keras.models.load_model(self.model_file, compile=False)
-        except Exception as error:  # whatever a damaged file makes Keras raise
-            reason = str(error).strip().partition("\n")[0]
-            advice = f"Keras cannot load {self.model_file.name} ({reason})"
-            raise UserError(self.option, self.path, advice) from error
-        if not isinstance(classifier, Classifier):
-            advice = f"{self.model_file} is no network of this project, give a run's folder"
-            raise UserError(self.option, self.path, advice)
+        classifier = load_classifier(self.model_file, self.option, self.path)
         mixed = self.config.train.precision == "mixed_bfloat16"
         return with_precision(classifier, "float32") if mixed else classifier
 

@@ -14,9 +14,9 @@ from cifs_tf.errors import UserError
 from cifs_tf.runs.images import (
     check_images,
     check_warm_start,
-    images_hash,
     load_images,
     load_training_images,
+    read_record,
     record_images,
 )
 from cifs_tf.runs.workdir import Workdir
@@ -51,7 +51,7 @@ def test_the_images_of_a_run_are_those_it_was_begun_with(pets, tmp_path):
     record = json.loads(run.images_file.read_text())
     assert record["class_names"] == ["ant", "bee", "cat"]
     assert sum(record["counts"].values()) == sum(map(len, record["splits"].values())) == 36
-    assert images_hash(run) == load_dataset(data).identity.hash == record["hash"]
+    assert read_record(run).identity.hash == load_dataset(data).identity.hash == record["hash"]
     again = load_images(data, [run])
     assert again.unlike_run == ()
     record_images(load_training_images(data, run), run)
@@ -130,7 +130,7 @@ def test_classes_in_another_order_are_brought_into_that_of_the_run(pets, tmp_pat
     found = load_images(data, [run])
     assert found.class_names == ("cat", "ant", "bee")
     assert found.unlike_run == ()
-    assert found.identity.hash == images_hash(run)
+    assert found.identity.hash == read_record(run).identity.hash
     for split in (found.train, found.validation, found.test):  # ant is dark, bee is not, cat is bright
         for image, label in zip(split.images, split.labels, strict=True):
             assert found.class_names[label] == ("ant", "bee", "cat")[int(image.mean()) // 80]
@@ -152,7 +152,7 @@ def test_a_run_without_a_record_is_believed_on_a_dataset_by_name(tmp_path, capsy
         load_images(DataConfig(dataset="folder:x"), [run])
     load_images(dataclasses.replace(data, train_examples=20), [run])  # another part than the run takes
     assert "had not recorded its images" in capsys.readouterr().out
-    assert images_hash(run) == load_dataset(data).identity.hash
+    assert read_record(run).identity.hash == load_dataset(data).identity.hash
     record_images(load_training_images(data, run), run)
     assert capsys.readouterr().out == ""
 
@@ -260,7 +260,7 @@ def test_workers_that_begin_at_once_leave_one_record(tmp_path):
     for thread in threads:
         thread.join()
     assert all("another process is at work" in failure for failure in failures)
-    assert images_hash(run) == dataset.identity.hash
+    assert read_record(run).identity.hash == dataset.identity.hash
     assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "config.yaml", "images.json"]
 
 
