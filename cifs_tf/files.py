@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,11 @@ def read_json(path: Path) -> Any:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is damaged"
         raise UserError("file", path, f"it cannot be read ({reason}), make it anew") from error
+
+
+def print_written(paths: Iterable[Path]) -> None:
+    """Print which files were written."""
+    print("Written:", *(f"  {path}" for path in paths), sep="\n")
 
 
 def hash_text(text: str) -> str:

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from scipy import stats
 
@@ -26,6 +27,11 @@ def wilson_interval(successes: int, number: int) -> tuple[float, float]:
     """
     found = stats.binomtest(successes, number).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
+
+
+def accuracy_of(count: int, number: int) -> dict[str, Any]:
+    """Return the share of images that were right: `accuracy`, `count`, `of`, and Wilson's 95% `interval`."""
+    return {"accuracy": count / number, "count": count, "of": number, "interval": list(wilson_interval(count, number))}
 
 
 def interval_over_seeds(shares: Sequence[float], number: int) -> tuple[float, float]:

@@ -35,18 +35,17 @@ class Ledger:
 
     Args:
         header: `key` (what must agree), `shard` (i/n) and `about` (what the report says).
-        file: where to keep it, opened for appending; None keeps it in memory only.
 
     Example:
         >>> with Ledger.open("ledger.jsonl", header) as ledger:
         ...     ledger.append("natural", ids, {"ranks": ranks}, seconds=0.1)
     """
 
-    def __init__(self, header: Header, file: IO[str] | None = None):
+    def __init__(self, header: Header):
         self.header = header
         self.seconds = 0.0
         self.compile_seconds = 0.0
-        self._file = file
+        self._file: IO[str] | None = None  # in memory only; `open` sets it
         self._ids: dict[str, list[np.ndarray]] = {}
         self._values: dict[str, list[dict[str, np.ndarray]]] = {}
 

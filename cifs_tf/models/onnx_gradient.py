@@ -12,12 +12,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from cifs_tf.layers.cifs import MASK_GRADIENTS, gradient_shares
 from cifs_tf.models.answers import identifiers
 from cifs_tf.models.writers import TOLERANCE, ExportError, convert_to_onnx
 
 GRADIENT_FILE = "heads_and_gradient.onnx"
 # By mask gradient, the input of this name: shares of the gradients through the mask and through the choice of classes.
-MASK_GRADIENT_SHARES = {"detached": (0.0, 0.0), "full": (1.0, 0.0), "smoothed": (1.0, 1.0)}
+MASK_GRADIENT_SHARES = {name: tuple(share or 0.0 for share in gradient_shares(name)) for name in MASK_GRADIENTS}
 CHECK_BATCH_SIZES = (1, 5)
 _NUMBERS = itertools.count()
 

@@ -3,12 +3,11 @@
 import io
 
 import keras
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from cifs_tf.models.flops import count_flops, probe_flops, selection_flops
 from cifs_tf.models.graph import is_only_path, output_shape
+from cifs_tf.tables import Table
 
 WIDTH = 160  # nothing is wrapped
 
@@ -64,13 +63,9 @@ def cuts_table(classifier: keras.Model) -> str:
     text = io.StringIO()
     console = Console(file=text, width=WIDTH, highlight=False)
     if rows:
-        table = Table(box=box.SIMPLE, title="Cuts", title_justify="left")
-        for column in ("cut", "selects on", "selection", "features"):
-            table.add_column(column, no_wrap=True)
-        for column in ("parameters", "extra FLOPs", "of backbone"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for row in rows:
-            table.add_row(
+        header = ["cut", "selects on", "selection", "features", "parameters", "extra FLOPs", "of backbone"]
+        cells = [
+            [
                 row["cut"],
                 "all paths" if row["only_path"] else "one of several paths",
                 f"{row['selection']}, {row['probe']}",
@@ -78,8 +73,10 @@ def cuts_table(classifier: keras.Model) -> str:
                 f"{row['parameters']:,}",
                 "unknown" if row["flops"] is None else f"{row['flops']:,}",
                 "unknown" if row["share"] is None else f"{row['share']:.3%}",
-            )
-        console.print(table)
+            ]
+            for row in rows
+        ]
+        console.print(Table(header, cells, num_names=4).screen("Cuts"))
     else:
         console.print("No cuts: a vanilla network.")
     backbone = classifier.backbone

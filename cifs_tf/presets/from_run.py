@@ -12,7 +12,7 @@ from typing import Any
 
 from cifs_tf.errors import UserError
 from cifs_tf.runs.trained import TrainedNetwork, find_network
-from cifs_tf.statistics import wilson_interval
+from cifs_tf.statistics import accuracy_of
 
 SUITES = ("paper", "strict")
 
@@ -49,7 +49,7 @@ def save_run_to_preset(network: TrainedNetwork, folder: Path, strict_options: st
         "recipe": config.flat() | {"workdir": None, "data_dir": None, "defense": defense},
         "revision": network.result().get("revision"),
         "measured": {
-            "natural": _share(natural, reports["paper"]["num_examples"]),
+            "natural": accuracy_of(natural, reports["paper"]["num_examples"]),
             **{suite: _worst_case(reports.get(suite)) for suite in SUITES},
             "audit_passed": reports.get("strict", {}).get("believable"),
         },
@@ -67,12 +67,7 @@ def save_run_to_preset(network: TrainedNetwork, folder: Path, strict_options: st
 
 
 def _worst_case(report: dict[str, Any] | None) -> dict[str, Any] | None:
-    return report and _share(report["worst_case"]["count"], report["num_examples"])
-
-
-def _share(count: int, number: int) -> dict[str, Any]:
-    low, high = wilson_interval(count, number)
-    return {"accuracy": count / number, "count": count, "of": number, "interval": [low, high]}
+    return report and accuracy_of(report["worst_case"]["count"], report["num_examples"])
 
 
 if __name__ == "__main__":

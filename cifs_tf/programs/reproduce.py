@@ -20,6 +20,7 @@ from cifs_tf.command_line import parse_options
 from cifs_tf.config import Group, bounded
 from cifs_tf.errors import UserError
 from cifs_tf.extras import require
+from cifs_tf.files import print_written
 from cifs_tf.reproduction import overhead
 from cifs_tf.reproduction.catalogue import figures, tables
 from cifs_tf.reproduction.costs import cost, pace_of
@@ -95,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
     for part in parts:
         console.rule(part.name)
         run_jobs(part.jobs, workdir, options.data_dir, scale.in_one_process, console)
-        console.print("Written:", *(f"  {path}" for path in part.write()), sep="\n", soft_wrap=True, highlight=False)
+        print_written(part.write())
 
 
 def print_commands(parts: Sequence[Part], workdir: Path, data_dir: str | None, console: Console) -> None:

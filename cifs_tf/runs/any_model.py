@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from cifs_tf.command_line import command, import_plugins
 from cifs_tf.config import RunConfig
@@ -16,12 +16,14 @@ from cifs_tf.errors import UserError
 from cifs_tf.evaluation import AttackedModel, as_attacked, build_report, load_attacked, merge, write_report
 from cifs_tf.evaluation.examples import pick_examples
 from cifs_tf.evaluation.records import Example, Report
+from cifs_tf.files import print_written
 from cifs_tf.runs.cluster import make_local_cluster
 from cifs_tf.runs.images import OTHERWISE, load_images, read_record
 from cifs_tf.runs.measurement import attack, ledger_name
 from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.runs.workdir import Workdir
+from cifs_tf.tables import Table
 
 
 def evaluate_model(
@@ -132,37 +134,30 @@ def _publish(report: Report, folder: Path, console: Console, pictures: Sequence[
     others = f"these are not the images of the run: {'; '.join(about['unlike_run'])}" if about.get("unlike_run") else ""
     for note in filter(None, (others, *about["limits"])):
         console.print(f"note: {note}", soft_wrap=True)
-    console.print("Written:", *(f"  {path}" for path in written), sep="\n", soft_wrap=True)
+    print_written(written)
     return 1 if report["believable"] is False else 0
 
 
-def summary(report: Report) -> Table:
+def summary(report: Report) -> RichTable:
     """Lay out a report's main numbers."""
-    about = report["about"]
-    table = Table(
-        title=f"{about['network']}: {about['suite']}\n"
-        f"{report['num_examples']:,} images, epsilon {about['epsilon']:.4g}",
-        caption="audit: " + {None: "not done", True: "no check failed", False: "FAILED"}[report["believable"]],
-    )
-    for column, justify in (("after", "left"), ("runs", "right"), ("broke", "right"), ("survivors", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    table.add_column("accuracy %", justify="right")
-    natural = report["natural"]
-    table.add_row("natural", "", "", f"{natural['count']:,}", f"{100 * natural['accuracy']:.2f}")
+    about, natural = report["about"], report["natural"]
+    rows = [["natural", "", "", f"{natural['count']:,}", f"{100 * natural['accuracy']:.2f}"]]
     for row in report["attacks"]:
-        share = row["standing"] / report["num_examples"]
+        share = f"{100 * row['standing'] / report['num_examples']:.2f}"
         name = f"{row['attack']} ({row['section']})"
-        table.add_row(name, f"{row['runs']}", f"{row['broke_first']:,}", f"{row['standing']:,}", f"{100 * share:.2f}")
+        rows.append([name, f"{row['runs']}", f"{row['broke_first']:,}", f"{row['standing']:,}", share])
     worst = report["worst_case"]
     interval = "" if not worst["interval"] else " ({:.2f} to {:.2f})".format(*(100 * b for b in worst["interval"]))
-    table.add_section()
-    table.add_row("worst case of each image", "", "", f"{worst['count']:,}", f"{100 * worst['accuracy']:.2f}{interval}")
+    rows.append(["worst case of each image", "", "", f"{worst['count']:,}", f"{100 * worst['accuracy']:.2f}{interval}"])
     if report["paper"]:
         paper = report["paper"]
         label = f"the paper's convention ({paper['attack']}, beta {paper['beta']})"
-        table.add_row(label, "", "", "", f"{100 * paper['robust_accuracy']:.2f}")
-        table.add_row("gap between the two", "", "", "", f"{100 * (report['gap'] or 0):.2f}")
-    return table
+        rows.append([label, "", "", "", f"{100 * paper['robust_accuracy']:.2f}"])
+        rows.append(["gap between the two", "", "", "", f"{100 * (report['gap'] or 0):.2f}"])
+    return Table(["after", "runs", "broke", "survivors", "accuracy %"], rows).screen(
+        f"{about['network']}: {about['suite']}\n{report['num_examples']:,} images, epsilon {about['epsilon']:.4g}",
+        "audit: " + {None: "not done", True: "no check failed", False: "FAILED"}[report["believable"]],
+    )
 
 
 def _load(model: TrainedNetwork | str, trust: bool) -> AttackedModel:

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from cifs_tf.analysis import Measurement, class_wise_accuracy
 from cifs_tf.analysis.plots import plot_class_robustness, plot_profiles
 from cifs_tf.files import write_atomically
+from cifs_tf.tables import Table
 
 # On the screen; the files have all of them.
 SHOWN_CLASSES = 20
@@ -85,31 +86,28 @@ class Comparison:
         figures["class_robustness.png"] = plot_class_robustness(accuracies, self.class_names, self.attack)
         return figures
 
-    def tables(self, title: str, betas: Mapping[str, float | str]) -> list[Table]:
+    def tables(self, title: str, betas: Mapping[str, float | str]) -> list[RichTable]:
         """Lay out the means for the screen, and those by class if there are not too many.
 
         Args:
             title: of the first table.
             betas: beta_atk of the attack on each network.
         """
-        overview = Table(title=title, caption="natural / attacked; NR share, alignment: with the weights of the label")
-        overview.add_column("network")
-        for column in ("beta_atk", "accuracy (%)", "NR share (%)", "alignment"):
-            overview.add_column(column, justify="right")
+        columns = (("accuracy", 100), ("negative_share", 100), ("alignment", 1))
+        rows = []
         for name, means in self.means.items():
-            columns = (("accuracy", 100), ("negative_share", 100), ("alignment", 1))
             cells = [_pair([means[f"{kind}_{key}"] for kind in KINDS], scale) for key, scale in columns]
-            overview.add_row(name, str(betas[name]), *cells)
+            rows.append([name, str(betas[name]), *cells])
+        overview = Table(["network", "beta_atk", "accuracy (%)", "NR share (%)", "alignment"], rows)
+        caption = "natural / attacked; NR share, alignment: with the weights of the label"
         if len(self.class_names) > SHOWN_CLASSES:
-            return [overview]
-        by_class = Table(title=f"accuracy by class (%), natural / {self.attack}")
-        by_class.add_column("class")
-        for name in self.class_means:
-            by_class.add_column(name.replace(", ", "\n"), justify="right")
+            return [overview.screen(title, caption)]
+        rows = []
         for label, class_name in enumerate(self.class_names):
             values = [[means[f"{kind}_accuracy"][label] for kind in KINDS] for means in self.class_means.values()]
-            by_class.add_row(class_name, *(_pair(pair, 100) for pair in values))
-        return [overview, by_class]
+            rows.append([class_name, *(_pair(pair, 100) for pair in values)])
+        by_class = Table(["class", *(name.replace(", ", "\n") for name in self.class_means)], rows)
+        return [overview.screen(title, caption), by_class.screen(f"accuracy by class (%), natural / {self.attack}")]
 
     def _channel_rows(self) -> Iterable[dict[str, Any]]:
         for name, measurement in self.measurements.items():

@@ -17,7 +17,7 @@ from cifs_tf.data import ImageDataset, Split
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import Ledger, make_attacks
 from cifs_tf.figures import save_figure
-from cifs_tf.files import read_json, write_json
+from cifs_tf.files import print_written, read_json, write_json
 from cifs_tf.losses import head_weights
 from cifs_tf.models import Classifier
 from cifs_tf.runs.comparison import Comparison
@@ -135,7 +135,7 @@ def _show(comparison: Comparison, summary: dict[str, Any], written: Sequence[Pat
     )
     for table in comparison.tables(title, {name: network["attack_beta"] for name, network in networks.items()}):
         console.print(table)
-    console.print("Written:", *(f"  {path}" for path in written), sep="\n", soft_wrap=True)
+    print_written(written)
 
 
 def _labels_of(classes: Sequence[int | str], dataset: ImageDataset, split: Split) -> list[int]:

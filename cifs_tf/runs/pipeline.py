@@ -7,7 +7,6 @@ from typing import Any
 
 import tensorflow as tf
 from rich.console import Console
-from rich.table import Table
 
 from cifs_tf.config import RunConfig
 from cifs_tf.data import ImageDataset
@@ -15,7 +14,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import fingerprint_of
 from cifs_tf.export import FORMATS, ORIGIN_FILE, ExportError, export, find_fault, write_origin
 from cifs_tf.extras import is_installed
-from cifs_tf.files import now, read_json, write_json
+from cifs_tf.files import now, print_written, read_json, write_json
 from cifs_tf.models import Classifier
 from cifs_tf.runs.cluster import Cluster, make_cluster
 from cifs_tf.runs.image_table import show_images
@@ -27,6 +26,7 @@ from cifs_tf.runs.provenance import describe
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.runs.training import fit
 from cifs_tf.runs.workdir import Workdir
+from cifs_tf.tables import Table
 
 
 def run(config: RunConfig, workdir: Workdir) -> dict[str, Any]:
@@ -115,7 +115,9 @@ def _run_chief(
         write_json(workdir.result_file, result)
     result.setdefault("finished", now())
     write_json(workdir.result_file, result)
-    console.print(results_table(config, reports))
+    about = f"{config.data.dataset}: accuracy in % on {len(dataset.test):,} test images"
+    caption = "attacks: worst over beta_atk (in brackets)"
+    console.print(results_table(reports).screen(f"{about}, epsilon {config.attack.epsilon}", caption))
     if len(networks) > 1:
         console.print(footnote(*((name, result["networks"][name]["evaluation"]) for name in networks)))
 
@@ -132,7 +134,7 @@ def _run_chief(
             f"The exported SavedModel takes test image {example['test_image']}, {example['label']!r}, for "
             f"{example['predicted']!r} with probability {example['probability']:.3f}."
         )
-    console.print("Written:", *(f"  {path}" for path in written), sep="\n", soft_wrap=True)
+    print_written(written)
     return result
 
 
@@ -213,24 +215,16 @@ def classify_one(exported: Path, dataset: ImageDataset) -> dict:
     }
 
 
-def results_table(config: RunConfig, reports: dict) -> Table:
+def results_table(reports: dict) -> Table:
     """Lay out the accuracies as the paper does: the worst over beta_atk for each attack."""
-    first = next(iter(reports.values()))
-    title = f"{config.data.dataset}: accuracy in % on {first['num_examples']:,} test images"
-    table = Table(
-        title=f"{title}, epsilon {config.attack.epsilon}",
-        caption="attacks: worst over beta_atk (in brackets)",
-    )
-    table.add_column("network")
-    for column in ("natural", *first["paper"]["attacks"]):
-        table.add_column(column, justify="right")
+    rows = []
     for network, report in reports.items():
         cells = [f"{100 * report['natural']['accuracy']:.1f}"]
         for found in report["paper"]["attacks"].values():
             beta = f" ({found['beta']})" if len(found["by_beta"]) > 1 else ""
             cells.append(f"{100 * found['accuracy']:.1f}{beta}")
-        table.add_row(network, *cells)
-    return table
+        rows.append([network, *cells])
+    return Table(["network", "natural", *next(iter(reports.values()))["paper"]["attacks"]], rows)
 
 
 def footnote(twin: tuple, main_network: tuple) -> str:

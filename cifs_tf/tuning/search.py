@@ -11,7 +11,7 @@ from rich.console import Console
 from cifs_tf.command_line import command
 from cifs_tf.data import ImageDataset
 from cifs_tf.errors import UserError
-from cifs_tf.files import now, read_json, write_json
+from cifs_tf.files import now, print_written, read_json, write_json
 from cifs_tf.runs.cluster import Cluster, count_workers, make_cluster
 from cifs_tf.runs.image_table import describe_images, show_images
 from cifs_tf.runs.images import check_images, load_training_images, record_images
@@ -186,8 +186,7 @@ def _show(config: SearchConfig, workdir: Workdir) -> None:
         f"  {command('run')} --recipe {workdir.path / 'best.yaml'}",
         soft_wrap=True,
     )
-    written = [workdir.path / name for name in (*RESULTS, "result.json", "trials")]
-    console.print("Written:", *(f"  {path}" for path in written), sep="\n", soft_wrap=True)
+    print_written([workdir.path / name for name in (*RESULTS, "result.json", "trials")])
     console.print(f"tensorboard --logdir {workdir.path} shows the trials under HParams.", soft_wrap=True)
 
 

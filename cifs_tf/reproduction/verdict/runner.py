@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from cifs_tf.errors import UserError
+from cifs_tf.files import print_written
 from cifs_tf.reproduction.runner import run_jobs
 from cifs_tf.reproduction.scales import Scale
 from cifs_tf.reproduction.verdict.cells import Cell, plan_cells, read_cells, scale_of, write_cell
@@ -38,8 +39,7 @@ def run_study(scale_name: str, seeds: int | None, workdir: Path, data_dir: str |
                 check_regime(read_cells(docs, study), study)
             _compute(cell, study, scale, workdir, docs, data_dir, console)
             write_page(study, seeds, docs)
-    written = write_page(study, seeds, docs)
-    console.print("Written:", *(f"  {path}" for path in written), sep="\n", soft_wrap=True, highlight=False)
+    print_written(write_page(study, seeds, docs))
 
 
 def check_regime(cells: Sequence[dict[str, Any]], study: Study) -> None:

@@ -17,7 +17,7 @@ from cifs_tf.files import now, write_json
 from cifs_tf.models import Classifier
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.serving.endpoint.servables import onnx_signature
-from cifs_tf.serving.publishing.quantization import accuracy_of
+from cifs_tf.statistics import accuracy_of
 
 CARD_FILE = "model_card.json"
 SCHEMA = 1

@@ -25,7 +25,7 @@ from cifs_tf.evaluation.engine import ProgressFn
 from cifs_tf.evaluation.tasks import Crafted, Natural, Task
 from cifs_tf.export import ExportError
 from cifs_tf.models import Classifier
-from cifs_tf.statistics import wilson_interval
+from cifs_tf.statistics import accuracy_of
 
 QUANTIZED = "Conv"
 CALIBRATION_BATCH = 50
@@ -212,8 +212,3 @@ def measure(
         "robust": accuracy_of(robust, len(split)),
         "broken_by": broken_by,
     }
-
-
-def accuracy_of(count: int, number: int) -> dict[str, Any]:
-    """Return the share of images that were right: `accuracy`, `count`, `of`, and Wilson's 95% `interval`."""
-    return {"accuracy": count / number, "count": count, "of": number, "interval": list(wilson_interval(count, number))}
