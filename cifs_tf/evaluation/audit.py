@@ -1,4 +1,4 @@
-"""Signs that a defence hides its gradients instead of being robust (Athalye et al. 2018; Carlini et al. 2019).
+"""Signs that a defense hides its gradients instead of being robust (Athalye et al. 2018; Carlini et al. 2019).
 
 Each check reads the ledger and gives pass, warn, fail or skip, with its number and a sentence. If one fails, the robust
 accuracies of this evaluation cannot be trusted.
@@ -91,7 +91,7 @@ def _stability(ledger: Ledger) -> list[Check]:
             checks.append(Check(name, verdict, number, sentence))
             continue
         images = int(found.sum())
-        advice = ": random defences need other attacks (suite rand)" if value == "varies" else " that is passed along"
+        advice = ": random defenses need other attacks (suite rand)" if value == "varies" else " that is passed along"
         sentence = f"For {images / len(found):.1%} of the images {bad}{advice}."
         verdict = judge(images, len(found), 0.0)
         # Who asks for the suite of chance knows of it.

@@ -192,7 +192,8 @@ def test_validates_in_fit():
     assert seen == [True, False]
 
 
-PRIVATE = re.compile(r"_[a-z]\w*")
+PRIVATE, PRIVATE_PATH = re.compile(r"_[a-z]\w*"), re.compile(r"\.src\.|tensorflow\.python\.|\._[a-z]")
+READERS = {"getattr", "get"}
 
 
 def private_names(trees):
@@ -203,34 +204,30 @@ def private_names(trees):
     own |= {node.id for _, node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     for file, node in nodes:
         names = []
-        if isinstance(node, ast.Attribute) and ast.unparse(node) != "os._exit":
+        if isinstance(node, ast.Attribute):
             names = [node.attr]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("getattr", ".get")):
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in READERS:
             names = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            paths = [f"{getattr(node, 'module', None) or ''}.{alias.name}" for alias in node.names]
-            yield from (
-                f"{file}:{node.lineno} {path}"
-                for path in paths
-                if re.search(r"\.src\.|tensorflow\.python\.|\._[a-z]", path)
-            )
+            paths = [f"{getattr(node, 'module', '')}.{alias.name}" for alias in node.names]
+            yield from (f"{file}:{node.lineno} {path}" for path in paths if PRIVATE_PATH.search(path))
         yield from (f"{file}:{node.lineno} {name}" for name in names if PRIVATE.fullmatch(name) and name not in own)
 
 
 def test_private_names_are_used_nowhere_else():
-    """Those of Keras Tuner are its oracle's, whose version is bounded too; `_replace` is a named tuple's."""
+    """Keras Tuner's are in `tuning/`, its version is bounded too; `_replace` is a named tuple's, `_exit` is `os`'."""
     package = Path(__file__).parents[2] / "cifs_tf"
     trees = {str(file.relative_to(package)): ast.parse(file.read_text()) for file in package.rglob("*.py")}
     found = list(private_names(trees))
     assert any("framework_internals.py" in each for each in found)
     ours = [each for each in found if not each.startswith(("framework_internals.py", "tuning/"))]
-    assert [each for each in ours if not each.endswith(" _replace")] == []
+    assert [each for each in ours if not each.endswith((" _replace", " _exit"))] == []
 
 
 def test_private_names_are_found():
     lines = ("from keras.src.backend import X", "import keras.src.layers", "self._index(x)", "options.get('_cached')")
     source = "\n".join((*lines, "self._own = 1", "self._own"))
-    assert list(private_names({"a.py": ast.parse(source)})) == [
+    assert sorted(private_names({"a.py": ast.parse(source)})) == [
         "a.py:1 keras.src.backend.X",
         "a.py:2 .keras.src.layers",
         "a.py:3 _index",
