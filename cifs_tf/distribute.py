@@ -52,7 +52,7 @@ def replica_sum(values: Structure) -> Structure:
 
 
 def replica_mean(values: Structure) -> Structure:
-    """Mean over replicas; otherwise as `replica_sum`."""
+    """Average over replicas; otherwise as `replica_sum`."""
     return _all_reduce(tf.distribute.ReduceOp.MEAN, values)
 
 

@@ -126,7 +126,7 @@ class FittedModel(keras.Model):
         raise NotImplementedError
 
     def build_metrics(self, batch: tuple) -> None:
-        """Under a strategy, build the model and its compiled metrics by a symbolic step on a batch."""
+        """Build the model and its compiled metrics by a symbolic step on a batch, under a strategy."""
         super()._maybe_symbolic_build(data_batch=batch)
 
     def epoch_logs(self, logs: dict) -> dict:

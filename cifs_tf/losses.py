@@ -18,7 +18,7 @@ DLR_EPSILON = 1e-12
 
 
 def head_weights(beta: float | str, num_probes: int) -> np.ndarray:
-    """Weights of the heads in Eq. (3), for training and for an attacker's choice of beta.
+    """Return the weights of the heads in Eq. (3), for training and for an attacker's choice of beta.
 
     [1, beta/P, ..., beta/P] / (1 + beta); infinity leaves the raw predictions alone, [0, 1/P, ..., 1/P]; infinity-i
     leaves the i-th of them. Without selection layers there is one head, of weight 1, whatever beta.
@@ -96,7 +96,7 @@ def training_loss_factor(loss_scale: str, defense: str, beta: float) -> float:
 
 
 def head_weights_in_warm_up(beta: float, num_probes: int, epoch: tf.Tensor, epochs: float) -> tf.Tensor:
-    """Head weights while beta rises linearly from 0, in `epochs` epochs, to its value.
+    """Return head weights while beta rises linearly from 0, in `epochs` epochs, to its value.
 
     Args:
         beta: of Eq. (3) after the warm-up, a number >= 0.
@@ -118,7 +118,7 @@ def head_weights_in_warm_up(beta: float, num_probes: int, epoch: tf.Tensor, epoc
 
 
 def cross_entropy(heads: tf.Tensor, labels: tf.Tensor, label_smoothing: float = 0.0) -> tf.Tensor:
-    """Cross-entropy of every head.
+    """Compute the cross-entropy of every head.
 
     Args:
         heads: float (batch, 1 + P, classes), logits.
@@ -141,7 +141,7 @@ def cross_entropy(heads: tf.Tensor, labels: tf.Tensor, label_smoothing: float = 
 
 
 def kl_divergence(heads: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
-    """Kullback-Leibler divergence KL(p || q) of every head's prediction p from another's q (TRADES' regulariser).
+    """Compute KL(p || q), the divergence of every head's prediction p from another's q (TRADES' regulariser).
 
     Args:
         heads: float (batch, 1 + P, classes), logits of p.
@@ -159,7 +159,7 @@ def kl_divergence(heads: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
 
 
 def boosted_cross_entropy(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy, and a term that pushes the best other class down (MART, Wang et al. 2020, Eq. 8), of every head.
+    """Compute MART's cross-entropy, which pushes the best other class down, of every head (Wang et al. 2020, Eq. 8).
 
     -log p_y - log(1 - max_{j != y} p_j), the second with the 1.0001 of the official code.
 
@@ -180,7 +180,7 @@ def boosted_cross_entropy(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def mart_regulariser(natural: tf.Tensor, adversarial: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """KL divergence of the adversarial from the natural prediction, weighted by how wrong the natural one is (MART).
+    """Compute MART's divergence of the adversarial from the natural prediction, weighted by how wrong the latter is.
 
     KL(p || q) (1 - p_y), with the 1.0000001 and the log(q + 1e-12) of the official code.
 
@@ -198,7 +198,7 @@ def mart_regulariser(natural: tf.Tensor, adversarial: tf.Tensor, labels: tf.Tens
 
 
 def cw_margin(heads: tf.Tensor, labels: tf.Tensor, kappa: float = CW_KAPPA) -> tf.Tensor:
-    """Carlini and Wagner's margin of every head, the loss that a C&W attack by PGD maximises.
+    """Compute Carlini and Wagner's margin of every head, the loss that a C&W attack by PGD maximises.
 
     -max(z_y - max_{j != y} z_j + kappa, 0), of each example by itself.
 
@@ -218,7 +218,7 @@ def cw_margin(heads: tf.Tensor, labels: tf.Tensor, kappa: float = CW_KAPPA) -> t
 
 
 def margin(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Lead of the label over the best other class, of every head: z_y - max_{j != y} z_j.
+    """Compute the lead of the label over the best other class, of every head: z_y - max_{j != y} z_j.
 
     Args:
         heads: float (batch, 1 + P, classes), logits.
@@ -236,7 +236,7 @@ def margin(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def dlr(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Difference of logits ratio of every head (Croce and Hein 2020): invariant to the scale of the logits.
+    """Compute the difference of logits ratio of every head (Croce and Hein 2020): invariant to the scale of the logits.
 
     -(z_y - max_{j != y} z_j) / (z_(1) - z_(3)), z_(i) the i-th largest logit.
 
@@ -256,7 +256,7 @@ def dlr(heads: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def targeted_dlr(heads: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    """Targeted difference of logits ratio of every head: -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2).
+    """Compute the targeted DLR of every head: -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2).
 
     Args:
         heads: float (batch, 1 + P, classes), logits of 4 classes or more.
@@ -276,7 +276,7 @@ def targeted_dlr(heads: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor) -> tf.
 
 
 def contract(per_head: tf.Tensor, weights: tf.Tensor | np.ndarray) -> tf.Tensor:
-    """Weighted sum over heads: Eq. (3) for cross-entropies and `head_weights(beta, P)`.
+    """Sum over heads with weights: Eq. (3) for cross-entropies and `head_weights(beta, P)`.
 
     Args:
         per_head: float (batch, 1 + P).
@@ -293,7 +293,7 @@ def contract(per_head: tf.Tensor, weights: tf.Tensor | np.ndarray) -> tf.Tensor:
 
 
 def _pick(heads: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-    """Logit of one class per example, of every head."""
+    """Return the logit of one class per example, of every head."""
     chosen = tf.one_hot(classes, heads.shape[-1], on_value=True, off_value=False)[:, None, :]
     return tf.reduce_sum(tf.where(chosen, heads, 0), axis=-1)
 

@@ -45,7 +45,7 @@ class MART(PGDTraining):
         return PGD(start="gaussian", **attack_fields(config))
 
     def loss(self, classifier, images, x_adv, labels):
-        """Boosted cross-entropy and the weighted divergence, in training mode."""
+        """Compute the boosted cross-entropy and the weighted divergence, in training mode."""
         natural = classifier(images, labels=labels, training=True)
         heads = classifier(x_adv, labels=labels, training=True)
         per_head = boosted_cross_entropy(heads, labels)

@@ -129,7 +129,7 @@ class Standard:
         return images
 
     def loss(self, classifier, images, x_adv, labels):
-        """Eq. (3) in training mode, where the labels enter the mask."""
+        """Compute Eq. (3) in training mode, where the labels enter the mask."""
         heads = classifier(x_adv, labels=labels, training=True)
         return contract(cross_entropy(heads, labels, self.label_smoothing), self.head_weights), heads
 

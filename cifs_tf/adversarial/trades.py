@@ -45,7 +45,7 @@ class TRADES(PGDTraining):
         return PGD(loss="kl_divergence", start="gaussian", **attack_fields(config))
 
     def loss(self, classifier, images, x_adv, labels):
-        """Cross-entropy on the natural images and the divergence, in training mode."""
+        """Compute the cross-entropy on natural images and the divergence, in training mode."""
         natural = classifier(images, labels=labels, training=True)
         heads = classifier(x_adv, labels=labels, training=True)
         if self.bn_updates == 3:

@@ -125,7 +125,7 @@ class Split:
     def training_batches(
         self, batch_size: int, *, seed: int, start_step: int = 0, augmentation: str = "none"
     ) -> tf.data.Dataset:
-        """Endless shuffled batches, a pure function of (seed, step): a run resumes at any step.
+        """Return endless shuffled batches, a pure function of (seed, step): a run resumes at any step.
 
         Each epoch is a permutation of its own; its last, incomplete batch is dropped.
 
@@ -156,7 +156,7 @@ class Split:
         return batches.enumerate(start_step).map(load, tf.data.AUTOTUNE, deterministic=True).prefetch(2)
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Whole batches in the split.
+        """Count the whole batches in the split.
 
         Raises:
             UserError: if there is none.
@@ -166,7 +166,7 @@ class Split:
         return len(self) // batch_size
 
     def validation_batches(self, batch_size: int) -> tf.data.Dataset:
-        """Batches in order, all of one size, with sample weights: the last is filled up with images of weight 0.
+        """Return batches in order, all of one size, with sample weights: the last is filled up with images of weight 0.
 
         Args:
             batch_size: images per batch.

@@ -70,7 +70,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 def _global_moments(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean and biased variance per channel of the global batch, of which each replica has an equal part."""
+    """Return mean and biased variance per channel of the global batch, of which each replica has an equal part."""
     mean, variance = tf.nn.moments(values, list(range(values.shape.rank - 1)))
     if num_replicas() == 1:
         return mean, variance

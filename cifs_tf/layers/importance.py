@@ -134,7 +134,7 @@ class SigmoidImportance(_Importance):
 
 @register_importance("identity")
 def identity_importance(relevance: tf.Tensor) -> tf.Tensor:
-    """m = g, signed: what turns CIFS into CAS (see `cifs_tf.layers.CAS`)."""
+    """Return m = g, signed: what turns CIFS into CAS (see `cifs_tf.layers.CAS`)."""
     return relevance
 
 

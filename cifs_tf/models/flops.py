@@ -116,7 +116,7 @@ def selection_flops(selection: keras.layers.Layer, features_shape: tuple[int | N
 
 
 def _flops_of_layers(model: keras.Model) -> Iterator[tuple]:
-    """Each call of a layer that has kernels and its operations per image, None where they cannot be counted."""
+    """Yield each call of a layer with kernels and its operations per image, None where they cannot be counted."""
     for node in calls(model):
         layer = node.operation
         inner = graph_of(layer)

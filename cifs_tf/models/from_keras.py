@@ -241,7 +241,7 @@ def _nested(graph: keras.Model) -> Iterator[keras.Model]:
 
 
 def _opened(graph: keras.Model) -> list[keras.Model]:
-    """Nested models that can be taken apart: those whose layers all have names of their own."""
+    """Return nested models that can be taken apart: those whose layers all have names of their own."""
     nested = list(_nested(graph))
     names = collections.Counter(
         operation.name
@@ -309,7 +309,7 @@ def _ends_in_features(output) -> bool:
 
 
 def _add_head(features, num_classes: int | None, taken: set[str]):
-    """Mean over positions, if there are any, and a dense layer; logits keep full precision under a mixed policy."""
+    """Add the mean over positions, if any, and a dense layer; logits keep full precision under a mixed policy."""
     if num_classes is None or num_classes < 2:
         advice = f"the model ends in features {features.shape}, give 2 or more classes to add pooling and a dense layer"
         raise UserError("num_classes", num_classes, advice)

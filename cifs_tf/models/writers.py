@@ -165,7 +165,7 @@ def _call_signature(signature: Callable, image: tf.Tensor) -> dict[str, tf.Tenso
 
 
 def _encode(images: tf.Tensor) -> tf.Tensor:
-    """Images in [0, 1] as PNG files: string (batch,)."""
+    """Return images in [0, 1] as PNG files: string (batch,)."""
     return tf.stack([tf.io.encode_png(tf.cast(tf.round(image * 255), tf.uint8)) for image in images])
 
 

@@ -155,7 +155,7 @@ class SearchConfig(RunConfig):
 
 
 def groups_of_options() -> list[type]:
-    """Dataclasses whose fields are the options of a search: its own first, then those of a run."""
+    """Return the dataclasses whose fields are the options of a search: its own first, then those of a run."""
     return [SearchOptions, *GROUPS.values()]
 
 

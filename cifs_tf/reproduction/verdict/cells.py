@@ -50,7 +50,7 @@ class Cell:
         return self.training, *self.evaluations
 
     def file(self, docs: Path) -> Path:
-        """Its file, when it is finished, below the folder of the page."""
+        """Return its file, when it is finished, below the folder of the page."""
         return docs / CELLS / f"{self.name}.json"
 
 

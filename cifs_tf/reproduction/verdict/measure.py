@@ -124,7 +124,7 @@ def _labels(folder: Path) -> list[int]:
 def _on_training_images(
     classifier: Classifier, dataset: ImageDataset, config: RunConfig, study: Study, folder: Path
 ) -> dict[str, Any]:
-    """Accuracies on training images under the attack of the validation images, PGD-10 on the final logits."""
+    """Measure accuracies on training images under the attack of the validation images, PGD-10 on the final logits."""
     images: Split = dataset.train.class_balanced(min(study.training_examples, len(dataset.train)), "training_examples")
     epsilon = float(config.attack.epsilon)
     attack = PGD(epsilon=epsilon, step_size=epsilon / 4, num_steps=VALIDATION_STEPS)
@@ -147,7 +147,7 @@ def _on_training_images(
 
 
 def _channels(classifier: Classifier, images: Split, config: RunConfig, folder: Path) -> dict[str, Any]:
-    """Means over the images, under PGD-20 on the final logits; see `cifs_tf.analysis.Measurement.per_example`."""
+    """Return means over the images under PGD-20 on the final logits, see `cifs_tf.analysis.Measurement.per_example`."""
     attack = make_attacks(["pgd20"], config.attack.epsilon)["pgd20"]
     found = measure_channels(classifier, images, attack, seed=config.train.seed, folder=folder / "channels")
     values = found.per_example()

@@ -95,7 +95,7 @@ def draw_curves(curves: Mapping[str, np.ndarray], milestones: Sequence[int]) -> 
 
 
 def _mean_curves(cells: Sequence[dict[str, Any]], titles: dict[str, str]) -> dict[str, np.ndarray]:
-    """Robust validation accuracy of each arm by epoch, a mean over its seeds, by title."""
+    """Return the robust validation accuracy of each arm by epoch, a mean over its seeds, by title."""
     found: dict[str, list[list[float]]] = {}
     for cell in cells:
         found.setdefault(titles[cell["arm"]], []).append(cell["curves"][WATCHED])
@@ -126,7 +126,7 @@ def points(difference: Difference | None) -> str:
 
 
 def _pilot_rows(pilot: dict[str, Any]) -> list[tuple[int, float, float, float]]:
-    """Epoch, robust accuracy in training (as `fit` logs it), natural and robust validation accuracy, now and then."""
+    """Return epoch, robust accuracy in training (as `fit` logs it), natural and robust validation accuracy."""
     curves = pilot["curves"]
     last = len(curves[WATCHED])
     epochs = sorted({*range(PILOT_EVERY, last + 1, PILOT_EVERY), last, int(np.argmax(curves[WATCHED])) + 1})

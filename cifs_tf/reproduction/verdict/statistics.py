@@ -173,7 +173,7 @@ def _judged(hypothesis: Hypothesis, values: np.ndarray, seeds: int) -> dict[str,
 
 
 def accuracies(cells: Cells, arm: str) -> dict[str, Any] | None:
-    """Means over an arm's seeds, in [0, 1]: what the page's tables show of it.
+    """Return means over an arm's seeds, in [0, 1]: what the page's tables show of it.
 
     Returns:
         `seeds`, and for each checkpoint: the accuracy under each protocol with its interval (a `Difference`),

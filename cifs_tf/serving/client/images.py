@@ -104,7 +104,7 @@ def wrong_size(name: str, size: tuple[int, int], shape: Shape) -> UserError:
 
 
 def image_name(image: Picture) -> str:
-    """Name of an image in messages and tables."""
+    """Return the name of an image in messages and tables."""
     if isinstance(image, np.ndarray):
         return "an array"
     return f"{len(image)} bytes" if isinstance(image, bytes) else str(image)

@@ -39,7 +39,7 @@ def read_labels(path: str | Path | None) -> list[str] | None:
 
 
 def class_name(index: int, labels: Sequence[str] | None) -> str:
-    """Name of a class, or its number if it has none."""
+    """Return the name of a class, or its number if it has none."""
     return labels[index] if labels and index < len(labels) else f"class {index}"
 
 
@@ -116,12 +116,12 @@ def draw(
 
 
 def layers_of(outputs: Outputs) -> list[str]:
-    """Names of the layers that select channels, in the order of the outputs."""
+    """Return the names of the layers that select channels, in the order of the outputs."""
     return [name.removeprefix("importance_") for name in sorted(outputs) if name.startswith("importance_")]
 
 
 def most_important(importance: np.ndarray, channels: int) -> np.ndarray:
-    """Numbers of the most important channels, the most important first."""
+    """Return the numbers of the most important channels, the most important first."""
     return np.argsort(-importance, kind="stable")[:channels]
 
 

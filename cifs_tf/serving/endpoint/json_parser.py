@@ -29,7 +29,7 @@ class Members(list):
         return next((value for key, value in self if key == name), default)
 
     def names(self) -> list[str]:
-        """Names of the members."""
+        """Return the names of the members."""
         return [key for key, _ in self]
 
 

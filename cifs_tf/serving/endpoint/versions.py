@@ -253,7 +253,7 @@ def _status(version: Version) -> ModelVersionStatus:
 
 
 def _listing(path: Path) -> tuple:
-    """Names, sizes and times of a version's files: another listing is another attempt."""
+    """Return names, sizes and times of a version's files: another listing is another attempt."""
     found = []
     with contextlib.suppress(OSError):
         for file in sorted(path.rglob("*")):
