@@ -15,9 +15,9 @@ from typing import Any
 from cifs_tf.errors import UserError
 from cifs_tf.files import check_version, publish_version, write_json
 from cifs_tf.models import Classifier, with_precision
-from cifs_tf.models.answers import decode_images, disagreement, is_decodable, predict_fn
 from cifs_tf.models.onnx_gradient import GRADIENT_FILE, heads_and_gradient_fn, write_gradient_onnx
-from cifs_tf.models.writers import ExportError, write_onnx, write_saved_model
+from cifs_tf.models.saved_model import ExportError, write_onnx, write_saved_model
+from cifs_tf.models.signature_functions import decode_images, disagreement, is_decodable, predict_fn
 
 FORMATS = ("savedmodel", "onnx", "gradient")
 # In a version that a run exports: of which run and network it is, and a hash of every other file.

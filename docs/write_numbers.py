@@ -26,7 +26,7 @@ from cifs_tf.presets import preset_card, preset_names
 from cifs_tf.programs.benchmark import COMMANDS
 from cifs_tf.reproduction import overhead
 from cifs_tf.reproduction.render import figure_table, result_table
-from cifs_tf.runs.recipes import run_program
+from cifs_tf.runs.run_options import run_preemptible
 from cifs_tf.tables import Table
 from cifs_tf.templates import template_environment
 
@@ -211,4 +211,4 @@ def network_name(options: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_preemptible(main)

@@ -19,7 +19,7 @@ from cifs_tf.framework_internals import FittedModel, layers_of
 from cifs_tf.layers import BatchNormalization
 from cifs_tf.losses import contract, cross_entropy, head_weights
 from cifs_tf.models import Classifier, with_precision
-from cifs_tf.models.entry import CheckedModel
+from cifs_tf.models.checked_model import CheckedModel
 
 VALIDATION_STREAM = 2**31 - 1
 

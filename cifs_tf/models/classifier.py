@@ -16,12 +16,12 @@ from cifs_tf.files import write_atomically, write_json
 from cifs_tf.framework_internals import run_graph, update_loss_metric
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.losses import head_weights
-from cifs_tf.models.entry import CheckedModel, check_takes_logits, name_of
+from cifs_tf.models.checked_model import CheckedModel, check_takes_logits, name_of
 from cifs_tf.models.folding import convolve_and_normalise, find_pairs
 from cifs_tf.models.graph import check_backbone, check_cut, check_precision, checked_cuts, output_shape
+from cifs_tf.models.saved_model import write_onnx, write_saved_model
 from cifs_tf.models.saving import with_precision
 from cifs_tf.models.summary import cuts_table
-from cifs_tf.models.writers import write_onnx, write_saved_model
 
 # One training image in so many is classified once more, without labels, for accuracy: 3% of a step on natural images.
 MEASURED = 8

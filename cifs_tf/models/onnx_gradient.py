@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.layers.cifs import MASK_GRADIENTS, gradient_shares
-from cifs_tf.models.answers import identifiers
-from cifs_tf.models.writers import TOLERANCE, ExportError, convert_to_onnx
+from cifs_tf.models.saved_model import TOLERANCE, ExportError, convert_to_onnx
+from cifs_tf.models.signature_functions import identifiers
 
 GRADIENT_FILE = "heads_and_gradient.onnx"
 # By mask gradient, the input of this name: shares of the gradients through the mask and through the choice of classes.

@@ -12,7 +12,7 @@ from cifs_tf.config import EvaluationConfig
 from cifs_tf.files import read_json
 from cifs_tf.reproduction.catalogue import Figure, NetworkSpec, Row, Table
 from cifs_tf.reproduction.scales import EvaluationSetup, Scale, arguments, flat_config
-from cifs_tf.runs.recipes import RECIPES
+from cifs_tf.runs.run_options import RECIPES
 from cifs_tf.runs.workdir import PLACES, Workdir
 
 # Of Section 4.1; a run's own closing look has but one of them.

@@ -32,7 +32,7 @@ def write_page(study: Study, seeds: int, docs: Path) -> list[Path]:
     picture = docs / "figures" / f"{NAME}_curves.png"
     if cells:
         titles = {arm.name: arm.title for arm in study.arms.values()}
-        figure = draw_curves(_mean_curves(cells, titles), list(flat_config(study.recipe)["lr_milestones"]))
+        figure = draw_robustness(_mean_curves(cells, titles), list(flat_config(study.recipe)["lr_milestones"]))
         save_figure(figure, picture)
         written.append(picture)
     text = render(study, seeds, cells, pilots)
@@ -45,7 +45,7 @@ def render(study: Study, seeds: int, cells: Sequence[dict[str, Any]], pilots: Se
     """Lay the study out in Markdown, with the pilots that chose its schedule; with few cells the page says so."""
     environment = template_environment(TEMPLATES)
     environment.filters |= {"percent": percent, "points": points}
-    gate, judged = statistics.gate(cells, study), statistics.judge(cells, study)
+    gate, judged = statistics.gate(cells, study), statistics.judge_hypotheses(cells, study)
     if gate["reached"] is False:
         judged = {name: {**each, "verdict": NOT_REACHED} for name, each in judged.items()}
     rows = {name: statistics.accuracies(cells, name) for name in study.arms}
@@ -66,7 +66,7 @@ def render(study: Study, seeds: int, cells: Sequence[dict[str, Any]], pilots: Se
 
 
 @styled
-def draw_curves(curves: Mapping[str, np.ndarray], milestones: Sequence[int]) -> Figure:
+def draw_robustness(curves: Mapping[str, np.ndarray], milestones: Sequence[int]) -> Figure:
     """Draw the robust validation accuracy of each arm over the epochs.
 
     Args:
@@ -75,7 +75,7 @@ def draw_curves(curves: Mapping[str, np.ndarray], milestones: Sequence[int]) -> 
 
     Example:
         >>> import numpy as np
-        >>> figure = draw_curves({"vanilla": np.array([0.2, 0.3])}, milestones=[1])
+        >>> figure = draw_robustness({"vanilla": np.array([0.2, 0.3])}, milestones=[1])
     """
     figure = make_figure((9, 4.6))
     axes = figure.subplots()

@@ -76,10 +76,10 @@ def print_plan(scale_name: str, seeds: int | None, workdir: Path, data_dir: str 
             console.rule(cell.name, align="left")
             for job in cell.jobs:
                 console.print(job.command(workdir, data_dir), soft_wrap=True, markup=False, highlight=False)
-    console.print(plan_table(study, cells, workdir, docs).screen(f"study {NAME}", "hours left, of one quiet core"))
+    console.print(cells_table(study, cells, workdir, docs).screen(f"study {NAME}", "hours left, of one quiet core"))
 
 
-def plan_table(study: Study, cells: Sequence[Cell], workdir: Path, docs: Path) -> Table:
+def cells_table(study: Study, cells: Sequence[Cell], workdir: Path, docs: Path) -> Table:
     """Lay out the cells: what is done, and the hours left of one quiet core."""
     rows, left = [], 0.0
     for cell in cells:

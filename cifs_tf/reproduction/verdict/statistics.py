@@ -135,7 +135,7 @@ def judge_one(kind: str, margin: float, difference: Difference) -> str:
     return SUPPORTED if high < margin else CONTRADICTED if low > 0 else UNDECIDED
 
 
-def judge(cells: Cells, study: Study) -> dict[str, dict[str, Any]]:
+def judge_hypotheses(cells: Cells, study: Study) -> dict[str, dict[str, Any]]:
     """Judge every hypothesis.
 
     A verdict needs as many seeds as the study has; before that the differences are told, and not judged. A hypothesis

@@ -15,7 +15,7 @@ from cifs_tf.programs.evaluate import EvaluateOptions
 from cifs_tf.reproduction.catalogue import figures, tables
 from cifs_tf.reproduction.plan import Analysis, Evaluation, Training, jobs_of, plan_figure, plan_table
 from cifs_tf.reproduction.scales import SCALES, arguments
-from cifs_tf.runs.recipes import RECIPES, parse_config
+from cifs_tf.runs.run_options import RECIPES, parse_config
 
 PLACES = ("workdir", "data_dir")
 WORKDIR = Path("runs/here")

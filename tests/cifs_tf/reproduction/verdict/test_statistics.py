@@ -12,7 +12,7 @@ from cifs_tf.reproduction.verdict.statistics import (
     bootstrap,
     contrast,
     gate,
-    judge,
+    judge_hypotheses,
     judge_one,
     verdicts,
 )
@@ -105,7 +105,7 @@ def study_cells(seeds=3, **last):
 
 def test_judge_a_finished_study():
     """Vanilla falls to 10%, CIFS stays at 30%, so does the permuted mask; 1/C and no label fall with vanilla."""
-    judged = judge(study_cells(vanilla=0.1, scale_only=0.1, no_label=0.1), STUDY)
+    judged = judge_hypotheses(study_cells(vanilla=0.1, scale_only=0.1, no_label=0.1), STUDY)
     verdicts_found = {name: each["verdict"] for name, each in judged.items()}
     assert verdicts_found == {
         "H1": "supported",
@@ -119,16 +119,16 @@ def test_judge_a_finished_study():
 
 
 def test_arms_that_fare_differently_are_mixed_and_a_missing_effect_is_moot():
-    judged = judge(study_cells(vanilla=0.2, mean_one=0.1), STUDY)
+    judged = judge_hypotheses(study_cells(vanilla=0.2, mean_one=0.1), STUDY)
     assert judged["H1"]["verdict"] == "mixed"
     assert judged["H6"]["verdict"] == "no effect to lose"
 
 
 def test_too_few_seeds_are_told_and_not_judged():
-    judged = judge(study_cells(seeds=2, vanilla=0.1), STUDY)
+    judged = judge_hypotheses(study_cells(seeds=2, vanilla=0.1), STUDY)
     assert {each["verdict"] for each in judged.values()} == {"not enough cells yet"}
     assert judged["H1"]["contrasts"]["CIFS, mean one"]["difference"].seeds == 2
-    assert judge([], STUDY)["H1"]["contrasts"]["CIFS, mean one"]["difference"] is None
+    assert judge_hypotheses([], STUDY)["H1"]["contrasts"]["CIFS, mean one"]["difference"] is None
 
 
 def test_accuracies_of_an_arm():

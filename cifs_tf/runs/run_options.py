@@ -90,7 +90,7 @@ def dump_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config.flat(), sort_keys=False, allow_unicode=True)
 
 
-def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+def run_preemptible(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Run a program as `cifs_tf.command_line.run_program` does; SIGTERM and SIGHUP end it with everything saved.
 
     The code is 0 then, or that of the environment variable CIFS_PREEMPTED_CODE. A worker whose others are gone ends

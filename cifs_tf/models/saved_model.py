@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.layers import MASK_GRADIENTS
-from cifs_tf.models.answers import PredictFn, decode_images, explain_fn, is_decodable, predict_fn
+from cifs_tf.models.signature_functions import PredictFn, decode_images, explain_fn, is_decodable, predict_fn
 
 OPSET = 17
 CHECK_BATCH_SIZES = (2, 5)
