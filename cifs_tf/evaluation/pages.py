@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from cifs_tf.evaluation.records import Example, Report
 from cifs_tf.extras import is_installed
-from cifs_tf.files import write_atomically, write_json
+from cifs_tf.files import write_json, write_text
 from cifs_tf.templates import template_environment
 
 FILES = ("report.json", "report.md", "report.html")
@@ -42,7 +41,7 @@ def write_report(report: Report, folder: str | os.PathLike[str], examples: Seque
         "report.html": _render("report.html.j2", report, figures=figures, examples=pictures),
     }
     for name, text in texts.items():
-        write_atomically(folder / name, functools.partial(Path.write_text, data=text, encoding="utf-8"))
+        write_text(folder / name, text)
     write_json(folder / "report.json", report)  # last of all: where it is, the others are
     return [folder / name for name in FILES]
 

@@ -89,8 +89,7 @@ def write_gradient_onnx(classifier: keras.Model, path: Path) -> None:
 def _check_gradient(classifier: keras.Model, run: Callable[..., dict[str, np.ndarray]]) -> None:
     """Compare the file with the live model, whose own attack path makes the expected gradient.
 
-    A ReLU that sits at 0 but for rounding passes the gradient in one runtime and not in the other: the gradient of one
-    image may differ.
+    A ReLU that sits at 0 but for rounding passes the gradient in one runtime only: that of one image may differ.
     """
     rng = np.random.default_rng(0)
     num_heads, num_classes = 1 + classifier.num_probes, classifier.num_classes

@@ -1,12 +1,11 @@
 """A table as files: JSON with everything, Markdown, and one HTML page that needs nothing beside it."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cifs_tf.attack_names import attack_title
-from cifs_tf.files import write_atomically, write_json
+from cifs_tf.files import write_json, write_text
 from cifs_tf.tables import Table
 from cifs_tf.templates import template_environment
 
@@ -23,8 +22,7 @@ def write_result(result: dict[str, Any], folder: Path) -> list[Path]:
     environment.filters["cell"] = cell_text
     for file in files[1:]:
         template = environment.get_template(f"table{file.suffix}.j2")
-        text = template.render(result=result, lines=LINES, table=result_table(result))
-        write_atomically(file, functools.partial(Path.write_text, data=text, encoding="utf-8"))
+        write_text(file, template.render(result=result, lines=LINES, table=result_table(result)))
     return files
 
 

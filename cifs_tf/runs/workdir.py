@@ -27,7 +27,7 @@ import yaml
 
 from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
-from cifs_tf.files import hash_text, hold_lock, is_held, remove_abandoned, remove_unfinished, write_atomically
+from cifs_tf.files import hash_text, hold_lock, is_held, remove_abandoned, remove_unfinished, write_text
 from cifs_tf.runs.run_options import dump_yaml, parse_config
 
 # Fields that may change between a run and its continuation: they say where and how, not what.
@@ -125,7 +125,7 @@ class Workdir:
             key = hash_text(json.dumps(own, default=str)) if is_new else self.key
             # A run that was begun before there were keys goes on without.
             header = f"# run {key}, options {hash_text(options)}\n" if key else ""
-            write_atomically(self.config_file, lambda file: file.write_text(header + options, encoding="utf-8"))
+            write_text(self.config_file, header + options)
             try:
                 yield
             except Exception as error:

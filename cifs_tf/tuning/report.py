@@ -9,7 +9,7 @@ from keras_tuner.engine.trial import TrialStatus
 
 from cifs_tf.command_line import command
 from cifs_tf.figures import NATURAL, ROBUST, make_figure, save_figure, styled
-from cifs_tf.files import write_atomically
+from cifs_tf.files import write_text
 from cifs_tf.runs.run_options import dump_yaml
 from cifs_tf.tables import Table
 from cifs_tf.tuning.options import OBJECTIVE, SearchConfig
@@ -102,4 +102,4 @@ def write_recipe(best: dict[str, Any], num_trials: int, config: SearchConfig, ar
         f"# Found by {command('tune')} {shlex.join(argv)}".rstrip(),
         dump_yaml(config.with_values(best["values"])),
     ]
-    write_atomically(file, lambda path: path.write_text("\n".join(lines)))
+    write_text(file, "\n".join(lines))

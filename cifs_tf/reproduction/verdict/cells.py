@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cifs_tf.errors import UserError
-from cifs_tf.files import read_json, write_atomically
+from cifs_tf.files import read_json, write_text
 from cifs_tf.reproduction.catalogue import NetworkSpec
 from cifs_tf.reproduction.plan import Evaluation, Job, Training, plan_training
 from cifs_tf.reproduction.scales import SCALES, EvaluationSetup, Scale
@@ -116,7 +116,7 @@ def write_cell(cell: dict[str, Any], file: Path, others: Sequence[dict[str, Any]
     """
     check_paired([*others, cell])
     parts = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in cell.items()]
-    write_atomically(file, lambda path: path.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8"))
+    write_text(file, "{\n" + ",\n".join(parts) + "\n}\n")
 
 
 def read_cells(docs: Path, study: Study) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The study's page, made from its finished cells and nothing else: no training, no TensorFlow Datasets."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cifs_tf.figures import GREY, color_networks, make_figure, save_figure, styled
-from cifs_tf.files import read_json, write_atomically
+from cifs_tf.files import read_json, write_text
 from cifs_tf.reproduction.scales import flat_config
 from cifs_tf.reproduction.verdict import statistics
 from cifs_tf.reproduction.verdict.cells import CELLS, read_cells
@@ -35,9 +34,8 @@ def write_page(study: Study, seeds: int, docs: Path) -> list[Path]:
         figure = draw_robustness(_mean_curves(cells, titles), list(flat_config(study.recipe)["lr_milestones"]))
         save_figure(figure, picture)
         written.append(picture)
-    text = render(study, seeds, cells, pilots)
     page = docs / f"{NAME}.md"
-    write_atomically(page, functools.partial(Path.write_text, data=text, encoding="utf-8"))
+    write_text(page, render(study, seeds, cells, pilots))
     return [page, *written]
 
 
