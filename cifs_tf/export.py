@@ -28,6 +28,7 @@ __all__ = [
     "GRADIENT_FILE",
     "ORIGIN_FILE",
     "ExportError",
+    "changed_files",
     "decode_images",
     "describe_files",
     "disagreement",
@@ -150,6 +151,11 @@ def find_fault(path: Path, origin: Mapping[str, Any]) -> str | None:
     different = [name for name in origin if found.get(name) != origin[name]]
     if different:
         return f"it is of another run or network: {', '.join(different)}"
-    there = describe_files(path, ORIGIN_FILE)
-    changed = sorted(name for name in {**files, **there} if files.get(name) != there.get(name))
+    changed = changed_files(path, files)
     return f"{', '.join(changed)} changed after it was exported" if changed else None
+
+
+def changed_files(path: Path, files: Mapping[str, Any]) -> list[str]:
+    """Return which files of a version are not as `describe_files` described them, are new, or are gone."""
+    there = describe_files(path, ORIGIN_FILE)
+    return sorted(name for name in {**files, **there} if files.get(name) != there.get(name))

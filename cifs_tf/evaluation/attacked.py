@@ -147,8 +147,7 @@ def _load(path: str | os.PathLike[str], name: str | None, trust: bool) -> Attack
         raise UserError("model", path, "there is no such file, give a .keras file or a SavedModel folder")
     if path.is_file():
         return as_attacked(load_model(path, compile=False), name)
-    versions = sorted((int(child.name) for child in path.iterdir() if child.name.isdigit()), reverse=True)
-    folder = path if (path / "saved_model.pb").exists() or not versions else path / str(versions[0])
+    folder = version_folder(path)
     if not (folder / "saved_model.pb").exists():
         raise UserError("model", path, "it holds no saved_model.pb, give a .keras file or a SavedModel folder")
     check_side_effects(folder, trust)
@@ -160,6 +159,12 @@ def _load(path: str | os.PathLike[str], name: str | None, trust: bool) -> Attack
     fingerprint = _hash_files(folder)
     ours = {m: loaded.signatures[f"heads_{m}"] for m in MASK_GRADIENTS if f"heads_{m}" in loaded.signatures}
     return _from_heads(loaded, ours, name, fingerprint) if ours else _from_foreign(loaded, name, fingerprint)
+
+
+def version_folder(path: Path) -> Path:
+    """Return the folder of a SavedModel: the one that is given, or of the folder of its versions the highest."""
+    versions = [int(child.name) for child in path.iterdir() if child.name.isdigit()]
+    return path if (path / "saved_model.pb").exists() or not versions else path / str(max(versions))
 
 
 def fingerprint_of(model: keras.Model) -> str:

@@ -164,7 +164,7 @@ def check_input(model: AttackedModel, split: Split, tasks: Sequence[Task], shard
     surrogates = [task.surrogate for task in tasks if isinstance(task, Crafted) and task.surrogate]
     for argument, attacked in [("model", model), *(("surrogate", surrogate) for surrogate in surrogates)]:
         if tuple(split.images.shape[1:]) != tuple(attacked.image_shape):
-            advice = f"the images have the shape {split.images.shape[1:]}, give a model made for them"
+            advice = f"the images have the shape {split.images.shape[1:]}, resize them (--image_size)"
             raise UserError(argument, f"image shape {attacked.image_shape}", advice)
         if split.labels.max() >= attacked.num_classes:
             advice = f"the labels go up to {split.labels.max()}, give a model with as many classes"

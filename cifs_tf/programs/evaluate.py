@@ -44,8 +44,8 @@ class EvaluateOptions(Group):
             run's images are now.
         image_size: side in pixels to which tfds: and folder: images are resized; null is the run's, or keeps their
             size.
-        other_images: of a run: measure on images that it was not trained beside, of the same classes; the report says
-            in what they differ, and the default workdir is another.
+        other_images: of a run, its networks and exports: measure on images that it was not trained beside, of the same
+            classes; the report says in what they differ, and the default workdir is another.
         data_dir: where TFDS data lies; null is the run's, or TFDS' own default.
         examples: attack a class-balanced subset of so many test images; null is 200 for quick, 2000 for paper_aa, and
             all of them otherwise.

@@ -20,6 +20,7 @@ from cifs_tf.files import print_written
 from cifs_tf.runs.cluster import make_local_cluster
 from cifs_tf.runs.images import OTHERWISE, load_images, read_record
 from cifs_tf.runs.measurement import attack, ledger_name
+from cifs_tf.runs.origin import match_origin, read_origin
 from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.runs.workdir import Workdir
@@ -76,9 +77,10 @@ def evaluate_model(
         if run is None
         else load_images(config.data, [run], "--model", other_images=other_images, advice=OTHERWISE)
     )
-    record = read_record(surrogate.run, "--surrogate") if isinstance(surrogate, TrainedNetwork) else None
-    if record is not None and record.identity.class_names != dataset.class_names:
-        advice = f"its classes are {', '.join(record.identity.class_names)}; give one with those of the model"
+    if isinstance(model, str):
+        dataset = match_origin(dataset, read_origin(Path(model)), Path(model), other_images=other_images)
+    if (names := _class_names(surrogate)) not in (None, dataset.class_names):
+        advice = f"its classes are {', '.join(names)}; give one with those of the model, in the same order"
         raise UserError("--surrogate", other.name if other else None, advice)
     split = dataset.test
     if examples is not None or at_most is not None:
@@ -171,6 +173,14 @@ def _load_surrogate(model: TrainedNetwork | str, trust: bool) -> AttackedModel:
         return _load(model, trust)
     except UserError as error:
         raise UserError("--surrogate", error.received, error.advice) from error
+
+
+def _class_names(model: TrainedNetwork | str | None) -> tuple[str, ...] | None:
+    """Return the classes of a surrogate; None if there is none, or it does not tell."""
+    if isinstance(model, TrainedNetwork):
+        record = read_record(model.run, "--surrogate")
+        return None if record is None else record.identity.class_names
+    return None if model is None else read_origin(Path(model), "--surrogate").class_names
 
 
 def _mask_gradients(config: RunConfig, victim: AttackedModel) -> tuple[str, ...] | None:
