@@ -26,7 +26,6 @@ from cifs_tf.evaluation.outputs import (
     keras_answers,
     lowest_precision,
     with_backward,
-    with_scaled_gradient,
 )
 from cifs_tf.framework_internals import built_shapes, layers_of
 from cifs_tf.layers import MASK_GRADIENTS
@@ -108,9 +107,9 @@ def as_attacked(
         return _from_classifier(model, name)
     shape, dtype = _input_of(model, name, image_shape)
     _check_input(name, shape, dtype)
-    answers, are_logits, limits = keras_answers(model, shape[1:])
+    answers, limits = keras_answers(model, shape[1:])
     half = next((layer.compute_dtype for layer in layers_of(model) if layer.compute_dtype in HALF_TYPES), None)
-    found = _single_head(answers, shape[1:], are_logits, backward)
+    found = _single_head(answers, shape[1:], backward)
     return dataclasses.replace(
         found,
         name=name,
@@ -307,16 +306,13 @@ def _as_many(outputs: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
     return outputs
 
 
-def _single_head(
-    answers: HeadsFn, image_shape: tuple[int, ...], are_logits: bool = False, backward: HeadsFn | None = None
-) -> AttackedModel:
+def _single_head(answers: HeadsFn, image_shape: tuple[int, ...], backward: HeadsFn | None = None) -> AttackedModel:
     """Wrap images -> (batch, columns) of a network from elsewhere; name and fingerprint are the caller's."""
     half, limits = lowest_precision(answers, image_shape), []
     if half:
         limits.append(f"The network computes in {half} inside: what it rounds to zero there no attack sees.")
-        answers = with_scaled_gradient(answers)
-    answers, missing = differentiable(answers, image_shape)
-    logits, num_classes, told = as_logits(answers, image_shape, are_logits)
+    logits, num_classes, told = as_logits(answers, image_shape, is_half=half is not None)
+    logits, missing = differentiable(logits, image_shape)
     if backward is not None:
         logits, missing = with_backward(logits, backward), []
         told.append("The gradient of a stand-in that was given took the place of the network's own (BPDA).")

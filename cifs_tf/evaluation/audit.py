@@ -38,7 +38,8 @@ def audit(ledger: Ledger) -> list[Check]:
     checks = [check for task in ledger.tasks if task.kind in kinds for check in _gradients(ledger, task)]
     checks += [*_stability(ledger), *sanity_verdicts(ledger)]
     if "audit" not in sections:
-        return checks
+        # Square of a suite that has it; others have a referee.
+        return checks + [check for check in [_square(ledger)] if check.verdict != SKIP]
     checks += [_single_step(ledger), _square(ledger), _unlimited(ledger)]
     checks += [_doubling(ledger, "steps"), _doubling(ledger, "restarts")]
     checks += [_mask_gradients(ledger), _transfer(ledger), _flips(ledger)]

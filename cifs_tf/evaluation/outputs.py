@@ -1,4 +1,4 @@
-"""From what a network answers to logits: its last activation taken off, or the exact inverse of it.
+"""From what a network answers to logits: its last functions taken off, or the exact inverse of them.
 
 Attacks climb a loss of logits. On probabilities the same loss is flat where they are near 0 or 1, and in half precision
 it is flat almost everywhere: robust accuracies far too high. Nothing here changes a decision of the network.
@@ -16,15 +16,18 @@ import tensorflow as tf
 
 from cifs_tf.attacks import HeadsFn
 from cifs_tf.errors import UserError
-from cifs_tf.framework_internals import computing_in, graph_of, layers_of, operation_of, run_graph
+from cifs_tf.framework_internals import computing_in, layers_of
 
-SMALLEST_PROBABILITY = 1e-30
+SMALLEST_PROBABILITY = 1e-37  # nearly that of the smallest normal float32, whose inverse is finite
 SMALLEST_COMPLEMENT = 1e-9  # below that of the greatest float32 that is less than 1
 HALF_TYPES = ("float16", "bfloat16")
 PREFERRED = ("logits", "probabilities", "predictions", "output_0")
-# Activations that keep the order of the classes, by name.
-KEEP_ORDER = ("softmax", "log_softmax", "sigmoid", "log_sigmoid", "tanh", "softplus", "softsign")
-KEEP_SIGN = ("sigmoid", "tanh", "softsign")
+# Operations of TensorFlow: those that keep a number's side of the decision between two classes, and those that keep the
+# order of the classes; what stands between may change its form, or shift and scale all classes of an image alike.
+KEEP_SIGN = ("Sigmoid", "Tanh", "Softsign", "StopGradient")
+KEEP_ORDER = (*KEEP_SIGN, "Softmax", "LogSoftmax", "Softplus", "Exp", "Log", "Round", "Rint", "Floor")
+KEEP_ALL = ("Identity", "Cast", "Reshape", "Squeeze", "EnsureShape")
+TAKE_TWO = ("AddV2", "Sub", "Mul", "RealDiv", "Minimum", "Maximum")
 NO_GRADIENT = "An operation of the network has no gradient: attacks that need one were blind, only Square speaks."
 
 
@@ -36,87 +39,96 @@ def probe_images(image_shape: tuple[int, ...]) -> tf.Tensor:
     )
 
 
-def keras_answers(model: keras.Model, image_shape: tuple[int, ...]) -> tuple[HeadsFn, bool, list[str]]:
-    """Make images -> answers (batch, columns) of a Keras model that is no `Classifier`, logits where possible.
+def keras_answers(model: keras.Model, image_shape: tuple[int, ...]) -> tuple[HeadsFn, list[str]]:
+    """Make images -> answers (batch, columns) of a Keras model that is no `Classifier`.
 
-    Of several outputs one is chosen. A last activation that keeps the order of the classes is taken off where the model
-    is a graph of layers. Layers that compute in half precision compute in float32.
+    Of several outputs one is chosen. Layers that compute in half precision compute in float32.
 
     Args:
         model: of one image input.
         image_shape: (height, width, channels).
 
     Returns:
-        the function, whether its answers are known to be logits, and what to tell about it.
+        the function, and what to tell about it.
 
     Raises:
         UserError: if no output has the shape (batch, classes).
     """
-    images, limits = probe_images(image_shape), []
-    index, names = _choose(model, images)
+    limits = []
+    index, names = _choose(model, probe_images(image_shape))
     half = next((name for name in HALF_TYPES if name in {layer.compute_dtype for layer in layers_of(model)}), None)
     if half:
         limits.append(f"Layers of the network compute in {half}: they were attacked in float32, with the same weights.")
-
-    def precisely() -> contextlib.AbstractContextManager[None]:
-        return computing_in(model, "float32") if half else contextlib.nullcontext()
-
     if len(names) > 1:
         limits.append(f"Of its outputs {', '.join(names)} the output {names[index]} was attacked.")
 
     def answers(x: tf.Tensor) -> tf.Tensor:
-        with precisely():
+        with computing_in(model, "float32") if half else contextlib.nullcontext():
             return as_rows(keras.tree.flatten(model(x, training=False))[index])
 
-    def bare(x: tf.Tensor) -> tf.Tensor:
-        with precisely():
-            return as_rows(keras.tree.flatten(_without_end(model, [x], index))[index])
-
-    found, end = answers(images), _end_of(model, index)
-    # Of two classes in one column the sign decides, or the side of 0.5.
-    if end in (KEEP_SIGN if found.shape[1] == 1 else KEEP_ORDER) and _same_decisions(found, bare(images)):
-        limits.append(f"The last activation of the network ({end}) was taken off: the attacks see its logits.")
-        return bare, True, limits
-    return answers, False, limits
+    return answers, limits
 
 
 def as_logits(
-    function: HeadsFn, image_shape: tuple[int, ...], are_logits: bool = False
+    function: HeadsFn, image_shape: tuple[int, ...], *, is_half: bool = False
 ) -> tuple[HeadsFn, int, list[str]]:
-    """Bring what a network answers with to logits of two classes or more, by the exact inverse of its last function.
+    """Bring what a network answers with to logits of two classes or more; no decision changes.
+
+    The last functions that keep the order of the classes are taken off where the network's graph shows them. Where it
+    does not (a loaded SavedModel, a call outside any graph) their exact inverse is taken.
 
     Args:
         function: images -> float (batch, columns): logits, probabilities, log-probabilities, one sigmoid per class, or
             one column for two classes, whose sign or whose side of 0.5 decides.
         image_shape: (height, width, channels).
-        are_logits: whether the answers are known to be logits. Default False: it is found out.
+        is_half: whether it computes in half precision, where small gradients are lost unless they are scaled.
 
     Returns:
         images -> float32 (batch, classes), the number of classes, and what to tell about it.
     """
+    scaled = with_scaled_gradient if is_half else lambda function: function
+    answers = scaled(function)
     found = tf.cast(function(probe_images(image_shape)), tf.float64).numpy()
-    are_shares = not are_logits and bool(np.all(found >= 0) and np.all(found <= 1))
-    if found.shape[1] == 1:
-        column = _logit(function) if are_shares else function
-        what = (
-            "probability, which decides at 0.5; its logit was attacked" if are_shares else "number, whose sign decides"
-        )
-        limits = [f"The network answers with one {what}: class 1 above, class 0 below."]
-        return lambda images: _two_columns(tf.cast(column(images), tf.float32)), 2, limits
-    if are_shares and np.allclose(found.sum(axis=1), 1, atol=1e-3):
+    are_shares, columns = bool(np.all(found >= 0) and np.all(found <= 1)), found.shape[1]
+    if columns == 1:
+        what = "probability, which decides at 0.5" if are_shares else "number, whose sign decides"
+        limit = f"The network answers with one {what}: class 1 above, class 0 below."
+    elif are_shares and np.allclose(found.sum(axis=1), 1, atol=1e-3):
         limit = "The network answers with probabilities: their logarithms were attacked, which hides small gradients."
-        return (
-            lambda images: tf.math.log(tf.maximum(_float(function(images)), SMALLEST_PROBABILITY)),
-            found.shape[1],
-            [limit],
-        )
-    if are_shares:
+    elif are_shares:
         limit = (
             "The network answers with numbers from 0 to 1, one sigmoid per class: their logits were attacked; where "
             "they are exactly 0 or 1 the network itself has lost its gradient."
         )
-        return _logit(function), found.shape[1], [limit]
-    return lambda images: _float(function(images)), found.shape[1], []
+    else:
+        limit = ""
+
+    def inverse(images: tf.Tensor) -> tf.Tensor:
+        if "logarithms" in limit:
+            return tf.math.log(tf.maximum(_float(answers(images)), SMALLEST_PROBABILITY))
+        return _logit(answers(images)) if are_shares else _float(answers(images))
+
+    kept = KEEP_SIGN if columns == 1 else KEEP_ORDER
+    names = _last_operations(function, image_shape, kept)
+
+    def before_end(images: tf.Tensor) -> tf.Tensor:
+        answers = function(images)
+        found = _float(as_rows(_before_end(answers, kept)[0]))
+        return found if columns == 1 else _deciding_as(answers, found)
+
+    bare = scaled(before_end)
+
+    def logits(images: tf.Tensor) -> tf.Tensor:
+        # Outside a graph nothing can be taken off, and what the network does in Python is done at each call.
+        return bare(images) if names and not tf.executing_eagerly() else inverse(images)
+
+    limits = [limit] if limit and (columns == 1 or not names) else []
+    if names:
+        what = ", ".join(names)
+        limits.insert(0, f"The last functions of the network ({what}) were taken off: the attacks see its logits.")
+    if columns == 1:
+        return lambda images: _two_columns(logits(images)), 2, limits
+    return logits, columns, limits
 
 
 def differentiable(function: HeadsFn, image_shape: tuple[int, ...]) -> tuple[HeadsFn, list[str]]:
@@ -229,76 +241,60 @@ def _choose(model: keras.Model, images: tf.Tensor) -> tuple[int, list[str]]:
     return names.index(chosen), names
 
 
-def _end_of(layer: Any, index: int) -> str | None:
-    """Return the name of the last activation of a graph's output that can be taken off."""
-    graph = graph_of(layer)
-    if graph is None:
-        return None
-    end = operation_of(graph.outputs[index])
-    if graph_of(end) is not None:
-        return _end_of(end, 0) if len(graph_of(end).outputs) == 1 else None  # type: ignore[union-attr]
-    return _activation_of(end)
+def _last_operations(function: HeadsFn, image_shape: tuple[int, ...], kept: tuple[str, ...]) -> list[str]:
+    """Return which operations can be taken off the end of a network, the last one first."""
+    names: list[str] = []
+
+    def keeps(images: tf.Tensor) -> tf.Tensor:
+        answers = function(images)
+        before, found = _before_end(answers, kept)
+        if before.shape.rank is None or (rows := as_rows(before)).shape[-1] != answers.shape[-1]:
+            return tf.constant(False)
+        names.extend(found)
+        reached = tf.gather(answers, tf.argmax(rows, axis=-1), axis=1, batch_dims=1)
+        return tf.reduce_all(reached >= tf.reduce_max(answers, axis=-1))
+
+    return names if tf.function(keeps, autograph=False)(probe_images(image_shape)) else []
 
 
-def _activation_of(operation: Any) -> str | None:
-    if isinstance(operation, keras.layers.Softmax):
-        return "softmax" if operation.axis in (-1, 1) else None
-    if not isinstance(operation, keras.layers.Layer):
-        return {
-            "Softmax": "softmax",
-            "LogSoftmax": "log_softmax",
-            "Sigmoid": "sigmoid",
-            "LogSigmoid": "log_sigmoid",
-        }.get(type(operation).__name__)
-    return getattr(getattr(operation, "activation", None), "__name__", None)
+def _before_end(answers: tf.Tensor, kept: tuple[str, ...]) -> tuple[tf.Tensor, list[str]]:
+    """Walk back through a graph: return what comes before the last operations that keep decisions, and their names."""
+    before, tensor = answers, answers
+    names: list[str] = []
+    passed: list[str] = []
+    while True:
+        kind, inputs = tensor.op.type, list(tensor.op.inputs)
+        if kind in TAKE_TWO and kept is KEEP_ORDER:
+            # The other operand is a number, or one for each image.
+            wide = [each for each in inputs if each.shape.rank != 0 and each.shape[-1:] != [1]]
+            inputs = wide if len(wide) == 1 and (wide[0] is inputs[0] or kind not in ("Sub", "RealDiv")) else []
+        elif kind not in (*kept, *KEEP_ALL):
+            inputs = []
+        if not inputs:
+            return before, names
+        tensor = inputs[0]
+        if kind in kept:
+            passed.append(kind)
+            before, names = tensor, list(passed)
 
 
-def _without_end(layer: Any, inputs: Any, index: int) -> Any:
-    """Run a graph of layers in inference mode, without the activation at the end of an output."""
-    graph = graph_of(layer)
-    end = operation_of(graph.outputs[index])  # type: ignore[union-attr]
-
-    def call_without(operation: Any) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if operation is end and graph_of(end) is not None:
-                return keras.tree.flatten(_without_end(end, args, 0))[0]
-            if operation is end and (isinstance(end, keras.layers.Softmax) or not hasattr(end, "activation")):
-                return args[0]
-            if isinstance(operation, keras.layers.Layer):
-                kwargs["training"] = False
-            if operation is not end:
-                return operation(*args, **kwargs)
-            activation, end.activation = end.activation, keras.activations.linear
-            try:
-                return end(*args, **kwargs)
-            finally:
-                end.activation = activation
-
-        return call
-
-    return run_graph(graph, inputs, operation_fn=call_without)  # type: ignore[arg-type]
-
-
-def _same_decisions(answers: tf.Tensor, logits: tf.Tensor) -> bool:
-    """Return whether logits put first what the answers put first, but where the answers have ties."""
-    best = tf.argmax(logits, axis=-1)
-    reached = tf.gather(answers, best, axis=1, batch_dims=1)
-    return bool(tf.reduce_all(reached >= tf.reduce_max(answers, axis=-1)))
+def _deciding_as(answers: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Let logits decide as the answers do where these have ties: the lowest of the classes is raised to the highest."""
+    # No argmax: TensorFlow takes it of what comes before a monotonic function, where there are no ties.
+    is_best = answers >= tf.reduce_max(answers, axis=-1, keepdims=True)
+    decided = is_best & (tf.cumsum(tf.cast(is_best, tf.int32), axis=-1) == 1)
+    highest = tf.stop_gradient(tf.reduce_max(logits, axis=-1, keepdims=True))
+    return tf.where(decided, highest + (logits - tf.stop_gradient(logits)), logits)
 
 
 def _float(answers: tf.Tensor) -> tf.Tensor:
     return tf.cast(answers, tf.float32)
 
 
-def _logit(function: HeadsFn) -> HeadsFn:
+def _logit(shares: tf.Tensor) -> tf.Tensor:
     """Undo a sigmoid in float64, where 1 - p is exact."""
-
-    def logits(images: tf.Tensor) -> tf.Tensor:
-        shares = tf.cast(function(images), tf.float64)
-        shares = tf.clip_by_value(shares, SMALLEST_PROBABILITY, 1 - SMALLEST_COMPLEMENT)
-        return tf.cast(tf.math.log(shares) - tf.math.log1p(-shares), tf.float32)
-
-    return logits
+    shares = tf.clip_by_value(tf.cast(shares, tf.float64), SMALLEST_PROBABILITY, 1 - SMALLEST_COMPLEMENT)
+    return tf.cast(tf.math.log(shares) - tf.math.log1p(-shares), tf.float32)
 
 
 def _two_columns(column: tf.Tensor) -> tf.Tensor:

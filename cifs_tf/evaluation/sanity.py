@@ -116,7 +116,7 @@ class Consistency(Task):
             ]
             varies = _any(repeated)
             # Where calls differ, nothing is known of what else the answer depends on.
-            found = {"varies": varies, "batch": _any(batch) & ~varies}
+            found = {"varies": varies, "batch": _any(batch) & ~varies, "right": ~fooled(heads, labels)}
             if model.labelled_heads_fn is not None:
                 answers = [model.labelled_heads_fn(images, (labels + shift) % model.num_classes) for shift in (0, 1)]
                 found["leaks"] = _any([other(each) for each in answers]) & ~varies
@@ -269,6 +269,8 @@ class Boundary(Task):
 class Trajectory(Task):
     """How an attack of 40 steps on the label's lead ends: whether it has converged, and whether it passed success by.
 
+    The same without a bound should break every image.
+
     Args:
         epsilon: radius of the ball.
     """
@@ -288,22 +290,27 @@ class Trajectory(Task):
         heads_fn = model.heads_fns[self.mask_gradient]
 
         def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
-            low, high = tf.maximum(images - self.epsilon, 0.0), tf.minimum(images + self.epsilon, 1.0)
+            # One loop for both: every image within epsilon, and once more without a bound.
+            number, own = tf.shape(images)[0], tf.concat([labels, labels], 0)
+            radius = tf.repeat(tf.constant([self.epsilon, 1.0]), number)[:, None, None, None]
+            start = tf.concat([images, images], 0)
+            low, high = tf.maximum(start - radius, 0.0), tf.minimum(start + radius, 1.0)
 
             def step(index, x, best, before, lowest):  # type: ignore[no-untyped-def]
-                lead, gradient = _lead_and_gradient(heads_fn, x, labels)
+                lead, gradient = _lead_and_gradient(heads_fn, x, own)
                 lowest = tf.minimum(lowest, lead)
                 before = tf.where(index < STEPS - LAST_STEPS, lowest, before)
                 best = tf.where((lead <= lowest)[:, None, None, None], x, best)
                 # Ever smaller steps, so that an attack that can converge does.
-                size = 0.5 * self.epsilon * (1 - tf.cast(index, tf.float32) / STEPS)
+                size = 0.5 * radius * (1 - tf.cast(index, tf.float32) / STEPS)
                 return index + 1, tf.clip_by_value(x - size * tf.sign(gradient), low, high), best, before, lowest
 
-            first = _lead(heads_fn, images, labels)
-            state = (tf.constant(0), images, images, first, first)
-            _, last, best, before, lowest = tf.while_loop(
-                lambda index, *_: index < STEPS, step, state, parallel_iterations=1
-            )
+            first = _lead(heads_fn, start, own)
+            state = (tf.constant(0), start, start, first, first)
+            found = tf.while_loop(lambda index, *_: index < STEPS, step, state, parallel_iterations=1)[1:]
+            unreached = found[3][number:] >= 0
+            first, low, high = first[:number], low[:number], high[:number]
+            last, best, before, lowest = (each[:number] for each in found)
             gradient = _lead_and_gradient(heads_fn, best, labels)[1]
             # FOSC: what the gradient says a step to the far side of the ball would still gain, of the most there is.
             gain = _sum(tf.abs(gradient) * tf.where(gradient > 0, best - low, high - best))
@@ -313,6 +320,7 @@ class Trajectory(Task):
                 "broken": broken,
                 "silent": broken & (_lead(heads_fn, last, labels) > 0),
                 "moving": ~broken & (gain > NOT_STATIONARY * whole),
+                "unreached": unreached,
                 "unfinished": ~broken & (before - lowest > 0.1 * (first - lowest)),
             }
 
@@ -320,7 +328,7 @@ class Trajectory(Task):
 
     @property
     def cost(self) -> float:
-        return STEPS + 2.0
+        return 2 * STEPS + 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ A share over its limit warns; it fails where the whole 95% interval (Wilson) lie
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -18,6 +19,27 @@ MAX_UNFAITHFUL = 0.1
 MAX_JUMPS = 0.5
 MAX_BEYOND = 0.02
 MAX_UNFINISHED = 0.25
+MAX_UNREACHED = 0.1
+# What to do where a check fails, by what its name begins with; of several that fail the first of these comes first.
+SEEN_THROUGH = (
+    "find what hides the gradient, and evaluate with a stand-in for it (as_attacked(model, backward=...)) or with "
+    "--surrogate FILE"
+)
+NEXT_STEPS = {
+    "the pixels' range": "give the network pixels in the range that it was trained on",
+    "same answer in any batch": "let each image be answered by itself (layers that look at the batch: inference mode)",
+    "same answer twice": "switch off what is random, or evaluate with --suite rand",
+    "same answer": "find what the network keeps between calls, and give it a fixed state",
+    "no label leaks": "take the label away from the network in inference mode",
+    "gradient of": SEEN_THROUGH,
+    "the gradient": SEEN_THROUGH,
+    "the answer changes gradually": SEEN_THROUGH,
+    "epsilon 1": SEEN_THROUGH,
+    "without a bound": SEEN_THROUGH,
+    "FGSM": SEEN_THROUGH,
+    "transfer": "count the images that the surrogate breaks as broken, and find what hides the gradient",
+    "": "evaluate with --suite strict; if that fails too, " + SEEN_THROUGH,
+}
 RANGES = ("in [0, 1]", "times 255", "times 2 minus 1")
 REFEREES = {
     "square": ("square adds nothing", "Square, which sees logits only, breaks", "the gradients mislead"),
@@ -45,6 +67,17 @@ class Check:
     verdict: str
     number: float | None
     sentence: str
+
+
+def next_step(names: Iterable[str]) -> str | None:
+    """Return what to do next where checks of these names fail, in one sentence without its end; None without a name.
+
+    Example:
+        >>> next_step(["rays add nothing", "same answer twice"])
+        'switch off what is random, or evaluate with --suite rand'
+    """
+    names = list(names)
+    return next((step for start, step in NEXT_STEPS.items() if any(name.startswith(start) for name in names)), None)
 
 
 def judge(images: int, number: int, limit: float) -> str:
@@ -106,6 +139,12 @@ def _consistency(ledger: Ledger) -> list[Check]:
             images = int(found.sum())
             sentence = f"For {images} of {len(found)} images {bad}." if images else good
             checks.append(Check(name, judge(images, len(found), 0.0), images / len(found), sentence))
+    right, ids = ledger.values("consistency", "right"), ledger.ids("consistency")
+    if len(right) and not any(ledger.values("consistency", cause).any() for cause in ("varies", "batch")):
+        natural = ledger.values("natural", "ranks")[np.searchsorted(ledger.ids("natural"), ids), 0] == 0
+        what = "the network is right at the evaluation's beginning and wrong at its end, or the other way round"
+        blame = "it changes while it is measured, or when TensorFlow compiles it"
+        checks.append(_counted("same answer to the end", natural != (right > 0), 0.0, what, blame))
     return checks
 
 
@@ -187,8 +226,15 @@ def _trajectory(ledger: Ledger) -> list[Check]:
             "more steps would break more",
         ),
     ]
-    # Signs of a weak attack, no proof of a false number.
-    return [dataclasses.replace(check, verdict=WARN if check.verdict == FAIL else check.verdict) for check in checks]
+    checks = [_at_most_warned(check) for check in checks]
+    what, blame = "an attack of 40 steps without a bound does not reach another class", "it does not reach what it must"
+    unreached = ledger.values("trajectory", "unreached")
+    return [*checks, _counted("without a bound everything breaks", unreached, MAX_UNREACHED, what, blame)]
+
+
+def _at_most_warned(check: Check) -> Check:
+    """Turn a failure into a warning: a sign of a weak attack is no proof of a false number."""
+    return dataclasses.replace(check, verdict=WARN if check.verdict == FAIL else check.verdict)
 
 
 def _single_calls(ledger: Ledger) -> list[Check]:

@@ -16,6 +16,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.evaluation import AttackedModel, as_attacked, build_report, load_attacked, merge, write_report
 from cifs_tf.evaluation.examples import pick_examples
 from cifs_tf.evaluation.records import Example, Report
+from cifs_tf.evaluation.verdicts import next_step
 from cifs_tf.files import print_written
 from cifs_tf.runs.cluster import make_local_cluster
 from cifs_tf.runs.images import OTHERWISE, load_images, read_record
@@ -132,6 +133,8 @@ def _publish(report: Report, folder: Path, console: Console, pictures: Sequence[
     for check in report["audit"]:
         if check["verdict"] in ("warn", "fail"):
             console.print(f"audit: {check['verdict']}: {check['name']}: {check['sentence']}", soft_wrap=True)
+    if step := next_step(check["name"] for check in report["audit"] if check["verdict"] == "fail"):
+        console.print(f"The robust accuracies cannot be trusted. What to do next: {step}.", soft_wrap=True)
     about = report["about"]
     others = f"these are not the images of the run: {'; '.join(about['unlike_run'])}" if about.get("unlike_run") else ""
     for note in filter(None, (others, *about["limits"])):
@@ -156,8 +159,11 @@ def summary(report: Report) -> RichTable:
         label = f"the paper's convention ({paper['attack']}, beta {paper['beta']})"
         rows.append([label, "", "", "", f"{100 * paper['robust_accuracy']:.2f}"])
         rows.append(["gap between the two", "", "", "", f"{100 * (report['gap'] or 0):.2f}"])
+    suite = about["suite"]
+    if suite != "rand" and any(task.get("votes") for task in report["tasks"]):
+        suite = f"rand in place of {suite}"
     return Table(["after", "runs", "broke", "survivors", "accuracy %"], rows).screen(
-        f"{about['network']}: {about['suite']}\n{report['num_examples']:,} images, epsilon {about['epsilon']:.4g}",
+        f"{about['network']}: {suite}\n{report['num_examples']:,} images, epsilon {about['epsilon']:.4g}",
         "audit: " + {None: "not done", True: "no check failed", False: "FAILED"}[report["believable"]],
     )
 

@@ -32,8 +32,8 @@ def plain(trained, change=lambda images: images, scale=1.0, **fields):
 
 
 def audited(victim, split):
-    """The audit, without the curves that cost compiling and decide nothing here."""
-    tasks = [task for task in audit_tasks(victim, 0.1, victim.mask_gradients) if task.pool not in ("steps", "restarts")]
+    """The parts of the audit that decide here: gradients, and Square behind an attack that follows them."""
+    tasks = [task for task in audit_tasks(victim, 0.1, victim.mask_gradients) if task.family in ("", "pgd20", "square")]
     return evaluate(victim, split, [Natural(), *tasks], batch_size=64)
 
 
@@ -78,12 +78,10 @@ def test_a_quantising_layer_is_caught(trained, digits):
     assert report["believable"] is False
 
 
-@pytest.mark.slow
 def test_logits_scaled_by_ten_thousand_are_caught(trained, digits):
     """The cross-entropy saturates: its gradient is zero in float32."""
-    report = audited(plain(trained, scale=1e4), digits)
-    assert verdicts(report)["gradient of the final head, exact"] == "fail"
-    assert report["believable"] is False
+    found = checks_of(plain(trained, scale=1e4), digits, "Gradients")
+    assert found["gradient of the final head, exact"] == "fail"
 
 
 def checks_of(victim, split, *kinds):
@@ -139,6 +137,13 @@ def test_what_sees_no_gradients_adds_nothing(family, name, beyond, verdict, make
     ledger = ledger_of(make_ledger, {("apgd", ()): range(50), (family, ()): range(20, 50 + beyond)})
     check = verdict_of(ledger, name)
     assert (check.verdict, check.number) == (verdict, beyond / 200)
+
+
+def test_square_of_a_suite_without_an_audit_is_judged(make_ledger):
+    tasks = {("apgd", (("section", "autoattack"),)): range(50), ("square", (("section", "autoattack"),)): range(20, 55)}
+    sanity = {("ranges", (("section", "sanity"), ("kind", "Ranges"), ("counts", False), ("pool", "ranges"))): range(0)}
+    assert verdict_of(ledger_of(make_ledger, tasks | sanity), "square adds nothing").verdict == "fail"
+    assert audit(ledger_of(make_ledger, tasks)) == []
 
 
 @pytest.mark.parametrize(("left", "verdict"), [(2, "pass"), (3, "warn"), (5, "fail")])

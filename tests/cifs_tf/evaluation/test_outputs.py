@@ -35,6 +35,12 @@ def dense(network, activation):
     return model
 
 
+def by_hand(x):
+    """A softmax."""
+    x = tf.exp(x - tf.reduce_max(x, axis=1, keepdims=True))
+    return x / tf.reduce_sum(x, axis=1, keepdims=True)
+
+
 ENDS = {
     "softmax": lambda network: functional(network, keras.layers.Softmax()),
     "activation": lambda network: functional(network, keras.layers.Activation("softmax", dtype="float32")),
@@ -53,45 +59,85 @@ ENDS = {
     "subclass dict": lambda network: Ends(
         network, lambda x: {"a": x[:, None, :4], "probabilities": keras.ops.softmax(x)}
     ),
+    "subclass by hand": lambda network: Ends(network, by_hand),
+    "subclass in percent": lambda network: Ends(network, lambda x: 100 * keras.ops.clip(keras.ops.softmax(x), 0, 1)),
+    "subclass rounded": lambda network: Ends(network, lambda x: tf.round(1000 * keras.ops.softmax(x)) / 1000),
+    "subclass hidden": lambda network: Ends(network, lambda x: tf.stop_gradient(x + 1)),
     "one by one": lambda network: functional(network, keras.layers.Reshape((1, 1, 10))),
 }
 
 
+@tf.function(autograph=False)
+def compiled(function, *arguments):
+    """Attacks are compiled, and see the graph of the network."""
+    return function(*arguments)
+
+
 def gradient_of(heads_fn, images, labels):
+    return compiled(eager_gradient_of, heads_fn, images, labels).numpy()
+
+
+def eager_gradient_of(heads_fn, images, labels):
     with tf.GradientTape() as tape:
         tape.watch(images)
         loss = cross_entropy(heads_fn(images), labels)
-    return tape.gradient(loss, images).numpy()
+    return tape.gradient(loss, images)
 
 
 @pytest.fixture(scope="module")
-def network(trained):
-    """Its logits lie within +-9, so that no sigmoid is 1 in float32."""
-    backbone = trained.classifier.backbone
-    halved = keras.layers.Rescaling(0.25)(backbone.output)
-    return keras.Model(backbone.input, keras.layers.Dense(10, kernel_initializer="identity")(halved))
+def network(plain_model):
+    """Its logits are a few units apart, so that 30 times as many saturate."""
+    scaled = keras.layers.Rescaling(3.0)(plain_model.output)
+    return keras.Model(plain_model.input, keras.layers.Dense(10, kernel_initializer="identity")(scaled))
+
+
+@pytest.fixture(scope="module")
+def right(network, trained):
+    """Classes and gradients of the network itself."""
+    images, labels = trained.images[:16], trained.labels[:16]
+    return np.argmax(network(images), 1), gradient_of(lambda x: network(x)[:, None], images, labels)
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_every_end_gives_the_gradient_of_the_logits(name, network, trained):
+def test_every_end_gives_the_gradient_of_the_logits(name, network, right, trained):
     images, labels = trained.images[:16], trained.labels[:16]
     model = ENDS[name](network)
-    model(images)
+    model(images[:1])
     found = as_attacked(model).heads_fns["exact"]
-    expected = as_attacked(network).heads_fns["exact"]
-    assert found(images).shape == (16, 1, 10)
-    np.testing.assert_array_equal(np.argmax(found(images), 2), np.argmax(expected(images), 2))
-    ours, right = (gradient_of(heads_fn, images, labels) for heads_fn in (found, expected))
-    np.testing.assert_allclose(ours, right, atol=2e-3 * np.abs(right).max())
+    assert found(images[:1]).shape == (1, 1, 10)
+    gradient = gradient_of(found, images, labels)
+    np.testing.assert_array_equal(np.argmax(found(images)[:, 0], 1), right[0])
+    np.testing.assert_allclose(gradient, right[1], atol=2e-3 * np.abs(right[1]).max())
 
 
 def test_what_was_done_is_said(network):
     limits = as_attacked(ENDS["dense sigmoid"](network)).limits
-    assert limits == ("The last activation of the network (sigmoid) was taken off: the attacks see its logits.",)
-    model = ENDS["subclass sigmoid"](network)
-    assert "one sigmoid per class" in as_attacked(model, image_shape=(8, 8, 1)).limits[0]
+    told = "The last functions of the network ({}) were taken off: the attacks see its logits."
+    assert limits == (told.format("Sigmoid"),)
+    model = ENDS["subclass rounded"](network)
+    assert as_attacked(model, image_shape=(8, 8, 1)).limits == (told.format("Round, Softmax"),)
     assert "the output logits was attacked" in as_attacked(ENDS["dict"](network)).limits[0]
     assert as_attacked(network).limits == ()
+
+
+@pytest.mark.parametrize("end", [lambda x: keras.ops.softmax(30 * x), lambda x: keras.ops.sigmoid(30 * x), by_hand])
+def test_saturated_probabilities_have_the_gradient_of_the_logits_and_their_own_decisions(end, network, trained):
+    """Where several are exactly 1 the lowest class is predicted, whatever the logits say."""
+    model = Ends(network, end)
+    found = as_attacked(model, image_shape=(8, 8, 1)).heads_fns["exact"]
+    images = tf.concat([trained.images, tf.random.stateless_uniform((200, 8, 8, 1), (0, 1))], 0)
+    np.testing.assert_array_equal(np.argmax(compiled(found, images)[:, 0], 1), np.argmax(model(images), 1))
+    logits = (1 if end is by_hand else 30) * network(images).numpy()
+    logits -= end is by_hand and logits.max(axis=1, keepdims=True)
+    is_best = np.asarray(model(images)) == np.max(model(images), 1, keepdims=True)
+    clear = np.sum(is_best, axis=1) == 1
+    np.testing.assert_allclose(compiled(found, images)[:, 0][clear], logits[clear], rtol=1e-4, atol=1e-3)
+
+
+def test_an_operation_that_keeps_no_order_stays(network):
+    """A bias of the classes, and a sum that is turned round, are no ends."""
+    for end in (lambda x: keras.ops.softmax(x) + tf.range(10.0), lambda x: 1 - keras.ops.softmax(x)):
+        assert "taken off" not in str(as_attacked(Ends(network, end), image_shape=(8, 8, 1)).limits)
 
 
 @pytest.mark.parametrize("end", ["sigmoid", None, "subclass"])
@@ -123,7 +169,7 @@ def test_half_precision_is_attacked_in_float32(policy, trained):
     assert victim.precision == "float16"
     assert "attacked in float32" in victim.limits[0]
     right = trained.classifier.backbone(trained.images)
-    np.testing.assert_allclose(victim.heads_fns["exact"](trained.images)[:, 0], 5 * right, atol=0.3)
+    np.testing.assert_allclose(compiled(victim.heads_fns["exact"], trained.images)[:, 0], 5 * right, atol=0.3)
     zero = np.all(gradient_of(victim.heads_fns["exact"], trained.images, trained.labels) == 0, axis=(1, 2, 3))
     assert not zero.any()
 
@@ -171,8 +217,10 @@ def test_which_output_holds_the_classes():
     assert choose_output({"pixels": (None, 5, 4)}) is None
 
 
-def test_a_stand_in_for_the_gradient(network, digits):
+def test_a_stand_in_for_the_gradient(trained, digits):
     """Grey levels have no gradient; with the network itself as stand-in the attacks see through them."""
+
+    network = trained.classifier.backbone
 
     def levels(images):
         return tf.stop_gradient(tf.round(images * 16) / 16)

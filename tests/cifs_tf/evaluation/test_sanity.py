@@ -14,7 +14,7 @@ from cifs_tf.evaluation import as_attacked, evaluate, load_attacked, suites
 from cifs_tf.evaluation.chance import Voted, rand_tasks
 from cifs_tf.evaluation.sanity import entrance_tasks, sanity_tasks
 from cifs_tf.evaluation.tasks import Crafted, Natural
-from cifs_tf.evaluation.verdicts import judge
+from cifs_tf.evaluation.verdicts import judge, next_step
 
 EPSILON = 0.1
 WEIGHTS = tf.constant(np.random.default_rng(0).normal(size=(64, 3)), tf.float32)
@@ -97,6 +97,26 @@ def test_gradients_and_logits_that_mislead(name, make_victim, labelled):
     report = evaluate(victim, labelled, tasks)
     assert faults <= failed(report)
     assert report["believable"] is (not faults)
+
+
+def test_a_network_that_changes_while_it_is_measured(make_victim, labelled):
+    """From the second call on its classes are turned round: calls agree, beginning and end do not."""
+    calls = tf.Variable(0)
+
+    def heads(images):
+        logits = linear(images)[:, None]
+        return tf.where(calls.assign_add(1) > 1, -logits, logits)
+
+    victim = make_victim(heads, num_classes=3, num_probes=0)
+    tasks = [Natural(), *entrance_tasks(("exact",), with_gradients=False)[:1]]
+    assert failed(evaluate(victim, labelled, tasks)) == {"same answer to the end"}
+
+
+def test_what_to_do_next():
+    assert next_step([]) is None
+    assert "--suite rand" in next_step(["rays add nothing", "same answer twice"])
+    assert next_step(["square adds nothing"]).startswith("evaluate with --suite strict")
+    assert "stand-in" in next_step(["square adds nothing", "the gradient leads downhill"])
 
 
 def test_labels_and_a_second_loading(make_victim, labelled):
