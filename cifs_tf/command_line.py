@@ -102,7 +102,7 @@ def normalise(argv: Sequence[str], groups: Sequence[type]) -> list[str]:
         option, equals, value = argument.partition("=")
         hint = hints.get(option[2:]) if option.startswith("--") else None
         is_alone = not equals and (not waiting or waiting[-1].startswith("--"))
-        if hint is bool and is_alone:
+        if (hint is bool or bool in typing.get_args(hint)) and is_alone:
             argument = f"{option}=true"
         elif (item := _item_of(hint)) and not is_alone:
             value = value if equals else waiting.pop()

@@ -28,14 +28,7 @@ class Ratio(float):
     text: str
 
     def __new__(cls, value: float | str) -> Self:
-        """Parse the value.
-
-        Args:
-            value: a number, or text such as "8/255", "0.1", "1e-3".
-
-        Raises:
-            ValueError: if it is neither.
-        """
+        """Parse a number, or text such as "8/255", "0.1", "1e-3"; raise ValueError if it is neither."""
         numerator, slash, denominator = str(value).partition("/")
         try:
             number = float(numerator) / (float(denominator) if slash else 1.0)
@@ -101,24 +94,30 @@ class DataConfig(Group):
             folder:PATH (one folder of image files per class).
         data_dir: where TFDS data lies or is downloaded to; null is TFDS' own default.
         image_size: side in pixels to which tfds: and folder: images are resized; null keeps their size.
+        resize: crop (the central square), stretch, pad (black margins) or auto: crop for folder:, stretch for tfds:.
+        cache: where decoded images of a folder: are kept, memory, disk, or auto: memory where it is plenty.
+        cache_dir: folder of decoded images; null is cifs-tf/images in the user's folder of caches.
         num_classes: a check: the number of classes that the data must have; null accepts any.
         train_examples: use only the first so many training images of a fixed shuffle; null uses all.
         test_examples: likewise for the test images; null uses all of them, or, if train_examples is given, one for
             every 20 of those, but 16 at least: the attacks are the longer part of a short run.
         val_examples: training images set aside to watch robust overfitting and to choose the best epoch, never test
             images; null is a tenth of the training images, at most 1,000.
-        augmentation: crop_flip (pad 4, random crop, random flip), crop (without the flip) or none.
+        augmentation: none, crop (pad 4, random crop), crop_flip or, for photographs, resized_crop_flip (parts, scaled).
         on_corrupt: what to do with files of a folder that cannot be read: refuse, or skip (they are named and counted).
     """
 
     dataset: str = "digits"
     data_dir: str | None = None
     image_size: int | None = bounded(None, low=8)
+    resize: Literal["auto", "crop", "stretch", "pad"] = "auto"
+    cache: Literal["auto", "memory", "disk"] = "auto"
+    cache_dir: str | None = None
     num_classes: int | None = bounded(None, low=2)
     train_examples: int | None = bounded(None, low=1)
     test_examples: int | None = bounded(None, low=1)
     val_examples: int | None = bounded(None, low=0)
-    augmentation: Literal["crop_flip", "crop", "none"] = "none"
+    augmentation: Literal["crop_flip", "crop", "resized_crop_flip", "none"] = "none"
     on_corrupt: Literal["refuse", "skip"] = "refuse"
 
 
@@ -129,6 +128,7 @@ class ModelConfig(Group):
     Args:
         arch: backbone; auto is resnet18 for images of 32 pixels or more a side, resnet10 below.
         width: channels of the backbone's stem; null is the usual one (64 for resnet, 16 for wrn).
+        stem: resnet only, 3x3, or 7x7 (a quarter of each side, by stride and max-pooling; for 112 pixels and more).
         defense: cifs, cas (Bai et al. 2021), ewas (Zhang and Liu 2023), fsr (Kim et al. 2023), se (squeeze and
             excitation, Hu et al. 2018) or vanilla (no selection layer).
         cuts: names of the layers that selection layers follow; null is the paper's last two residual blocks.
@@ -149,6 +149,7 @@ class ModelConfig(Group):
 
     arch: Arch = "auto"
     width: int | None = bounded(None, low=1)
+    stem: Literal["3x3", "7x7"] = "3x3"
     defense: Defense = "cifs"
     cuts: tuple[str, ...] | None = None
     probes: tuple[Literal["linear", "mlp"], ...] = ("mlp", "linear")
@@ -180,8 +181,7 @@ class TrainConfig(Group):
         lr_decay: see lr_milestones.
         momentum: of SGD.
         weight_decay: coupled, as PyTorch's: added to the gradient of every parameter.
-        warm_start: workdir of a run whose final weights to start from, such as one with --method standard; null starts
-            from scratch.
+        warm_start: workdir of a run whose final weights to start from, such as one of --method standard; null for none.
         label_smoothing: share of the cross-entropy's target that is spread over all classes; not with mart.
         fat_tau_milestones: fat only: after each of these epochs a wrong image goes one step further; default FAT's own.
         fat_omega: fat only: standard deviation of the noise in each step of the attack; FAT's own.

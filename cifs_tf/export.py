@@ -18,6 +18,7 @@ from cifs_tf.models import Classifier, with_precision
 from cifs_tf.models.onnx_gradient import GRADIENT_FILE, heads_and_gradient_fn, write_gradient_onnx
 from cifs_tf.models.saved_model import ExportError, write_onnx, write_saved_model
 from cifs_tf.models.signature_functions import decode_images, disagreement, is_decodable, predict_fn
+from cifs_tf.sizes import Resize
 
 FORMATS = ("savedmodel", "onnx", "gradient")
 # In a version that a run exports: of which run and network it is, and a hash of every other file.
@@ -51,7 +52,7 @@ def export(
     class_names: Sequence[str] | None = None,
     formats: Sequence[str] = FORMATS,
     version: int | None = None,
-    resize: bool = False,
+    resize: Resize | bool | None = None,
     add_files: Sequence[Callable[[Path], object]] = (),
 ) -> Path:
     """Publish a classifier as BASE/VERSION, in float32 whatever the training precision.
@@ -71,7 +72,8 @@ def export(
         class_names: written to `labels.json`; None (default) numbers the classes.
         formats: which of `"savedmodel"`, `"onnx"` and `"gradient"`. Default all.
         version: number of the version, >= 1; None (default) takes the one after the highest there.
-        resize: whether `encoded` resizes images of another size. Default False: they are an error.
+        resize: how `encoded` resizes images of another size: `"crop"`, `"stretch"` (or True) or `"pad"`. Default None,
+            or False: they are an error.
         add_files: each is called with the folder, in order and before it is published, to add files of its own; an
             error there publishes nothing. Default none.
 

@@ -169,7 +169,8 @@ def test_commands_are_understood(page, tmp_path, monkeypatch, capsys):
     for name in ("my_recipe.yaml", "runs/tune-svhn/best.yaml", "runs/small-pgd/config.yaml"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("epochs: 1\n")
-    (tmp_path / "runs/digits/export/cifs/1").mkdir(parents=True)
+    for name in ("digits", "clothing"):
+        (tmp_path / "runs" / name / "export/cifs/1").mkdir(parents=True)
     for name in ("training", "serving"):
         (tmp_path / name).symlink_to(ROOT / name)
     makefile = (ROOT / "Makefile").read_text()

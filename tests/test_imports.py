@@ -17,7 +17,7 @@ PACKAGE = "cifs_tf"
 HEAVY = ("framework_internals", "distribute")
 FREE = (
     *("config", "errors", "checks", "files", "command_line", "extras", "hardware", "signals", "statistics", "figures"),
-    *("tables", "templates", "attack_names", *HEAVY),
+    *("tables", "templates", "attack_names", "sizes", *HEAVY),
 )
 LIBRARY = ("data", "layers", "losses", "models", "attacks", "adversarial", "evaluation", "analysis", "export")
 PARTS = (

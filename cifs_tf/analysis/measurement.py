@@ -118,8 +118,9 @@ def measure_channels(
     run = _make_run(classifier, split, attack, beta, mask_gradient, seed, batch_size)
     if folder is not None:
         terms = (attack, beta, mask_gradient, seed, batch_size, fingerprint_of(classifier), code_version())
-        pixels = np.ascontiguousarray(split.images).tobytes() + split.labels.tobytes()
-        folder = folder / hashlib.sha256(repr(terms).encode() + pixels).hexdigest()[:16]
+        of_images = hashlib.sha256(repr(terms).encode())
+        split.add_to(of_images)
+        folder = folder / of_images.hexdigest()[:16]
     batches = []
     for start in progress(range(0, len(split), batch_size)):
         file = None if folder is None else folder / f"{start:06d}.npz"
@@ -163,7 +164,7 @@ def _make_run(
     contraction = tf.constant(head_weights(beta, classifier.num_probes), tf.float32)
     heads_fn = classifier.heads_fn(mask_gradient)
     signature = [
-        tf.TensorSpec((None, *split.images.shape[1:]), tf.float32),
+        tf.TensorSpec((None, *split.image_shape), tf.float32),
         tf.TensorSpec((None,), tf.int32),
         tf.TensorSpec((None, 2), tf.int64),
     ]

@@ -128,6 +128,34 @@ class ResourcesOptions(NetworkOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class ImagesOptions(BenchmarkOptions):
+    """Images per second from the files of a folder: cold, from the cache and from memory, beside Keras' own way.
+
+    Args:
+        folder: of images, as for folder:PATH; each turn goes through its training images.
+        image_size: side in pixels to which they are cropped (Keras stretches).
+        batch_size: images per batch.
+        turns: how often everything is timed.
+        cache_dir: folder in which the decoded images lie meanwhile; null is that of temporary files.
+    """
+
+    folder: str = "pets"
+    image_size: int = bounded(224, low=8)
+    batch_size: int = bounded(64, low=1)
+    turns: int = bounded(3, low=1)
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not Path(self.folder).expanduser().is_dir():
+            raise UserError("--folder", self.folder, "there is no such folder; give one with a sub-folder per class")
+
+    def described(self) -> dict[str, Any]:
+        """Return the options as the JSON file has them, of folders the names alone."""
+        return {**super().described(), "folder": Path(self.folder).name, "cache_dir": None}
+
+
+@dataclasses.dataclass(frozen=True)
 class AttackOptions(BenchmarkOptions):
     """The attacks of AutoAttack, each alone on all images of a recording of the official implementation.
 

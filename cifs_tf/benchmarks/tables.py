@@ -20,6 +20,12 @@ REQUESTS = {
     "REST, encoded, batching, two processes": "REST, `encoded`, `--enable_batching`, half of them a second process",
     "REST, encoded, batching, beside large": "REST, `encoded`, `--enable_batching`, beside two that send 4 MB of JSON",
 }
+IMAGES = {
+    "keras": "`keras.utils.image_dataset_from_directory(...).map(...)`",
+    "cold": "ours, decoding into an empty cache, then the batches",
+    "cache": "ours, from the cache",
+    "memory": "ours, from memory",
+}
 
 
 def step_table(result: dict[str, Any]) -> Table:
@@ -121,6 +127,16 @@ def resources_table(result: dict[str, Any]) -> Table:
     return Table(["", "MiB before the attack", "MiB at its peak"], rows)
 
 
+def images_table(result: dict[str, Any]) -> Table:
+    """Lay out the images per second of each way of `images`."""
+    speeds = result["images_per_second"]
+    rows = []
+    for way, title in IMAGES.items():
+        ratio = np.median(np.divide(speeds[way], speeds["keras"]))
+        rows.append([title, f"{np.median(speeds[way]):,.0f}", f"{ratio:.2f}"])
+    return Table(["from files to batches", "images/s", "of Keras"], rows)
+
+
 def median_of(rounds: Sequence[dict[str, float]], key: str) -> float:
     """Return the median of one number over rounds."""
     return float(np.median([found[key] for found in rounds]))
@@ -139,4 +155,5 @@ TABLES: dict[str, Sequence[Callable[[dict[str, Any]], Table]]] = {
     "scale": (replicas_table,),
     "precision": (precision_table,),
     "resources": (resources_table,),
+    "images": (images_table,),
 }

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data.folder import load_folder
-from cifs_tf.data.folder_scan import LeftOut
+from cifs_tf.data.folder_scan import ImageFile, LeftOut
 from cifs_tf.data.identity import Identity, identify
-from cifs_tf.data.source import Source
+from cifs_tf.data.reading import Reader
+from cifs_tf.data.source import SPLITS, Source
 from cifs_tf.data.split import Split
+from cifs_tf.data.stored import StoredImages, UnreadImages
 from cifs_tf.data.tfds import load_tfds
 from cifs_tf.errors import UserError
 
@@ -23,6 +27,8 @@ TFDS_NAMES = {
     "fashion_mnist": "fashion_mnist",
 }
 DIGITS_TEST_EXAMPLES = 360
+# Of a source without test images.
+TEST_SHARE = 0.2
 MAXIMUM_VAL_EXAMPLES = 1_000
 TRAIN_PER_VAL_EXAMPLE = 10
 # Of a run on a part of the training images, see `DataConfig.test_examples`.
@@ -32,7 +38,7 @@ TRAIN_PER_TEST_EXAMPLE = 20
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """An image classification set in memory.
+    """An image classification set.
 
     Args:
         name: as given on the command line.
@@ -47,6 +53,7 @@ class ImageDataset:
         notes: what a person should know of the images, a sentence each.
         unlike_run: in what they differ from the images of the run whose network they are for, a phrase each; empty if
             they are the run's, or there is none.
+        home: where the pixels of a folder's images are, as a sentence goes on after "images are".
     """
 
     name: str
@@ -60,11 +67,12 @@ class ImageDataset:
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     unlike_run: tuple[str, ...] = ()
+    home: str = ""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
-        return self.train.images.shape[1:]
+        return self.train.image_shape
 
     @property
     def unreadable(self) -> tuple[str, ...]:
@@ -80,6 +88,21 @@ class ImageDataset:
     def splits(self) -> dict[str, Split]:
         """The splits by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @contextlib.contextmanager
+    def naming_faults(self) -> Iterator[None]:
+        """Raise what was wrong with images on disk as itself: out of tf.data it comes as an error of TensorFlow.
+
+        Raises:
+            UserError: if a record is damaged.
+        """
+        try:
+            yield
+        except tf.errors.OpError as error:
+            for split in self.splits.values():
+                if isinstance(split.images, StoredImages) and split.images.records.fault is not None:
+                    raise split.images.records.fault from error
+            raise
 
     def with_classes(self, class_names: Sequence[str]) -> ImageDataset:
         """Return the same images with their classes in another order.
@@ -99,11 +122,13 @@ class ImageDataset:
         )
 
 
-def load_dataset(config: DataConfig) -> ImageDataset:
+def load_dataset(config: DataConfig, splits: Collection[str] = SPLITS) -> ImageDataset:
     """Load the images that a config asks for.
 
     Args:
-        config: which images, and how many of them.
+        config: which images, how many of them, and where they are kept.
+        splits: those whose pixels are wanted, of `train`, `validation` and `test`; of a folder's others no file is
+            decoded. Default all.
 
     Returns:
         the dataset.
@@ -116,28 +141,81 @@ def load_dataset(config: DataConfig) -> ImageDataset:
         (8, 8, 1)
     """
     source = _load_source(config)
+    reader = source.reader
+    whole, parts = _divide(source, config)
+    while reader is not None:
+        if (images := _read(reader, parts, splits)) is not None:
+            parts = images
+            break
+        source = _without_unreadable(source, reader, config)
+        whole, parts = _divide(source, config)
+    identity, duplicates = identify(whole)
+    return ImageDataset(
+        name=config.dataset,
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
+        class_names=source.class_names,
+        num_test_images=len(whole.splits["test"]),
+        identity=identity,
+        duplicates=duplicates,
+        left_out=(*source.left_out, *(reader.unreadable.values() if reader else ())),
+        notes=(*(reader.notes() if reader else ()), *source.notes),
+        home=reader.home if reader else "",
+    )
+
+
+def _divide(source: Source, config: DataConfig) -> tuple[Source, dict[str, Split]]:
+    """Return the source with a test split, if it had none, and the parts of its splits that a run takes."""
+    if source.test is None:
+        if source.train.names is not None:
+            _check_pairs(source, config)
+        test, train = source.train.divide_by_share(TEST_SHARE, "test")
+        source = dataclasses.replace(source, train=train, test=test)
+    test = source.splits["test"]
     _check(source, config)
     validation, train = _validation_of(source, config)
     test_examples = config.test_examples
     if test_examples is None and config.train_examples is not None:
         wanted = max(MINIMUM_TEST_EXAMPLES, config.train_examples // TRAIN_PER_TEST_EXAMPLE)
-        test_examples = min(len(source.test), wanted)
+        test_examples = min(len(test), wanted)
     train = train.subset(config.train_examples, "--train_examples")
     if train.names is not None:
         _check_classes(train, source, config)
-    identity, duplicates = identify(source)
-    return ImageDataset(
-        name=config.dataset,
-        train=train,
-        validation=validation,
-        test=source.test.subset(test_examples, "--test_examples"),
-        class_names=source.class_names,
-        num_test_images=len(source.test),
-        identity=identity,
-        duplicates=duplicates,
-        left_out=source.left_out,
-        notes=source.notes,
-    )
+    return source, {
+        "train": train,
+        "validation": validation,
+        "test": test.subset(test_examples, "--test_examples"),
+    }
+
+
+def _read(reader: Reader, parts: Mapping[str, Split], splits: Collection[str]) -> dict[str, Split] | None:
+    """Return the parts with their pixels; None if files cannot be read, and others may take their place."""
+    files = {name: _files(part) for name, part in parts.items()}
+    images = reader.read({name: files[name] for name in parts if name in splits})
+    if images is None:
+        return None
+    _, height, width, channels = next(iter(images.values())).shape
+    unread = {name: UnreadImages(chosen, (height, width, channels)) for name, chosen in files.items()}
+    return {name: dataclasses.replace(part, images={**unread, **images}[name]) for name, part in parts.items()}
+
+
+def _without_unreadable(source: Source, reader: Reader, config: DataConfig) -> Source:
+    """Return a source without the files that cannot be read, if every split still has every class."""
+    kept: dict[str, Split] = {}
+    for name, split in source.splits.items():
+        files = _files(split)
+        kept[name] = split.take(np.flatnonzero([file.path not in reader.unreadable for file in files]))
+        if gone := set(split.labels.tolist()) - set(kept[name].labels.tolist()):
+            missing = source.class_names[min(gone)]
+            folder = next(file.path for file in files if file.label == min(gone)).parent
+            advice = f"no image of the class {missing} in {folder} can be read; fill its folder or remove it"
+            raise UserError("--dataset", config.dataset, advice)
+    return dataclasses.replace(source, **kept)  # type: ignore[arg-type]
+
+
+def _files(split: Split) -> tuple[ImageFile, ...]:
+    return split.images.files if isinstance(split.images, UnreadImages) else ()
 
 
 def _load_source(config: DataConfig) -> Source:
@@ -159,7 +237,7 @@ def _load_source(config: DataConfig) -> Source:
 def _check(source: Source, config: DataConfig) -> None:
     """Refuse a source that is empty or has other classes than the config says."""
     num_classes = len(source.class_names)
-    for argument, split in (("training", source.train), ("test", source.test)):
+    for argument, split in (("training", source.train), ("test", source.splits["test"])):
         if len(split) == 0:
             advice = f"no {argument} images are left; give two for each class at least"
             raise UserError("--dataset", config.dataset, advice)
@@ -193,6 +271,14 @@ def _validation_of(source: Source, config: DataConfig) -> tuple[Split, Split]:
     if asked >= len(train):
         raise UserError("--val_examples", asked, f"give fewer than {len(train)}, the training images")
     return train.divide(asked)
+
+
+def _check_pairs(source: Source, config: DataConfig) -> None:
+    """Refuse classes of which there is no image for either split."""
+    for label, count in enumerate(np.bincount(source.train.labels, minlength=len(source.class_names))):
+        if count < 2:
+            advice = f"the class {source.class_names[label]} has one image; give two, one to train on and one to test"
+            raise UserError("--dataset", config.dataset, advice)
 
 
 def _check_classes(train: Split, source: Source, config: DataConfig) -> None:

@@ -12,6 +12,9 @@ ORIENTATION_TAG = 274
 UPRIGHT = 1
 # Bytes that a marker, a chunk or a TIFF field begins with.
 EXIF_HEADER = b"Exif\0\0"
+PNG_EXIF, WEBP_EXIF = b"eXIf", b"EXIF"
+# A file without one of these has no EXIF.
+EXIF_MARKS = (EXIF_HEADER, PNG_EXIF, WEBP_EXIF)
 JPEG, PNG, RIFF, WEBP, BMP = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"WEBP", b"BM"
 START_OF_SCAN, APP1 = 0xDA, 0xE1
 # EXIF stands near the front; a file made of millions of empty parts must not keep a server busy.
@@ -39,7 +42,8 @@ def decode_image(encoded: tf.Tensor, channels: int) -> tf.Tensor:
         TensorShape([2, 3, 3])
     """
     content = tf.io.decode_raw(encoded, tf.uint8)
-    has_palette = tf.logical_and(_begins(content, 0, BMP), _little(content, BMP_BITS_AT, 2) < BMP_COLOUR_BITS)
+    start = tf.pad(content[: BMP_BITS_AT + 2], [[0, 1]])
+    has_palette = tf.logical_and(_begins(start, 0, BMP), _little(start, BMP_BITS_AT, 2) < BMP_COLOUR_BITS)
     with tf.control_dependencies([tf.debugging.assert_equal(has_palette, False, "a BMP file with a palette")]):
         image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
     image.set_shape((None, None, channels))  # unknown to the decoder, which might find an animation
@@ -74,6 +78,8 @@ def exif_orientation(content: tf.Tensor) -> tf.Tensor:
     Returns:
         int32 scalar, 1 (upright) where the file does not say.
     """
+    # Read at positions beyond the end too, as a 0: padded once, not at each look, which would copy the whole file.
+    content = tf.pad(content, [[0, 1]])
     is_webp = tf.logical_and(_begins(content, 0, RIFF), _begins(content, 8, WEBP))
     header = tf.case(
         [
@@ -93,7 +99,7 @@ def _walk(content: tf.Tensor, start: int, read: Callable) -> tf.Tensor:
         return read(content, at)
 
     def goes_on(at: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
-        return tf.logical_and(found < 0, tf.logical_and(at >= 0, at + 8 < tf.size(content)))
+        return tf.logical_and(found < 0, tf.logical_and(at >= 0, at + 8 < tf.size(content) - 1))
 
     return tf.while_loop(goes_on, step, (tf.constant(start), tf.constant(-1)), maximum_iterations=MAXIMUM_PARTS)[1]
 
@@ -107,13 +113,13 @@ def _jpeg_segment(content: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
 
 
 def _png_chunk(content: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    return _after(at, _big(content, at, 4), 12), tf.where(_begins(content, at + 4, b"eXIf"), at + 8, -1)
+    return _after(at, _big(content, at, 4), 12), tf.where(_begins(content, at + 4, PNG_EXIF), at + 8, -1)
 
 
 def _webp_chunk(content: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     size = _little(content, at + 4, 4)
     prefix = tf.where(_begins(content, at + 8, EXIF_HEADER), len(EXIF_HEADER), 0)
-    return _after(at, size + size % 2, 8), tf.where(_begins(content, at, b"EXIF"), at + 8 + prefix, -1)
+    return _after(at, size + size % 2, 8), tf.where(_begins(content, at, WEBP_EXIF), at + 8 + prefix, -1)
 
 
 def _after(at: tf.Tensor, size: tf.Tensor, frame: int) -> tf.Tensor:
@@ -151,8 +157,8 @@ def _big(content: tf.Tensor, at: tf.Tensor | int, size: int) -> tf.Tensor:
 
 
 def _bytes(content: tf.Tensor, at: tf.Tensor | int, size: int) -> tf.Tensor:
-    """Return the bytes at some positions, as int32; 0 beyond the end of the file."""
+    """Return the bytes at some positions, as int32; 0 beyond the end of the file, whose content ends with one."""
     indices = tf.expand_dims(tf.convert_to_tensor(at, tf.int32), -1) + tf.range(size)
-    inside = tf.logical_and(indices >= 0, indices < tf.size(content))
-    values = tf.cast(tf.gather(tf.pad(content, [[0, 1]]), tf.where(inside, indices, tf.size(content))), tf.int32)
-    return tf.where(inside, values, 0)
+    last = tf.size(content) - 1
+    inside = tf.logical_and(indices >= 0, indices < last)
+    return tf.cast(tf.gather(content, tf.where(inside, indices, last)), tf.int32)

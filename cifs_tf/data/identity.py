@@ -13,6 +13,7 @@ import numpy as np
 
 from cifs_tf.data.source import Source
 from cifs_tf.data.split import Split
+from cifs_tf.data.stored import UnreadImages
 
 SCHEMA = 1
 HASH_BYTES = 8
@@ -21,12 +22,13 @@ NAMED_AT_MOST = 5
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """The images of a dataset, all of them, whatever part a run uses.
+    """The images of a dataset: all their names, and the pixels of those that a run uses.
 
     Args:
         class_names: in the order of the labels.
         splits: by the source's split (`train`, `validation`, `test`) the images: by name, `CLASS/NAME`, the hash of
-            their pixels; of a set whose images have no names, `""` and the hash of all pixels and labels.
+            their pixels, empty if they were not looked at, because the run takes a part of the images; of a set whose
+            images have no names, `""` and the hash of all pixels and labels.
         counts: number of images by split.
     """
 
@@ -69,15 +71,14 @@ class Identity:
 
 
 def identify(source: Source) -> tuple[Identity, dict[str, int]]:
-    """Take down the images of a source, and count those that are there more than once; a second for 300 MB of pixels.
+    """Take down the images of a source, and count those that are there more than once; a second for 300 MB in memory.
 
     Returns:
         the identity, and `train_and_test` and `two_labels`: how many images are, pixel by pixel, both trained and
         tested on, and how many have two labels.
     """
-    splits = {"train": source.train, "validation": source.validation, "test": source.test}
-    present = {name: split for name, split in splits.items() if split is not None}
-    digests = {name: _digests(split.images) for name, split in present.items()}
+    present = source.splits
+    digests = {name: _digests(split, source) for name, split in present.items()}
     identity = Identity(
         class_names=source.class_names,
         splits={name: _record(split, digests[name], source.class_names) for name, split in present.items()},
@@ -88,10 +89,10 @@ def identify(source: Source) -> tuple[Identity, dict[str, int]]:
         digest
         for name, split in present.items()
         for digest, label in zip(digests[name], split.labels.tolist(), strict=True)
-        if label_of.setdefault(digest, label) != label
+        if digest and label_of.setdefault(digest, label) != label
     }
     return identity, {
-        "train_and_test": len(set(digests["train"]) & set(digests["test"])),
+        "train_and_test": len(set(filter(None, digests["train"])) & set(filter(None, digests["test"]))),
         "two_labels": len(two_labels),
     }
 
@@ -121,7 +122,7 @@ def differences(recorded: Identity, found: Identity) -> list[str]:
         found: as they are.
 
     Returns:
-        a phrase for each difference; none if they are the same.
+        a phrase for each difference; none if they are the same, as far as both were looked at.
     """
     said = [
         *_listed("class", "gone", [name for name in recorded.class_names if name not in found.class_names], "classes"),
@@ -138,10 +139,11 @@ def differences(recorded: Identity, found: Identity) -> list[str]:
         return [f"the {split} split has other images ({then:,} then, {now:,} now)" for split, then, now in counts]
     both = [name for name in before if name in after]
     moved = [name for name in both if before[name].keys() != after[name].keys()]
-    repainted = [name for name in both if name not in moved and before[name] != after[name]]
+    repainted = [name for name in both if name not in moved and _is_repainted(before[name], after[name])]
     return [
         *_listed("file", "added", [name for name in after if name not in before]),
-        *_listed("file", "gone", [name for name in before if name not in after]),
+        # One that was never looked at was no image of the run.
+        *_listed("file", "gone", [name for name in before if name not in after and any(before[name].values())]),
         *_listed("file", "of other pixels", repainted),
         *_listed("file", "in another split", moved),
     ]
@@ -157,8 +159,16 @@ def _record(split: Split, digests: Sequence[bytes], class_names: Sequence[str]) 
     return {f"{class_names[label]}/{name}": digest.hex() for name, label, digest in named}
 
 
-def _digests(images: np.ndarray) -> list[bytes]:
-    return [hashlib.blake2b(image.tobytes(), digest_size=HASH_BYTES).digest() for image in images]
+def _digests(split: Split, source: Source) -> list[bytes]:
+    """Return the hash of each image's pixels; of a file that was not decoded nothing."""
+    if isinstance(split.images, UnreadImages):
+        return source.reader.digests(split.images.files) if source.reader else [b""] * len(split)
+    return [hashlib.blake2b(image.tobytes(), digest_size=HASH_BYTES).digest() for image in split.images]
+
+
+def _is_repainted(before: Mapping[str, str], after: Mapping[str, str]) -> bool:
+    """Return whether an image has other pixels than it had, where both were looked at."""
+    return any(before[split] and after[split] and before[split] != after[split] for split in before)
 
 
 def _by_name(identity: Identity) -> dict[str, dict[str, str]]:

@@ -1,36 +1,56 @@
-"""Images are held in memory as uint8: check that they fit, and bring them to one size."""
+"""What fits into memory: what is free of it, and what a set of images takes at its peak."""
 
-import math
 import os
-
-import tensorflow as tf
+from pathlib import Path
 
 from cifs_tf.errors import UserError
 
+# A set is there twice at the peak: as it was read, and as the tensor that batches are gathered from.
+COPIES = 2
+# The rest is for the network and its attacks.
 MEMORY_SHARE = 0.5
+CONTROL_GROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
 
 
-def check_memory(dataset: str, num_examples: int, image_shape: tuple[int, int, int]) -> None:
-    """Refuse a dataset that would fill more than half of the machine's memory.
+def fits_memory(num_bytes: int) -> bool:
+    """Return whether images of so many bytes, with the copies that a run makes, leave half of the free memory alone."""
+    return COPIES * num_bytes <= MEMORY_SHARE * free_memory()
+
+
+def check_memory(option: str, received: str, num_bytes: int) -> None:
+    """Refuse images that would not fit into memory, or only just.
+
+    Args:
+        option: that asks for them, for the error.
+        received: its value.
+        num_bytes: of their pixels.
 
     Raises:
-        UserError: with the size that it would have.
+        UserError: with what they take at the peak, and what is free.
     """
-    needed = num_examples * math.prod(image_shape)
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > MEMORY_SHARE * available:
+    needed, free = COPIES * num_bytes, free_memory()
+    if needed > free:
         advice = (
-            f"its {num_examples:,} images of {image_shape} take {needed / 2**30:.0f} GiB of the machine's "
-            f"{available / 2**30:.0f} GiB; give a smaller --image_size"
+            f"its images take {needed / 2**30:.1f} GiB of memory at the peak and {free / 2**30:.1f} GiB are free; give "
+            "a smaller --image_size, or a folder of images with --cache disk"
         )
-        raise UserError("--dataset", dataset, advice)
+        raise UserError(option, received, advice)
 
 
-def resize(image: tf.Tensor, side: int) -> tf.Tensor:
-    """Resize one uint8 image (height, width, channels) to side x side, with antialiasing.
-
-    Returns:
-        uint8 (side, side, channels).
-    """
-    resized = tf.image.resize(tf.cast(image, tf.float32), (side, side), antialias=True)
-    return tf.saturate_cast(tf.round(resized), tf.uint8)
+def free_memory() -> int:
+    """Return the bytes that this process can still take: of the machine, or of its control group if that has fewer."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        pass  # no Linux: what the machine has
+    for limit, used in CONTROL_GROUPS:
+        try:
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no such group, or without a limit
+            continue
+    return max(0, free)

@@ -1,20 +1,27 @@
-"""A split of labelled images in memory, and the batches made of it."""
+"""A split of labelled images, in memory or on disk, and the batches made of it."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from cifs_tf.checks import check_labels
-from cifs_tf.data.augmentation import AUGMENTATIONS
+from cifs_tf.data.augmentation import AUGMENTATIONS, Rows
 from cifs_tf.data.partition import choose_count, choose_share
+from cifs_tf.data.stored import StoredImages, UnreadImages
 from cifs_tf.errors import UserError
 
 # Seed of choices that belong to a dataset, not to a run: which images a subset or a validation split takes.
 SPLIT_SEED = 0
 IMAGES_NDIM = 4
+# Read at a time where all images are gone through.
+READ_TOGETHER = 256
+# What stands for an array, and is not one.
+ELSEWHERE = (StoredImages, UnreadImages)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,7 +29,8 @@ class Split:
     """Labelled images.
 
     Args:
-        images: uint8 (examples, height, width, channels).
+        images: uint8 (examples, height, width, channels): an array, or images on disk, which are read when an index,
+            a slice or an array of indices asks for them. `np.asarray` reads all.
         labels: integers from 0 (examples,); one-hot rows and (examples, 1) are taken for what they say.
         names: of image files, below their class folder: what choices of examples depend on, so that another file more
             or less moves no other. Default None: they depend on the position, for a set that does not change.
@@ -31,12 +39,12 @@ class Split:
         UserError: for images that are not uint8, labels that are none, or another number of them.
     """
 
-    images: np.ndarray
+    images: Any
     labels: np.ndarray
     names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        images = np.asarray(self.images)
+        images = self.images if isinstance(self.images, ELSEWHERE) else np.asarray(self.images)
         if images.dtype != np.uint8 or images.ndim != IMAGES_NDIM:
             received = f"{images.dtype} of shape {images.shape}"
             advice = "give uint8 pixels (examples, height, width, channels); floats in [0, 1] times 255, rounded"
@@ -52,7 +60,19 @@ class Split:
     def take(self, indices: np.ndarray) -> Split:
         """Return the split of these examples."""
         names = None if self.names is None else tuple(np.array(self.names, object)[indices])
-        return Split(self.images[indices], self.labels[indices], names)
+        images = self.images.take(indices) if isinstance(self.images, ELSEWHERE) else self.images[indices]
+        return Split(images, self.labels[indices], names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return self.images.shape[1:]
+
+    def add_to(self, digest: Any) -> None:
+        """Add all pixels and labels to a hash of `hashlib`, a few images at a time."""
+        for start in range(0, len(self), READ_TOGETHER):
+            digest.update(np.ascontiguousarray(self.images[start : start + READ_TOGETHER]))
+        digest.update(self.labels.tobytes())
 
     def subset(self, num_examples: int | None, argument: str) -> Split:
         """Return the first examples of a fixed shuffle, or the whole split.
@@ -123,7 +143,13 @@ class Split:
         return self.take(np.flatnonzero(chosen)), self.take(np.flatnonzero(~chosen))
 
     def training_batches(
-        self, batch_size: int, *, seed: int, start_step: int = 0, augmentation: str = "none"
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        start_step: int = 0,
+        augmentation: str = "none",
+        share: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
         """Return endless shuffled batches, a pure function of (seed, step): a run resumes at any step.
 
@@ -133,27 +159,40 @@ class Split:
             batch_size: images per step, at most the size of the split.
             seed: run seed.
             start_step: optimizer step of the first batch.
-            augmentation: `"none"`, `"crop"` or `"crop_flip"`.
+            augmentation: `"none"`, `"crop"`, `"crop_flip"` or `"resized_crop_flip"`.
+            share: (i, n), the i-th of n equal parts of each batch, counted from 0; no image of another is read. Default
+                the whole batch.
 
         Returns:
-            dataset of (images float32 (batch_size, height, width, channels) in [0, 1], labels int32 (batch_size,)).
+            dataset of (images float32 (batch_size / n, height, width, channels) in [0, 1], labels int32
+            (batch_size / n,)).
         """
         size, steps = len(self), self.steps_per_epoch(batch_size)
-        images, labels = tf.constant(self.images), tf.constant(self.labels)
-        augment = AUGMENTATIONS[augmentation]
+        number = batch_size // share[1]
+        first = share[0] * number
+        read, labels, augment = self._read_fn(), tf.constant(self.labels), AUGMENTATIONS[augmentation]
 
         def epoch_of_batches(epoch: tf.Tensor) -> tf.data.Dataset:
             order = tf.random.experimental.stateless_shuffle(tf.range(size), seed=tf.stack([seed, epoch]))
             return tf.data.Dataset.from_tensor_slices(tf.reshape(order[: steps * batch_size], [steps, batch_size]))
 
         def load(step: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            batch = augment(to_float(tf.gather(images, indices)), tf.stack([seed, tf.cast(step, tf.int32)]))
-            return tf.ensure_shape(batch, (batch_size, *self.images.shape[1:])), tf.gather(labels, indices)
+            own = indices[first : first + number]
+            batch = augment(to_float(read(own)), tf.stack([seed, tf.cast(step, tf.int32)]), Rows(batch_size, first))
+            return tf.ensure_shape(batch, (number, *self.image_shape)), tf.gather(labels, own)
 
         first_epoch = start_step // steps
         epochs = tf.data.Dataset.range(first_epoch, 2**31 - 1, output_type=tf.int32)
         batches = epochs.flat_map(epoch_of_batches).skip(start_step - first_epoch * steps)
         return batches.enumerate(start_step).map(load, tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+
+    def _read_fn(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Return the function from int32 indices to images, for tf.data: of images in memory it needs no Python."""
+        if isinstance(self.images, np.ndarray):
+            images = tf.constant(self.images)
+            return lambda indices: tf.gather(images, indices)
+        shape = (None, *self.image_shape)
+        return lambda indices: tf.ensure_shape(tf.numpy_function(self.images.__getitem__, [indices], tf.uint8), shape)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Count the whole batches in the split.
@@ -165,23 +204,29 @@ class Split:
             raise UserError("--batch_size", batch_size, f"give at most {len(self)}, the number of training images")
         return len(self) // batch_size
 
-    def validation_batches(self, batch_size: int) -> tf.data.Dataset:
+    def validation_batches(self, batch_size: int, share: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
         """Return batches in order, all of one size, with sample weights: the last is filled up with images of weight 0.
 
         Args:
             batch_size: images per batch.
+            share: see `training_batches`.
 
         Returns:
-            dataset of (images float32 (batch_size, height, width, channels) in [0, 1], labels int32 (batch_size,),
-            weights float32 (batch_size,)).
+            dataset of (images float32 (batch_size / n, height, width, channels) in [0, 1], labels int32
+            (batch_size / n,), weights float32 (batch_size / n,)).
         """
-        missing = -len(self) % batch_size
-        images, labels, weights = (
-            np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
-            for array in (self.images, self.labels, np.ones(len(self), np.float32))
-        )
-        dataset = tf.data.Dataset.from_tensor_slices((images, labels, weights)).batch(batch_size, drop_remainder=True)
-        return dataset.map(lambda images, *others: (to_float(images), *others)).prefetch(2)
+        size, number = len(self), batch_size // share[1]
+        read, labels = self._read_fn(), tf.constant(self.labels)
+
+        def load(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            positions = start + tf.range(number)
+            is_image, own = positions < size, tf.minimum(positions, size - 1)
+            images = tf.where(is_image[:, None, None, None], read(own), tf.zeros((), tf.uint8))
+            images = tf.ensure_shape(images, (number, *self.image_shape))
+            return to_float(images), tf.where(is_image, tf.gather(labels, own), 0), tf.cast(is_image, tf.float32)
+
+        starts = tf.data.Dataset.range(share[0] * number, share[0] * number + size, batch_size, output_type=tf.int32)
+        return starts.map(load, tf.data.AUTOTUNE, deterministic=True).prefetch(2)
 
 
 def to_float(images: tf.Tensor | np.ndarray) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """Images from TensorFlow Datasets."""
 
 import logging
+import math
 import os
 import shutil
 import sys
@@ -11,13 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.config import DataConfig
-from cifs_tf.data.memory import check_memory, resize
+from cifs_tf.data.memory import check_memory
+from cifs_tf.data.resizing import mode_of, resize
 from cifs_tf.data.source import Source
 from cifs_tf.data.split import Split
 from cifs_tf.errors import UserError
 
 TEST_SPLITS = ("test", "validation")
-TEST_SHARE = 0.2
 READ_BATCH = 1000
 DOWNLOAD_RETRIES = 3
 
@@ -25,11 +26,11 @@ DOWNLOAD_RETRIES = 3
 def load_tfds(name: str, config: DataConfig) -> Source:
     """Load a TFDS image classification set: its train split, and its test (or validation) split.
 
-    A set that has only a train split gives a fixed fifth of it as test split.
+    A set that has only a train split gives a part of it as test split later.
 
     Args:
         name: TFDS name, such as `svhn_cropped` or `patch_camelyon:2.0.0`.
-        config: `data_dir` and `image_size` are read.
+        config: `data_dir`, `image_size` and `resize` are read.
 
     Returns:
         its images.
@@ -50,21 +51,25 @@ def load_tfds(name: str, config: DataConfig) -> Source:
         )
     _download(builder, config)
 
+    names = tuple(features[label_key].names)
+    tested_on = next((split for split in TEST_SPLITS if split in builder.info.splits), None)
+    if "train" not in builder.info.splits:
+        raise UserError("--dataset", config.dataset, f"it has no train split, only {', '.join(builder.info.splits)}")
+    shape = features[image_key].shape
+    if config.image_size is not None:
+        shape = (config.image_size, config.image_size, shape[2])
+    elif None in shape:
+        advice = f"the images of {config.dataset} differ in size; give the side in pixels to resize them to"
+        raise UserError("--image_size", None, advice)
+    sizes = {split: builder.info.splits[split].num_examples for split in ("train", tested_on) if split}
+    check_memory("--dataset", config.dataset, sum(sizes.values()) * math.prod(shape))
+
+    def convert(example: dict) -> tuple[tf.Tensor, tf.Tensor]:
+        image = example[image_key]
+        return image if config.image_size is None else resize(image, shape[:2], mode_of(config)), example[label_key]
+
     def load(split: str) -> Split:
-        shape = features[image_key].shape
-        if config.image_size is not None:
-            shape = (config.image_size, config.image_size, shape[2])
-        elif None in shape:
-            advice = f"the images of {config.dataset} differ in size; give the side in pixels to resize them to"
-            raise UserError("--image_size", None, advice)
-
-        def convert(example: dict) -> tuple[tf.Tensor, tf.Tensor]:
-            image = example[image_key]
-            return image if config.image_size is None else resize(image, config.image_size), example[label_key]
-
-        size = builder.info.splits[split].num_examples
-        check_memory(config.dataset, size, shape)
-        images, labels = np.empty((size, *shape), np.uint8), np.empty(size, np.int32)
+        images, labels = np.empty((sizes[split], *shape), np.uint8), np.empty(sizes[split], np.int32)
         examples = builder.as_dataset(split=split, shuffle_files=False)
         batches = examples.map(convert, tf.data.AUTOTUNE, deterministic=True).batch(READ_BATCH)
         for index, (batch_images, batch_labels) in enumerate(batches.as_numpy_iterator()):
@@ -74,15 +79,7 @@ def load_tfds(name: str, config: DataConfig) -> Source:
             raise UserError("--dataset", config.dataset, f"its {split} split hides the labels; give another set")
         return Split(images, labels)
 
-    names = tuple(features[label_key].names)
-    available = [split for split in TEST_SPLITS if split in builder.info.splits]
-    if "train" not in builder.info.splits:
-        raise UserError("--dataset", config.dataset, f"it has no train split, only {', '.join(builder.info.splits)}")
-    train = load("train")
-    if available:
-        return Source(train, None, load(available[0]), names)
-    test, train = train.divide_by_share(TEST_SHARE, "test")
-    return Source(train, None, test, names)
+    return Source(load("train"), None, load(tested_on) if tested_on else None, names)
 
 
 def _find(name: str, config: DataConfig):

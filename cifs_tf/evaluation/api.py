@@ -78,7 +78,7 @@ def evaluate(
             raise UserError(argument, short, f"give {wanted}")
     parse_shard(shard, "shard")
     split, told = as_split(split)
-    shape = tuple(split.images.shape[1:])
+    shape = tuple(split.image_shape)
     attacked = model if isinstance(model, AttackedModel) else as_attacked(model, image_shape=shape)
     about = {"epsilon": None if epsilon is None else float(epsilon), **(about or {})}
     if isinstance(suite, str):

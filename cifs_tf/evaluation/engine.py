@@ -57,7 +57,8 @@ def header_of(
     """
     described = [task.describe() for task in tasks]
     surrogates = [task.surrogate.fingerprint for task in tasks if isinstance(task, Crafted) and task.surrogate]
-    pixels = hashlib.sha256(np.ascontiguousarray(split.images).tobytes() + split.labels.tobytes())
+    pixels = hashlib.sha256()
+    split.add_to(pixels)
     header = {
         "key": {
             "weights": model.fingerprint,
@@ -163,8 +164,8 @@ def check_input(model: AttackedModel, split: Split, tasks: Sequence[Task], shard
         raise UserError("split", "no images", "give at least one")
     surrogates = [task.surrogate for task in tasks if isinstance(task, Crafted) and task.surrogate]
     for argument, attacked in [("model", model), *(("surrogate", surrogate) for surrogate in surrogates)]:
-        if tuple(split.images.shape[1:]) != tuple(attacked.image_shape):
-            advice = f"the images have the shape {split.images.shape[1:]}, resize them (--image_size)"
+        if split.image_shape != tuple(attacked.image_shape):
+            advice = f"the images have the shape {split.image_shape}, resize them (--image_size)"
             raise UserError(argument, f"image shape {attacked.image_shape}", advice)
         if split.labels.max() >= attacked.num_classes:
             advice = f"the labels go up to {split.labels.max()}, give a model with as many classes"
@@ -225,7 +226,7 @@ def compile_measurement(
         arguments of the compiled function.
     """
     signature = [
-        tf.TensorSpec((None, *split.images.shape[1:]), tf.float32),
+        tf.TensorSpec((None, *split.image_shape), tf.float32),
         tf.TensorSpec((None,), tf.int32),
         tf.TensorSpec((None,), tf.float32),
         tf.TensorSpec((), tf.int32),

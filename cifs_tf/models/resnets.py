@@ -1,4 +1,4 @@
-"""CIFAR-style residual networks (He et al. 2016): 3x3 stem, no max-pooling, four stages of basic blocks."""
+"""Residual networks (He et al. 2016): four stages of basic blocks, behind the stem for CIFAR or that for ImageNet."""
 
 import keras
 
@@ -7,7 +7,9 @@ from cifs_tf.models.blocks import apply_bn, apply_conv, apply_head, apply_relu
 BLOCKS_PER_STAGE = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 
 
-def resnet(arch: str, image_shape: tuple[int, int, int], num_classes: int, width: int = 64) -> keras.Model:
+def resnet(
+    arch: str, image_shape: tuple[int, int, int], num_classes: int, width: int = 64, stem: str = "3x3"
+) -> keras.Model:
     """Build a ResNet-10, -18 or -34 backbone.
 
     Args:
@@ -15,6 +17,7 @@ def resnet(arch: str, image_shape: tuple[int, int, int], num_classes: int, width
         image_shape: (height, width, channels), sides of at least 8 pixels; images in [0, 1], not normalised.
         num_classes: number of classes, >= 2.
         width: channels of the first stage; the stages have width times 1, 2, 4, 8. Default 64.
+        stem: `"3x3"` (default), or `"7x7"`, of stride 2, with a max-pooling of stride 2 behind it.
 
     Returns:
         functional model, images -> logits. Block b of stage s ends in the layer `stage{s}_block{b}_out`; these are
@@ -25,8 +28,13 @@ def resnet(arch: str, image_shape: tuple[int, int, int], num_classes: int, width
         11183562
     """
     images = keras.Input(image_shape, name="image")
-    x = apply_conv(images, width, 3, name="stem_conv")
+    kernel_size, strides = (3, 1) if stem == "3x3" else (7, 2)
+    x = apply_conv(images, width, kernel_size, strides, name="stem_conv")
     x = apply_relu(apply_bn(x, name="stem_bn"), name="stem_out")
+    if stem == "7x7":
+        # As PyTorch pads; zeros are the least that comes out of a ReLU.
+        x = keras.layers.ZeroPadding2D(1, name="stem_pad")(x)
+        x = keras.layers.MaxPooling2D(3, 2, name="stem_pool")(x)
     for stage, num_blocks in enumerate(BLOCKS_PER_STAGE[arch], start=1):
         for block in range(1, num_blocks + 1):
             strides = 2 if stage > 1 and block == 1 else 1

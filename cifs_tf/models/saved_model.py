@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.models.signature_functions import PredictFn, decode_images, explain_fn, is_decodable, predict_fn
+from cifs_tf.sizes import Resize
 
 OPSET = 17
 CHECK_BATCH_SIZES = (2, 5)
@@ -27,14 +28,19 @@ class ExportError(RuntimeError):
 
 
 def write_saved_model(
-    classifier: keras.Model, path: Path, *, resize: bool = False, serve: bool = False, verbose: bool = False
+    classifier: keras.Model,
+    path: Path,
+    *,
+    resize: Resize | bool | None = None,
+    serve: bool = False,
+    verbose: bool = False,
 ) -> None:
     """Write a SavedModel with all signatures and check it.
 
     Args:
         classifier: a float32 classifier.
         path: folder to write to.
-        resize: whether `encoded` resizes images of another size. Default False: they are an error.
+        resize: how `encoded` resizes images of another size, see `decode_images`. Default None: they are an error.
         serve: whether to add `serve`, the name that Keras gives to `serving_default`. Default False.
         verbose: whether to print the signatures. Default False.
 

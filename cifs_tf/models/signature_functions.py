@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable
 import keras
 import tensorflow as tf
 
+from cifs_tf.data import resizing, to_float
 from cifs_tf.data.decoding import decode_image
+from cifs_tf.sizes import Resize
 
 DECODABLE_CHANNELS = (1, 3, 4)
 
@@ -77,7 +79,9 @@ def disagreement(heads: tf.Tensor) -> tf.Tensor:
     return tf.reduce_max(distances, axis=-1)
 
 
-def decode_images(image_bytes: tf.Tensor, image_shape: tuple[int, int, int], resize: bool = False) -> tf.Tensor:
+def decode_images(
+    image_bytes: tf.Tensor, image_shape: tuple[int, int, int], resize: Resize | bool | None = None
+) -> tf.Tensor:
     """Decode image files: PNG (16 bits are read as 8), or JPEG for 1 or 3 channels; for 3 also GIF, WebP and BMP.
 
     Grey, colour and alpha become the model's channels; of an animation the first frame counts; photographs are turned
@@ -86,17 +90,18 @@ def decode_images(image_bytes: tf.Tensor, image_shape: tuple[int, int, int], res
     Args:
         image_bytes: string (batch,), whole files.
         image_shape: (height, width, channels) of the result.
-        resize: whether an image of another size is resized (bilinear, antialiased). Default False: it is an error.
+        resize: how an image of another size is resized, `"crop"`, `"stretch"` or `"pad"`, see
+            `cifs_tf.data.resizing.resize`; True is `"stretch"`. Default None, or False: it is an error.
 
     Returns:
         float32 (batch, height, width, channels) in [0, 1].
     """
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
-        image = tf.cast(decode_image(encoded, image_shape[2]), tf.float32) / 255.0
+        image = decode_image(encoded, image_shape[2])
         if resize:
-            image = tf.clip_by_value(tf.image.resize(image, image_shape[:2], antialias=True), 0.0, 1.0)
-        return tf.ensure_shape(image, image_shape)
+            image = resizing.resize(image, image_shape[:2], "stretch" if resize is True else resize)
+        return tf.ensure_shape(to_float(image), image_shape)
 
     return tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec(image_shape, tf.float32))
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cifs_tf.config import DataConfig
 from cifs_tf.data import ImageDataset, load_dataset
 from cifs_tf.export import GRADIENT_FILE, write_gradient_onnx
@@ -53,7 +55,7 @@ def write_model(
         "name": name,
         "epsilon": epsilon,
         "labels": [int(label) for label in test.labels],
-        "pixels": base64.b64encode(test.images.tobytes()).decode(),
+        "pixels": base64.b64encode(np.asarray(test.images).tobytes()).decode(),
         "measured": measured or {},
     }
     (folder / "labels.json").write_text(json.dumps(list(dataset.class_names), ensure_ascii=False) + "\n")

@@ -46,7 +46,7 @@ def save_run_to_preset(network: TrainedNetwork, folder: Path, strict_options: st
             "epsilon": float(config.attack.epsilon),
             "norm": "linf",
         },
-        "recipe": config.flat() | {"workdir": None, "data_dir": None, "defense": defense},
+        "recipe": config.flat() | {"workdir": None, "data_dir": None, "cache_dir": None, "defense": defense},
         "revision": network.result().get("revision"),
         "measured": {
             "natural": accuracy_of(natural, reports["paper"]["num_examples"]),

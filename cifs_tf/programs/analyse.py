@@ -43,6 +43,8 @@ class AnalyseOptions(Group):
         other_images: measure on images that the run was not trained beside, of the same classes; summary.json says in
             what they differ.
         data_dir: where TFDS data lies; null is the run's, or TFDS' own default.
+        cache: where decoded images of a folder are kept, see run.py; null is the run's.
+        cache_dir: of --cache disk; null is the run's.
         batch_size: images per batch.
         workdir: folder to write to; null is RUN/analysis, or RUN/analysis/other-images. Of several runs it is
             runs/analysis/NAMES then, and what was measured stays in the RUN/analysis of each, so that it is not
@@ -59,6 +61,8 @@ class AnalyseOptions(Group):
     dataset: str | None = None
     other_images: bool = False
     data_dir: str | None = None
+    cache: Literal["auto", "memory", "disk"] | None = None
+    cache_dir: str | None = None
     batch_size: int = bounded(250, low=1)
     workdir: str | None = None
 
@@ -93,7 +97,8 @@ def analyse(options: AnalyseOptions) -> dict[str, Any]:
     }
     for each in (folder, *measured_in.values()):
         check_folder(each)
-    data: dict[str, Any] = {name: value for name in ("dataset", "data_dir") if (value := getattr(options, name))}
+    places = ("dataset", "data_dir", "cache", "cache_dir")
+    data: dict[str, Any] = {name: value for name in places if (value := getattr(options, name))}
     if options.examples is not None:
         # Without this, a run on a part of the training images offers a part of the test images only.
         data |= {"test_examples": None, "train_examples": None}
@@ -140,7 +145,7 @@ def find_networks(options: AnalyseOptions) -> dict[str, TrainedNetwork]:
 def _check_comparable(options: AnalyseOptions, networks: Sequence[TrainedNetwork]) -> None:
     def terms(config: RunConfig) -> dict[str, Any]:
         flat = config.flat()
-        names = ["dataset", "image_size", "epsilon"]
+        names = ["dataset", "image_size", *(["resize"] if flat["image_size"] else []), "epsilon"]
         if options.examples is None:
             names += ["test_examples", "train_examples"]
         return {name: flat[name] for name in names}

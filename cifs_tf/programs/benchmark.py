@@ -6,6 +6,7 @@
     python training/benchmark.py serve               REST and gRPC requests beside calls of the model itself
     python training/benchmark.py scale               what sharing a step among devices costs
     python training/benchmark.py precision --run WORKDIR         whether attacks in bfloat16 are as strong
+    python training/benchmark.py images --folder PATH            files to batches, cold and cached, beside Keras
     python training/benchmark.py resources           what the input pipeline delivers; memory of long attacks
 
 FLOPs are counted from the layers' shapes, 2 per multiply-accumulate of every convolution and dense layer.
@@ -24,6 +25,7 @@ from rich.console import Console
 from cifs_tf.benchmarks.options import (
     AttackOptions,
     BenchmarkOptions,
+    ImagesOptions,
     PrecisionOptions,
     ResourcesOptions,
     ScaleOptions,
@@ -42,6 +44,7 @@ COMMANDS: dict[str, type[BenchmarkOptions]] = {
     "serve": ServeOptions,
     "scale": ScaleOptions,
     "precision": PrecisionOptions,
+    "images": ImagesOptions,
     "resources": ResourcesOptions,
 }
 

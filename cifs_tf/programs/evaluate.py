@@ -44,6 +44,9 @@ class EvaluateOptions(Group):
             run's images are now.
         image_size: side in pixels to which tfds: and folder: images are resized; null is the run's, or keeps their
             size.
+        resize: how, see run.py; null is the run's, or auto.
+        cache: where decoded images of a folder are kept, see run.py; null is the run's, or auto.
+        cache_dir: of --cache disk; null is the run's, or the user's folder of caches.
         other_images: of a run, its networks and exports: measure on images that it was not trained beside, of the same
             classes; the report says in what they differ, and the default workdir is another.
         data_dir: where TFDS data lies; null is the run's, or TFDS' own default.
@@ -73,6 +76,9 @@ class EvaluateOptions(Group):
     defense: Defense | None = None
     dataset: str | None = None
     image_size: int | None = bounded(None, low=8)
+    resize: Literal["crop", "stretch", "pad"] | None = None
+    cache: Literal["auto", "memory", "disk"] | None = None
+    cache_dir: str | None = None
     other_images: bool = False
     data_dir: str | None = None
     examples: int | None = bounded(None, low=1)
@@ -170,7 +176,8 @@ def _config_of(options: EvaluateOptions) -> tuple[RunConfig, Workdir | None, Tra
         config, home = None, None  # the file is of another program
     if config is None:
         config = parse_config("evaluate.py", "", [f"--dataset={options.dataset}"])
-    data = {name: value for name in ("dataset", "image_size", "data_dir") if (value := getattr(options, name))}
+    named = ("dataset", "image_size", "resize", "cache", "cache_dir", "data_dir")
+    data = {name: value for name in named if (value := getattr(options, name))}
     if options.other_images:
         data |= dict.fromkeys(("train_examples", "test_examples", "num_classes")) | {"val_examples": 0}
     if options.examples is not None or options.suite in EXAMPLES:

@@ -25,6 +25,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.serving.client.client import REST_URL, Client
 from cifs_tf.serving.client.images import Shape, find_images, to_array
 from cifs_tf.serving.client.view import draw, explanation, prediction_table, read_labels
+from cifs_tf.sizes import Resize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,8 @@ class ClientOptions(Group):
         explain: show which channels decided, and whether the probes agree with the output.
         channels: how many channels of a layer to show.
         picture: file to draw the explanation into, such as why.png.
-        resize: resize images whose size is not that of the network.
+        resize: how to resize images whose size is not that of the network, crop, stretch (or true) or pad; false sends
+            them as they are, for the server to resize.
         batch_size: images per request, at most.
         timeout: seconds to wait for an answer.
     """
@@ -63,7 +65,7 @@ class ClientOptions(Group):
     explain: bool = False
     channels: int = bounded(8, low=1)
     picture: str | None = None
-    resize: bool = False
+    resize: Resize | bool = False
     batch_size: int = 32
     timeout: float = 30.0
 

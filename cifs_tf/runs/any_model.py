@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 from cifs_tf.command_line import command, import_plugins
 from cifs_tf.config import RunConfig
 from cifs_tf.data import load_dataset
+from cifs_tf.data.source import SPLITS
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import AttackedModel, as_attacked, build_report, load_attacked, merge, write_report
 from cifs_tf.evaluation.examples import pick_examples
@@ -19,9 +20,9 @@ from cifs_tf.evaluation.records import Example, Report
 from cifs_tf.evaluation.verdicts import next_step
 from cifs_tf.files import print_written
 from cifs_tf.runs.cluster import make_local_cluster
-from cifs_tf.runs.images import OTHERWISE, load_images, read_record
+from cifs_tf.runs.images import MEASURED, OTHERWISE, load_images, read_record
 from cifs_tf.runs.measurement import attack, ledger_name
-from cifs_tf.runs.origin import match_origin, read_origin
+from cifs_tf.runs.origin import Origin, match_origin, read_origin
 from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.runs.workdir import Workdir
@@ -73,13 +74,15 @@ def evaluate_model(
     with strategy.scope() if strategy else contextlib.nullcontext():
         victim = _load(model, trust)
         other = None if surrogate is None else _load_surrogate(surrogate, trust)
+    origin = read_origin(Path(model)) if isinstance(model, str) else Origin()
     dataset = (
-        load_dataset(config.data)
+        # A file that tells of its images is compared with the hash of all of them.
+        load_dataset(config.data, MEASURED if origin.images is None else SPLITS)
         if run is None
-        else load_images(config.data, [run], "--model", other_images=other_images, advice=OTHERWISE)
+        else load_images(config.data, [run], "--model", other_images=other_images, advice=OTHERWISE, splits=MEASURED)
     )
     if isinstance(model, str):
-        dataset = match_origin(dataset, read_origin(Path(model)), Path(model), other_images=other_images)
+        dataset = match_origin(dataset, origin, Path(model), other_images=other_images)
     if (names := _class_names(surrogate)) not in (None, dataset.class_names):
         advice = f"its classes are {', '.join(names)}; give one with those of the model, in the same order"
         raise UserError("--surrogate", other.name if other else None, advice)
@@ -87,6 +90,8 @@ def evaluate_model(
     if examples is not None or at_most is not None:
         split = split.class_balanced(examples or min(at_most or 0, len(split)), "--examples")
     console = Console()
+    if dataset.home:
+        console.print(f"images are {dataset.home}", soft_wrap=True, markup=False, highlight=False)
     console.rule(f"{victim.name}: {suite}, {len(split):,} images, epsilon {config.attack.epsilon}")
     tasks, report = attack(
         config,

@@ -58,7 +58,8 @@ def show_images(dataset: ImageDataset, console: Console) -> dict[str, Any]:
     rows.append(["all", *(f"{len(split):,}" for split in dataset.splits.values())])
     console.print(title, soft_wrap=True, markup=False, highlight=False)
     console.print(Table(["class", *splits], rows).screen())
-    for sentence in _sentences(described):
+    home = [f"images are {dataset.home}"] if dataset.home else []
+    for sentence in (*_sentences(described), *home):
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
     return described
 

@@ -3,16 +3,19 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data import ImageDataset, load_dataset
 from cifs_tf.data.identity import Identity, differences, hash_division
+from cifs_tf.data.source import SPLITS
 from cifs_tf.errors import UserError
 from cifs_tf.files import hold_lock, write_json
 from cifs_tf.runs.workdir import LOCK_FILE, Workdir
 
 FOLDER = "folder:"
+# The splits whose pixels a measurement needs.
+MEASURED = ("test",)
 OTHERWISE = "restore them, or measure on these knowingly with --other_images"
 TRAIN_ANEW = "restore them, or train anew in another --workdir"
 
@@ -37,6 +40,7 @@ def load_images(
     *,
     other_images: bool = False,
     advice: str = "restore them",
+    splits: Collection[str] = SPLITS,
 ) -> ImageDataset:
     """Load images for trained networks, and refuse others than those that their runs were trained on.
 
@@ -51,6 +55,7 @@ def load_images(
         other_images: accept others of the same classes; `ImageDataset.unlike_run` says in what they differ. Default
             False.
         advice: what to do about other images. Default: to restore those of the run.
+        splits: those whose pixels are wanted, see `load_dataset`. Default all.
 
     Returns:
         the images.
@@ -62,7 +67,7 @@ def load_images(
     for run, record in records.items():
         if record is None:
             _check_unrecorded(data, run, option)
-    dataset = load_dataset(data)
+    dataset = load_dataset(data, splits)
     recorded = {run: record.identity for run, record in records.items() if record}
     if len({identity.class_names for identity in recorded.values()}) > 1:
         names = ", ".join(str(run.path) for run in recorded)
@@ -199,7 +204,8 @@ def _match(
         dataset = dataset.with_classes(recorded.class_names)
     different = differences(recorded, dataset.identity)
     if not different:
-        return dataset
+        # The run's own: it may know the pixels of more of them, or of fewer.
+        return dataclasses.replace(dataset, identity=recorded)
     said = f"its images are not those of the run in {run.path} ({'; '.join(different)})"
     if dataset.class_names != recorded.class_names and other_images:
         raise UserError("--dataset", dataset.name, f"{said}; give images of the same classes")
@@ -214,5 +220,5 @@ def _match(
 def _count_known(dataset: ImageDataset, recorded: Identity) -> int:
     """Count the images of a test split that a run was trained or validated on, as far as it recorded single images."""
     splits = (recorded.splits.get(split, {}) for split in ("train", "validation"))
-    known = {digest for images in splits for digest in images.values()}
+    known = {digest for images in splits for digest in images.values() if digest}
     return sum(digest in known for digest in dataset.identity.splits["test"].values())

@@ -22,7 +22,7 @@ from cifs_tf.losses import head_weights
 from cifs_tf.models import Classifier
 from cifs_tf.runs.comparison import Comparison
 from cifs_tf.runs.curves import draw_curves
-from cifs_tf.runs.images import OTHERWISE, load_images
+from cifs_tf.runs.images import MEASURED, OTHERWISE, load_images
 from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.provenance import revision
 from cifs_tf.runs.trained import TrainedNetwork
@@ -63,7 +63,7 @@ def inspect_networks(
         UserError: for input that does not fit; nothing has been written then.
     """
     runs = {network.path.resolve(): network.run for network in networks.values()}
-    dataset = load_images(data, list(runs.values()), other_images=other_images, advice=OTHERWISE)
+    dataset = load_images(data, list(runs.values()), other_images=other_images, advice=OTHERWISE, splits=MEASURED)
     split = dataset.test if examples is None else dataset.test.class_balanced(examples, "--examples")
     labels = None if classes is None else _labels_of(classes, dataset, split)
     loaded = {name: _load(network, attack, attack_beta) for name, network in networks.items()}

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from cifs_tf.config import RunConfig
 from cifs_tf.data import ImageDataset
+from cifs_tf.data.resizing import served_mode
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import fingerprint_of
 from cifs_tf.export import FORMATS, ORIGIN_FILE, ExportError, export, find_fault, write_origin
@@ -21,7 +22,7 @@ from cifs_tf.runs.image_table import show_images
 from cifs_tf.runs.images import check_images, load_training_images, record_images
 from cifs_tf.runs.measurement import check_test_images, measure_checkpoints
 from cifs_tf.runs.networks import build_networks, model_configs
-from cifs_tf.runs.precision import settle_precision
+from cifs_tf.runs.precision import settle
 from cifs_tf.runs.provenance import describe
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.runs.training import fit
@@ -45,7 +46,7 @@ def run(config: RunConfig, workdir: Workdir) -> dict[str, Any]:
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     cluster = make_cluster(config.machine)
-    config = settle_precision(config, workdir, cluster)
+    config = settle(config, workdir, cluster)
     workdir.check(config)
     if cluster.is_chief:
         dataset = load_training_images(config.data, workdir)  # and download them
@@ -186,6 +187,7 @@ def _export(config: RunConfig, workdir: Workdir, dataset: ImageDataset, console:
                 class_names=dataset.class_names,
                 version=None if versions else 1,
                 formats=formats,
+                resize=served_mode(config.data),
                 add_files=[lambda path: write_origin(path, origin)],
             )
         except ExportError as error:

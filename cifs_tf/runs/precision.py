@@ -1,30 +1,38 @@
-"""The precision of a run: what `--precision auto` means on this machine, and float32 without TF32."""
+"""What `auto` means for a run, `--precision auto` on this machine; and float32 without TF32."""
 
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import tensorflow as tf
 
 from cifs_tf.config import Precision, RunConfig
+from cifs_tf.data.resizing import mode_of
 from cifs_tf.hardware import cpu_flags
 from cifs_tf.runs.cluster import Cluster
-from cifs_tf.runs.workdir import Workdir
+from cifs_tf.runs.workdir import BEFORE, Workdir
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 PRECISIONS = get_args(Precision)
 AMPERE = (8, 0)  # compute capability from which GPUs have bfloat16
 
 
-def settle_precision(config: AnyConfig, workdir: Workdir, cluster: Cluster) -> AnyConfig:
-    """Replace `--precision auto` by what the run in the workdir began with, or by what the chief is fastest in.
+def settle(config: AnyConfig, workdir: Workdir, cluster: Cluster) -> AnyConfig:
+    """Replace `auto` of precision and resizing by what the run in the workdir began with.
+
+    A new run takes the precision that the chief is fastest in, and crops photographs.
 
     Args:
-        config: whose other precisions are returned as they are.
+        config: whose other values are returned as they are.
         workdir: of the run.
         cluster: the workers of the run, whose machines may differ.
     """
+    if config.data.resize == "auto":
+        resize: Any = mode_of(config.data)
+        if workdir.config_file.exists():
+            resize = workdir.stored("resize") or BEFORE["resize"]
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, resize=resize))
     if config.train.precision != "auto":
         return config
     index = cluster.from_chief(PRECISIONS.index(workdir.stored("precision") or fast_precision()))

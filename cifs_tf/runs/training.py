@@ -130,7 +130,7 @@ def fit(
         for first, last, skipped in (*legs, (epoch + len(legs), train.epochs, 0)):
             if first == last:
                 continue
-            with cluster.translate_worker_errors():
+            with cluster.translate_worker_errors(), dataset.naming_faults():
                 trainer.fit(
                     batches_from(first * steps_per_epoch + skipped),
                     initial_epoch=first,

@@ -31,10 +31,12 @@ from cifs_tf.files import hash_text, hold_lock, is_held, remove_abandoned, remov
 from cifs_tf.runs.run_options import dump_yaml, parse_config
 
 # Fields that may change between a run and its continuation: they say where and how, not what.
-PLACES = ("workdir", "data_dir", "checkpoint_minutes", "on_nan", "strategy", "replicas")
+PLACES = ("workdir", "data_dir", "cache", "cache_dir", "checkpoint_minutes", "on_nan", "strategy", "replicas")
 LOCK_FILE = ".lock"
-# The precision of the run that lies there is taken then.
-SETTLED_LATER = ("precision", "auto")
+# What the run that lies there has is taken then.
+SETTLED_LATER = (("precision", "auto"), ("resize", "auto"))
+# Of a run that was begun before there was the option.
+BEFORE = {"resize": "stretch"}
 # First line of config.yaml: the run's key, and a hash of the options below. At the top, so that a cut file has it.
 HEADER = re.compile(r"# run ([0-9a-f]{16}), options ([0-9a-f]{16})\n")
 # What a run leaves, in the order in which it appears.
@@ -85,12 +87,14 @@ class Workdir:
         if not isinstance(stored, dict):
             raise UserError("--workdir", self.path, f"{self.config_file} holds no config, give another folder")
         self._check_whole(text, "--workdir")
-        # An option that came later leaves a run as it was: what does not name it has its default.
-        stored, asked = {**RunConfig().flat(), **stored}, config.flat()
+        # An option that came later leaves a run as it was: what does not name it has its default, or did as before.
+        stored, asked = {**RunConfig().flat(), **BEFORE, **stored}, config.flat()
         different = [
             f"{name} {stored.get(name)} there, {asked.get(name)} here"
             for name in {**stored, **asked}
-            if name not in PLACES and stored.get(name) != asked.get(name) and (name, asked.get(name)) != SETTLED_LATER
+            if name not in PLACES
+            and stored.get(name) != asked.get(name)
+            and (name, asked.get(name)) not in SETTLED_LATER
         ]
         if different:
             advice = f"it holds a run with another config ({'; '.join(different[:4])}), give another folder"
@@ -146,7 +150,8 @@ class Workdir:
             raise UserError(option, self.path, "there is no such folder, give the workdir of a run")
         try:
             self._check_whole(self.config_file.read_text(encoding="utf-8"), option)
-            return parse_config("", "", [f"--recipe={self.config_file}"])
+            before = [f"--{name}={value}" for name, value in BEFORE.items() if self.stored(name) is None]
+            return parse_config("", "", [f"--recipe={self.config_file}", *before])
         except (OSError, UnicodeDecodeError, UserError) as error:
             raise UserError(option, self.path, "it holds no whole config.yaml, give the workdir of a run") from error
 

@@ -16,7 +16,7 @@ from cifs_tf.runs.cluster import Cluster, count_workers, make_cluster
 from cifs_tf.runs.image_table import describe_images, show_images
 from cifs_tf.runs.images import check_images, load_training_images, record_images
 from cifs_tf.runs.keys import warn
-from cifs_tf.runs.precision import settle_precision
+from cifs_tf.runs.precision import settle
 from cifs_tf.runs.provenance import describe
 from cifs_tf.runs.workdir import Workdir
 from cifs_tf.tuning import report
@@ -42,7 +42,7 @@ def search(config: SearchConfig, workdir: Workdir, argv: Sequence[str] = ()) -> 
         advice = "the workers of a search are others: give --workers, and unset TF_CONFIG"
         raise UserError("--strategy", config.machine.strategy, advice)
     cluster = make_cluster(config.machine)
-    config = settle_precision(config, workdir, cluster)
+    config = settle(config, workdir, cluster)
     workdir.check(config)
     if _is_finished(config, workdir):
         _show(config, workdir)

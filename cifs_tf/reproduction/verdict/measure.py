@@ -26,6 +26,8 @@ from cifs_tf.runs.training import VALIDATION_STEPS
 from cifs_tf.runs.workdir import Workdir
 
 DIGITS = 4
+# Options that say where a run was.
+PLACES = ("workdir", "data_dir", "cache", "cache_dir")
 CHANNELS = ("natural_negative_share", "adversarial_negative_share", "natural_alignment", "adversarial_alignment")
 
 
@@ -70,7 +72,7 @@ def measure_cell(cell: Cell, study: Study, workdir: Path, data_dir: str | None =
         "arm": cell.arm.name,
         "seed": cell.seed,
         "commands": [job.command(Path("WORKDIR")) for job in jobs],
-        "config": {name: value for name, value in config.flat().items() if name not in ("workdir", "data_dir")},
+        "config": {name: value for name, value in config.flat().items() if name not in PLACES},
         "parameters": result["networks"][cell.training["defense"]]["parameters"],
         "revisions": {
             "training": result["revision"],

@@ -12,6 +12,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.serving.client.images import Picture, Shape, find_wrong_size, to_array, to_bytes
 from cifs_tf.serving.client.rest_transport import Rest
 from cifs_tf.serving.client.transport import ModelSpec, Signature, Tensor, Transport
+from cifs_tf.sizes import Resize
 
 REST_URL = "http://127.0.0.1:8501"
 
@@ -27,7 +28,8 @@ class Client:
         label: of the model's version. Default None.
         signature: which function `predict` asks, of one input: images as bytes or as floats. Default `encoded`.
         tls_ca: PEM file of the certificates to trust. Default None: those of the system for https, no TLS for gRPC.
-        resize: whether images of another size are resized. Default False: they are refused, unless the server resizes.
+        resize: how images of another size are resized here, `"crop"`, `"stretch"` (or True) or `"pad"`. Default False:
+            they are sent as they are, and refused, unless the model resizes them.
         batch_size: images per request, at most; 1 or more. Default 32.
         timeout: seconds to wait for an answer, above 0. Default 30.
 
@@ -51,7 +53,7 @@ class Client:
         label: str | None = None,
         signature: str = "encoded",
         tls_ca: str | Path | None = None,
-        resize: bool = False,
+        resize: Resize | bool = False,
         batch_size: int = 32,
         timeout: float = 30.0,
     ) -> None:
@@ -155,7 +157,7 @@ class Client:
     def _prepare(self, images: Sequence[Picture], tensor: Tensor) -> np.ndarray | list[bytes]:
         shape = self.image_shape()
         if tensor.dtype == "DT_STRING":
-            return [to_bytes(image, shape if self.resize else None) for image in images]
+            return [to_bytes(image, shape if self.resize else None, self.resize) for image in images]
         if tensor.dtype != "DT_FLOAT" or shape is None:
             advice = f"give one that takes PNG or JPEG bytes or float images, it takes {tensor.dtype} of {tensor.shape}"
             raise UserError("signature", self.signature, advice)

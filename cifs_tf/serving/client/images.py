@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cifs_tf.errors import UserError
+from cifs_tf.sizes import Resize, largest_part, scaled_into
 
 Picture = str | Path | bytes | np.ndarray
 Shape = tuple[int, int, int]
@@ -38,13 +39,14 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def to_bytes(image: Picture, resize_to: Shape | None = None) -> bytes:
+def to_bytes(image: Picture, resize_to: Shape | None = None, resize: Resize | bool = True) -> bytes:
     """Turn an image into the bytes of a PNG or JPEG file.
 
     Args:
         image: a file, its bytes, or a uint8 array (height, width, channels) or (height, width).
         resize_to: height, width and channels of the result, which is PNG then if it has to be resized. Default None:
             the bytes of a file as they are, whatever its size; the server says whether it takes them.
+        resize: how, `"crop"`, `"stretch"` or `"pad"`; True (default) is `"stretch"`.
 
     Raises:
         UserError: if it is no image.
@@ -54,19 +56,19 @@ def to_bytes(image: Picture, resize_to: Shape | None = None) -> bytes:
             advice = "give a uint8 array, or take a signature whose input is a float image, such as serving_default"
             raise UserError("images", f"an array of {image.dtype}", advice)
         picture = _from_array(image)
-        return _png(picture if resize_to is None else _resize(picture, resize_to))
+        return _png(picture if resize_to is None else _resize(picture, resize_to, resize))
     content = _content(image)
     picture = _open(content, image_name(image))
-    return content if resize_to is None or _fits(picture, resize_to) else _png(_resize(picture, resize_to))
+    return content if resize_to is None or _fits(picture, resize_to) else _png(_resize(picture, resize_to, resize))
 
 
-def to_array(image: Picture, shape: Shape, resize: bool = False) -> np.ndarray:
+def to_array(image: Picture, shape: Shape, resize: Resize | bool = False) -> np.ndarray:
     """Turn an image into a float array of the network's shape.
 
     Args:
         image: a file, its bytes, a uint8 array, or a float array in [0, 1] that has the shape.
         shape: height, width and channels that the network takes; 1 channel is grey, 3 are red, green and blue.
-        resize: whether an image of another size is resized.
+        resize: how an image of another size is resized, as for `to_bytes`. Default False: it is refused.
 
     Returns:
         float32 in [0, 1]; of a JPEG file it may differ by 1/255 here and there from what the server would decode.
@@ -84,7 +86,7 @@ def to_array(image: Picture, shape: Shape, resize: bool = False) -> np.ndarray:
     if not _fits(picture, shape):
         if not resize:
             raise wrong_size(image_name(image), picture.size, shape)
-        picture = _resize(picture, shape)
+        picture = _resize(picture, shape, resize)
     return (np.asarray(_eight_bits(picture).convert(_MODES[shape[2]]), np.float32) / 255).reshape(shape)
 
 
@@ -125,11 +127,10 @@ def _content(image: str | Path | bytes) -> bytes:
 
 def _open(content: bytes, name: str) -> Image.Image:
     try:
-        picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
-        picture.load()
+        opened = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        return ImageOps.exif_transpose(opened)  # which loads it
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError("images", name, "it cannot be read as an image, give PNG or JPEG files") from error
-    return picture
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -144,9 +145,20 @@ def _fits(picture: Image.Image, shape: Shape) -> bool:
     return picture.size == (shape[1], shape[0])
 
 
-def _resize(picture: Image.Image, shape: Shape) -> Image.Image:
-    mode = _MODES.get(shape[2], "RGB")
-    return _eight_bits(picture).convert(mode).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+def _resize(picture: Image.Image, shape: Shape, resize: Resize | bool) -> Image.Image:
+    """Resize as `cifs_tf.data.resizing` does, to one level of 255."""
+    picture, size = _eight_bits(picture).convert(_MODES.get(shape[2], "RGB")), shape[:2]
+    if resize == "crop":
+        height, width = largest_part(picture.height, picture.width, size)
+        left, top = (picture.width - width) // 2, (picture.height - height) // 2
+        picture = picture.crop((left, top, left + width, top + height))
+    height, width = scaled_into(picture.height, picture.width, size) if resize == "pad" else size
+    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    if picture.size != (shape[1], shape[0]):
+        whole = Image.new(picture.mode, (shape[1], shape[0]))
+        whole.paste(picture, ((shape[1] - width) // 2, (shape[0] - height) // 2))
+        picture = whole
+    return picture
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

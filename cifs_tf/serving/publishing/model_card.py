@@ -22,7 +22,7 @@ from cifs_tf.statistics import accuracy_of
 CARD_FILE = "model_card.json"
 SCHEMA = 1
 # Fields of a recipe that say where a run was, not what it did.
-PLACES = ("workdir", "data_dir")
+PLACES = ("workdir", "data_dir", "cache", "cache_dir")
 PACKAGES = ("tensorflow", "keras", "numpy", "tf2onnx", "onnx", "onnxruntime")
 INTENDED_USE = (
     "To classify images like those it was trained on, of the shape and value range given here, where someone may have "

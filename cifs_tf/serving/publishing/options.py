@@ -5,6 +5,7 @@ from typing import Literal
 
 from cifs_tf.config import Defense, Group, bounded
 from cifs_tf.errors import UserError
+from cifs_tf.sizes import Resize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +20,8 @@ class ExportOptions(Group):
         checkpoint: the network after its last epoch, or after its best on the validation images.
         model_base_path: folder of the versions, such as a server's models/NAME; null is export/DEFENSE in the run's
             workdir.
-        resize: let the signature encoded resize images of another size, which are an error otherwise.
+        resize: how the signature encoded resizes images of another size, crop, stretch or pad; true is as the run did,
+            or stretch; false is not at all, they are an error then; null is as the run did, if it did.
         int8: write model.int8.onnx too, the network in 8 bits, and measure its robust accuracy beside the float one's.
         int8_examples: class-balanced test images to measure it on; null is 200, or all if there are fewer.
         int8_queries: queries of the Square attack on each of them.
@@ -34,7 +36,7 @@ class ExportOptions(Group):
     defense: Defense | None = None
     checkpoint: Literal["last", "best"] = "last"
     model_base_path: str | None = None
-    resize: bool = False
+    resize: Resize | bool | None = None
     int8: bool = False
     int8_examples: int | None = bounded(None, low=1)
     int8_queries: int = bounded(1000, low=0)

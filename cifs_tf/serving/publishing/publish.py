@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data import ImageDataset
+from cifs_tf.data.resizing import served_mode
 from cifs_tf.errors import UserError
 from cifs_tf.export import ExportError, export
 from cifs_tf.models import Classifier
@@ -70,7 +71,7 @@ def publish_run(
                     class_names=dataset.class_names,
                     formats=options.format,
                     version=options.version,
-                    resize=options.resize,
+                    resize=served_mode(run.config.data, options.resize),
                     add_files=[write_requests, write_int8, write_the_card],
                 )
         except ExportError as error:

@@ -53,7 +53,7 @@ def add_int8(
     """
     calibration = dataset.train.class_balanced(min(CALIBRATION_EXAMPLES, len(dataset.train)), "--int8")
     file = path / "model.int8.onnx"
-    quantize(path / "model.onnx", file, to_float(calibration.images).numpy())
+    quantize(path / "model.onnx", file, to_float(np.asarray(calibration.images)).numpy())
 
     float_model = as_attacked(classifier)
     wanted = config.evaluation.eval_mask_gradient

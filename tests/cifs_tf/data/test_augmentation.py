@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cifs_tf.data.augmentation import AUGMENTATIONS, CROP_PADDING, crop, crop_flip, flip
+from cifs_tf.data.augmentation import AUGMENTATIONS, CROP_PADDING, Rows, crop, crop_flip, flip
 
 SEED = tf.constant([1, 2])
 
@@ -102,3 +102,31 @@ def test_is_a_function_of_the_seed(name):
 def test_none_returns_the_images():
     images = make_images()
     np.testing.assert_array_equal(AUGMENTATIONS["none"](tf.constant(images), SEED), images)
+
+
+def test_a_resized_crop_is_a_scaled_part_of_its_own_image():
+    """Of a ramp in both directions every crop is a ramp again: its slope is the share that was taken of each side."""
+    rows, columns = np.meshgrid(np.linspace(0, 1, 33), np.linspace(0, 1, 33), indexing="ij")
+    ramp = np.broadcast_to(np.stack([rows, columns, 0 * rows], -1).astype(np.float32), (400, 33, 33, 3))
+    cropped = AUGMENTATIONS["resized_crop_flip"](tf.constant(ramp), SEED, None).numpy()
+    tall = np.ptp(cropped[..., 0], (1, 2))
+    wide = np.ptp(cropped[..., 1], (1, 2))
+    assert np.abs(np.diff(cropped[..., 0], 2, axis=1)).max() < 1e-5
+    assert cropped.min() >= 0
+    assert cropped.max() <= 1 + 1e-6
+    area, shape = tall * wide, wide / tall
+    assert 0.25 - 1e-3 <= area.min() < 0.35
+    assert area.max() > 0.9
+    inside = (tall < 0.999) & (wide < 0.999)
+    assert 0.75 - 1e-3 <= shape[inside].min() < 0.8
+    assert 1.25 < shape[inside].max() <= 4 / 3 + 1e-3
+    falling = cropped[:, 0, 0, 1] > cropped[:, 0, -1, 1]
+    assert 0.35 < falling.mean() < 0.65
+
+
+@pytest.mark.parametrize("name", list(AUGMENTATIONS))
+def test_a_part_of_a_batch_is_that_part_of_the_whole(name):
+    images = tf.constant(make_images((8, 6, 6, 3)))
+    whole = AUGMENTATIONS[name](images, SEED, None).numpy()
+    part = AUGMENTATIONS[name](images[2:6], SEED, Rows(8, 2)).numpy()
+    np.testing.assert_array_equal(part, whole[2:6])

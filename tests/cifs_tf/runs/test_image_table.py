@@ -29,7 +29,8 @@ def folder(tmp_path):
                 Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(
                     tmp_path / split / name / f"{index}.png"
                 )
-    (tmp_path / "test/ant/0.png").write_bytes((tmp_path / "train/ant/0.png").read_bytes())
+    for index in range(5):  # whichever of them are taken
+        (tmp_path / f"test/ant/{index}.png").write_bytes((tmp_path / "train/ant/0.png").read_bytes())
     (tmp_path / "train/bee/1.png").write_bytes((tmp_path / "train/ant/1.png").read_bytes())
     for index in range(7):
         (tmp_path / f"train/ant/{index}.txt").write_text("no image")

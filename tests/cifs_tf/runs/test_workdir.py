@@ -13,7 +13,7 @@ from cifs_tf.config import DataConfig, ModelConfig, OutputConfig, RunConfig, Tra
 from cifs_tf.errors import UserError
 from cifs_tf.files import read_json, write_atomically, write_json
 from cifs_tf.runs.cluster import ALONE
-from cifs_tf.runs.precision import settle_precision
+from cifs_tf.runs.precision import settle
 from cifs_tf.runs.workdir import Workdir
 
 
@@ -50,8 +50,8 @@ def test_an_automatic_precision_continues_what_is_there(tmp_path):
     with pytest.raises(UserError, match="precision float64 there, float32 here"):
         workdir.check(RunConfig(train=TrainConfig(precision="float32")))
     config = RunConfig(train=TrainConfig(precision="auto"))
-    assert settle_precision(config, workdir, ALONE).train.precision == "float64"
-    assert settle_precision(config, Workdir(tmp_path / "new"), ALONE).train.precision in ("float32", "mixed_bfloat16")
+    assert settle(config, workdir, ALONE).train.precision == "float64"
+    assert settle(config, Workdir(tmp_path / "new"), ALONE).train.precision in ("float32", "mixed_bfloat16")
 
 
 def test_check_writes_nothing(tmp_path):

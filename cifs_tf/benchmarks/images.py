@@ -1,0 +1,75 @@
+"""Time the ways from image files to batches beside each other, and beside Keras': `benchmark.py images`."""
+
+import contextlib
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cifs_tf.benchmarks.options import ImagesOptions
+from cifs_tf.benchmarks.tables import IMAGES
+from cifs_tf.benchmarks.timing import Report
+from cifs_tf.config import DataConfig
+from cifs_tf.data import Split, load_dataset, to_float
+from cifs_tf.data.folder_scan import find_layout
+
+
+def run(options: ImagesOptions, report: Report) -> dict[str, Any]:
+    """Take turns, each a pass over the training images of a folder, in batches of floats.
+
+    Returns:
+        `images`, how many there are, and `images_per_second` of each way, by turn.
+    """
+    root = Path(options.folder).expanduser()
+    is_split = "test" in find_layout(root, f"folder:{root}").splits
+    found: dict[str, list[float]] = {way: [] for way in IMAGES}
+    with tempfile.TemporaryDirectory(dir=options.cache_dir) as folder:
+        data = DataConfig(
+            dataset=f"folder:{root}", image_size=options.image_size, val_examples=0, cache="disk", cache_dir=folder
+        )
+        in_cache = _train(data)
+        in_memory = Split(np.asarray(in_cache.images), in_cache.labels)
+        for turn in range(options.turns):
+            ways: dict[str, Callable[[], tf.data.Dataset]] = {
+                "keras": lambda: _keras(root / "train" if is_split else root, options),
+                "cold": lambda turn=turn: _ours(  # type: ignore[misc]
+                    _train(DataConfig(**{**vars(data), "cache_dir": f"{folder}/{turn}"})), options
+                ),
+                "cache": lambda: _ours(in_cache, options),
+                "memory": lambda: _ours(in_memory, options),
+            }
+            for way in list(ways)[:: 1 if turn % 2 == 0 else -1]:
+                found[way].append(_images_per_second(ways[way]))
+            latest = ", ".join(f"{way} {found[way][-1]:,.0f}" for way in found)
+            report(f"turn {turn + 1} of {options.turns}, images per second: {latest}")
+    return {"images": len(in_memory), "images_per_second": found}
+
+
+def _train(data: DataConfig) -> Split:
+    return load_dataset(data, ("train",)).train
+
+
+def _ours(split: Split, options: ImagesOptions) -> tf.data.Dataset:
+    steps = split.steps_per_epoch(options.batch_size)
+    return split.training_batches(options.batch_size, seed=0).take(steps)
+
+
+def _keras(folder: Path, options: ImagesOptions) -> tf.data.Dataset:
+    with contextlib.redirect_stdout(None):
+        batches = keras.utils.image_dataset_from_directory(
+            folder, image_size=(options.image_size,) * 2, batch_size=options.batch_size, seed=0
+        )
+    return batches.map(lambda images, labels: (to_float(images), labels), tf.data.AUTOTUNE).prefetch(2)
+
+
+def _images_per_second(make: Callable[[], tf.data.Dataset]) -> float:
+    started, number = time.perf_counter(), 0
+    for images, _ in make():
+        number += len(images)
+    return number / (time.perf_counter() - started) if number else math.nan

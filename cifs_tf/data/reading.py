@@ -1,0 +1,306 @@
+"""Image files to pixels of one size, many at a time: into memory, or into the cache on disk and from there."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import errno
+import hashlib
+import io
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from cifs_tf.config import DataConfig
+from cifs_tf.data import decoding, resizing
+from cifs_tf.data.decoding import EXIF_MARKS, JPEG, PNG, decode_image
+from cifs_tf.data.folder_scan import ImageFile, LeftOut, is_image_by_content
+from cifs_tf.data.memory import check_memory, fits_memory
+from cifs_tf.data.progress import decoding_progress
+from cifs_tf.data.resizing import mode_of, resize
+from cifs_tf.data.stored import Records, StoredImages, check_disk, digest_of, join_names
+from cifs_tf.errors import UserError
+
+CHANNELS = 3
+READ_AS_ARE = "JPEG, PNG, WebP, GIF and BMP are"
+# Of a PNG file of 16 bits a channel whose values fill 12: the greatest.
+TWELVE_BITS = 4095
+TOO_MANY_PIXELS = "it has too many pixels to be a photograph, make it smaller"
+# Of a JPEG file of several pictures.
+SEVERAL_PICTURES = b"MPF\0"
+# Files in the works for each thread: enough that none waits, few enough that their pixels are no burden.
+AHEAD = 4
+
+_decode_whole = tf.function(
+    lambda encoded: decode_image(encoded, CHANNELS), input_signature=[tf.TensorSpec([], tf.string)]
+)
+
+
+class Decoded(NamedTuple):
+    """What became of a file: its pixels and their hash, or the reason why there are none."""
+
+    image: np.ndarray | None
+    digest: str
+    oddity: str | None
+    reason: str | None
+    size: int
+    changed: int
+
+
+class Reader:
+    """Reads the files of a folder that a run uses, and remembers what was odd about them.
+
+    Args:
+        config: `image_size`, `resize`, `on_corrupt`, `cache` and `cache_dir` are read.
+        root: the dataset's folder, which exists.
+    """
+
+    def __init__(self, config: DataConfig, root: Path):
+        self.config, self.root = config, root
+        self.size = None if config.image_size is None else (config.image_size, config.image_size)
+        self.mode = mode_of(config)
+        self.unreadable: dict[Path, LeftOut] = {}
+        self.home = ""
+        self._odd: dict[Path, str | None] = {}
+        self._digests: dict[Path, str] = {}
+
+    def read(self, splits: Mapping[str, Sequence[ImageFile]]) -> dict[str, np.ndarray | StoredImages] | None:
+        """Read the files of some splits.
+
+        Args:
+            splits: files by split.
+
+        Returns:
+            the images by split; None if there are files that cannot be read and such are skipped: they are in
+            `unreadable` then, and others may have to take their place.
+
+        Raises:
+            UserError: for a file that cannot be read, unless such are skipped; for files that differ in size, if no
+                size is given; if memory or disk are too small, or the cache cannot be used.
+        """
+        files = [file for chosen in splits.values() for file in chosen]
+        first = self._first(files)
+        if first is None:
+            return None
+        num_bytes = len(files) * math.prod(first)
+        with concurrent.futures.ThreadPoolExecutor(_num_threads()) as self._pool:
+            into = self._into_memory if self._is_for_memory(num_bytes) else self._into_cache
+            found = into(splits, first)
+        return None if any(file.path in self.unreadable for file in files) else found
+
+    def digests(self, files: Sequence[ImageFile]) -> list[bytes]:
+        """Return the hash of the pixels of each file, empty for those that were not read."""
+        return [bytes.fromhex(self._digests.get(file.path, "")) for file in files]
+
+    def notes(self) -> list[str]:
+        """Return a sentence for each oddity of the files that were read, with their number."""
+        odd = collections.Counter(filter(None, self._odd.values()))
+        return [f"{count:,} {'file' if count == 1 else 'files'}: {oddity}" for oddity, count in odd.items()]
+
+    def _first(self, files: Sequence[ImageFile]) -> tuple[int, int, int] | None:
+        """Return the shape of all images: that of the first file that can be read, if none was asked for."""
+        if self.size is not None:
+            return (*self.size, CHANNELS)
+        for file in files:
+            image = self._taken(file, self._decode(file)).image
+            if image is not None:
+                return image.shape
+        return None
+
+    def _is_for_memory(self, num_bytes: int) -> bool:
+        cache = self.config.cache
+        if cache == "memory":
+            check_memory("--cache", cache, num_bytes)
+        return cache == "memory" or (cache == "auto" and fits_memory(num_bytes))
+
+    def _into_memory(self, splits: Mapping[str, Sequence[ImageFile]], shape: tuple[int, int, int]) -> dict[str, Any]:
+        images = {split: np.empty((len(files), *shape), np.uint8) for split, files in splits.items()}
+        places = [(split, place) for split, files in splits.items() for place in range(len(files))]
+        files = [file for chosen in splits.values() for file in chosen]
+        for file, (split, place), decoded in zip(files, places, self._decoded(files), strict=True):
+            if decoded.image is not None:
+                images[split][place] = self._fitting(file, decoded.image, shape)
+        self.home = f"in memory, {sum(each.nbytes for each in images.values()) / 2**20:,.0f} MiB"
+        return images
+
+    def _into_cache(self, splits: Mapping[str, Sequence[ImageFile]], shape: tuple[int, int, int]) -> dict[str, Any]:
+        records, root = Records(self._cache_folder()), self.root
+        names = {file.path: file.path.relative_to(root).as_posix() for chosen in splits.values() for file in chosen}
+
+        def missing() -> list[ImageFile]:
+            if records.shape != shape:
+                records.entries.clear()
+            return [file for chosen in splits.values() for file in chosen if not self._known(file, records, names)]
+
+        if wanted := missing():
+            check_disk(records.folder, len(wanted) * math.prod(shape))
+            with records.writing(shape) as add:
+                wanted = missing()  # another process may have been at it
+                for file, decoded in zip(wanted, self._decoded(wanted), strict=True):
+                    if decoded.image is not None:
+                        image = self._fitting(file, decoded.image, shape)
+                        add(image, names[file.path], decoded.size, decoded.changed, decoded.digest, decoded.oddity)
+        self.home = f"read from {records.folder}, {len(names) * math.prod(shape) / 2**20:,.0f} MiB, as they are needed"
+        return {
+            split: StoredImages(
+                records,
+                np.array([records.entries[names[file.path]].record for file in files if file.path in self._digests]),
+            )
+            for split, files in splits.items()
+        }
+
+    def _known(self, file: ImageFile, records: Records, names: Mapping[Path, str]) -> bool:
+        """Return whether the cache has a file as it is now; its hash and oddity are taken over then."""
+        try:
+            status = file.path.stat()
+        except OSError:
+            return False  # decoding says why
+        entry = records.find(names[file.path], status.st_size, status.st_mtime_ns)
+        if entry is None:
+            return False
+        self._digests[file.path], self._odd[file.path] = entry.digest, entry.oddity
+        return True
+
+    def _cache_folder(self) -> Path:
+        """Return the folder for these files, brought to this size in this way by this code."""
+        base = Path(os.path.expanduser(self.config.cache_dir or default_cache_dir()))
+        code = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (decoding, resizing))
+        how = (
+            str(self.size),
+            self.mode if self.size else "",
+            tf.__version__,
+            hashlib.sha256(code.encode()).hexdigest(),
+        )
+        return base / f"{self.root.resolve().name}-{join_names((str(self.root.resolve()), *how))}"
+
+    def _decoded(self, files: Sequence[ImageFile]) -> Iterator[Decoded]:
+        """Decode files in parallel, and yield them in order, a few ahead of what is taken."""
+        with decoding_progress(len(files)) as advance:
+            for file, decoded in zip(files, _in_order(self._pool, self._decode, files), strict=True):
+                advance()
+                yield self._taken(file, decoded)
+
+    def _taken(self, file: ImageFile, decoded: Decoded) -> Decoded:
+        if decoded.image is not None:
+            self._digests[file.path], self._odd[file.path] = decoded.digest, decoded.oddity
+        elif self.config.on_corrupt == "refuse":
+            advice = (
+                f"the file {file.path} cannot be read as an image ({decoded.reason}); remove it, or give "
+                "--on_corrupt skip"
+            )
+            raise UserError("--dataset", self.config.dataset, advice)
+        else:
+            name = str(file.path.relative_to(self.root))
+            self.unreadable[file.path] = LeftOut(name, str(decoded.reason), is_unreadable=True)
+        return decoded
+
+    def _fitting(self, file: ImageFile, image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+        if image.shape != shape:
+            size = f"{image.shape[1]}x{image.shape[0]}"
+            advice = f"{file.path} is {size} and others are not; give the side to resize them to"
+            raise UserError("--image_size", None, advice)
+        return image
+
+    def _decode(self, file: ImageFile) -> Decoded:
+        """Decode a file and bring it to the size; called in threads."""
+        try:
+            status = file.path.stat()
+            content, oddity = _look_at(file.path.read_bytes())
+            image = _decode(content)
+            if self.size is not None:
+                image = resize(image, self.size, self.mode)
+            pixels = image.numpy()
+            return Decoded(pixels, digest_of(pixels), oddity, None, status.st_size, status.st_mtime_ns)
+        except (tf.errors.InvalidArgumentError, OSError) as error:
+            reason = (
+                f"it cannot be decoded, {READ_AS_ARE}" if not _readable(file.path) else "it is damaged or cut short"
+            )
+            if isinstance(error, OSError):
+                reason = str(error.strerror)
+            return Decoded(None, "", None, reason, 0, 0)
+
+
+def default_cache_dir() -> str:
+    """Return where decoded images are kept if nothing else is said: in the user's folder of caches."""
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "cifs-tf", "images")
+
+
+def _decode(content: bytes) -> tf.Tensor:
+    """Decode as `decode_image` does: without its look for EXIF, where there can be none, in a tenth of the time."""
+    if content.startswith((JPEG, PNG)) and not any(mark in content for mark in EXIF_MARKS):
+        return tf.io.decode_image(content, channels=CHANNELS, expand_animations=False)
+    return _decode_whole(content)
+
+
+def _in_order(
+    pool: concurrent.futures.ThreadPoolExecutor, function: Callable[[Any], Any], items: Sequence[Any]
+) -> Iterator[Any]:
+    """Map in parallel and in order, with a bounded number of results that wait."""
+    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    rest = iter(items)
+    for item in itertools.islice(rest, AHEAD * _num_threads()):
+        waiting.append(pool.submit(function, item))
+    try:
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in itertools.islice(rest, 1))
+            yield result
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _num_threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _look_at(content: bytes) -> tuple[bytes, str | None]:
+    """Return a file as TensorFlow reads it rightly, and what a person should know of it."""
+    if content.startswith(JPEG) and SEVERAL_PICTURES not in content:  # nothing is lost of it
+        height, width, _ = tf.io.extract_jpeg_shape(content).numpy().tolist()
+        if height * width > 2 * (Image.MAX_IMAGE_PIXELS or height * width):  # as Pillow has it for the others
+            raise OSError(errno.EFBIG, TOO_MANY_PIXELS)
+        return content, None
+    oddity = None
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            oddity = _oddity(image)
+            is_moving_webp = image.format == "WEBP" and getattr(image, "n_frames", 1) > 1
+            if is_moving_webp or (image.format == "BMP" and image.mode in ("1", "P", "L")):
+                return _as_png(image), oddity
+    except Image.DecompressionBombError as error:  # TensorFlow would try, and end the process for want of memory
+        raise OSError(errno.EFBIG, TOO_MANY_PIXELS) from error
+    except Exception:  # Pillow raises many kinds; whether the file can be read is for TensorFlow to say
+        return content, oddity
+    return content, oddity
+
+
+def _oddity(image: Image.Image) -> str | None:
+    """Say what is lost of an image when it is decoded to 8 bits of red, green and blue."""
+    if image.mode.startswith("I") and np.asarray(image).max() <= TWELVE_BITS:
+        return "16 bits a channel, of which 12 or fewer are used: the image is nearly black"
+    if getattr(image, "n_frames", 1) > 1:
+        return "animated: the first frame is used"
+    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        return "transparent: the colours below the transparency are used"
+    return None
+
+
+def _as_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    ImageOps.exif_transpose(image).convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _readable(file: Path) -> bool:
+    try:
+        return is_image_by_content(file)
+    except OSError:
+        return True

@@ -1,0 +1,322 @@
+"""Decoded images on disk: records of one size in a file, found by the names of the files that they were decoded from.
+
+`pixels.bin` holds one record of uint8 pixels after another, and is only ever appended to. `index.jsonl` says in its
+first line what they are, and in each further line which file a record is of: its name, size and time, the record's
+number and the hash of its pixels. A line is written when its record is on the disk, so a process may be killed at any
+moment: what was in the index before is there, and the same command decodes the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cifs_tf.data.folder_scan import ImageFile
+from cifs_tf.errors import UserError
+from cifs_tf.files import hold_lock
+
+SCHEMA = 1
+HASH_BYTES = 8
+LOCK_SECONDS = 1.0
+# Records that are written to the disk together.
+FLUSHED_TOGETHER = 256
+
+
+class Entry(NamedTuple):
+    """A record of the index.
+
+    Args:
+        name: of the file, below the dataset's folder.
+        size: of the file, in bytes.
+        time: of its last change, in nanoseconds.
+        record: its number in the file of pixels; -1 takes the name out of the index.
+        digest: hash of its pixels, hexadecimal.
+        oddity: what is lost of it when it is decoded, or None.
+    """
+
+    name: str
+    size: int
+    time: int
+    record: int
+    digest: str
+    oddity: str | None
+
+
+def digest_of(image: np.ndarray) -> str:
+    """Return the hash of an image's pixels, 16 hexadecimal digits."""
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=HASH_BYTES).hexdigest()
+
+
+class Records:
+    """The images of one folder, resized in one way, in a folder of the cache.
+
+    Several processes may read, and one at a time writes, see `writing`.
+
+    Args:
+        folder: of the records, made by `writing`.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.shape: tuple[int, int, int] | None = None
+        self.entries: dict[str, Entry] = {}
+        self.fault: UserError | None = None
+        self._file: int | None = None
+        self._checked: set[int] = set()
+        self._opening = threading.Lock()
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the index again; what is cut, or has no record on the disk, is left out."""
+        self.shape, self.entries, self._names = None, {}, {}
+        try:
+            lines = (self.folder / "index.jsonl").read_bytes().split(b"\n")[:-1]  # the last is empty, or was cut
+            stored = (self.folder / "pixels.bin").stat().st_size
+            header = json.loads(lines[0])
+            if header["schema"] != SCHEMA:
+                return
+            self.shape = tuple(header["shape"])
+            for line in lines[1:]:
+                entry = Entry(*json.loads(line))
+                if entry.record < 0:
+                    self.entries.pop(entry.name, None)
+                elif (entry.record + 1) * self.record_bytes <= stored:
+                    self.entries[entry.name] = entry
+        except (FileNotFoundError, IndexError):
+            return
+        except (ValueError, KeyError, TypeError):  # damaged: all is decoded again
+            self.shape, self.entries = None, {}
+        except OSError as error:
+            raise UserError("--cache_dir", self.folder, f"it cannot be read ({error.strerror})") from error
+        self._names = {entry.record: entry.name for entry in self.entries.values()}
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of an image."""
+        return math.prod(self.shape or ())
+
+    def find(self, name: str, size: int, changed: int) -> Entry | None:
+        """Return the record of a file of this size and time; None if there is none."""
+        entry = self.entries.get(name)
+        return entry if entry is not None and (entry.size, entry.time) == (size, changed) else None
+
+    @contextlib.contextmanager
+    def writing(self, shape: tuple[int, int, int]) -> Iterator[Callable[..., None]]:
+        """Wait until no other process writes, and yield the function that adds a record.
+
+        It takes an image and the arguments of its `Entry`, without the number. What it took is in the index for certain
+        when the context ends, and in parts before that.
+
+        Args:
+            shape: of the images; other records that are there are given up.
+
+        Raises:
+            UserError: if the folder cannot be written to, or the disk is full.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._lock(), contextlib.ExitStack() as files:
+                self.reload()
+                if self.shape != shape:
+                    self._begin(shape)
+                index = files.enter_context((self.folder / "index.jsonl").open("r+b"))
+                index.truncate(index.read().rfind(b"\n") + 1)  # a line that was cut
+                index.seek(0, os.SEEK_END)
+                pixels = files.enter_context((self.folder / "pixels.bin").open("r+b"))
+                pending: list[Entry] = []
+                # After the last whole one, whatever the index says of it: nobody else may read it then.
+                following = -(-pixels.seek(0, os.SEEK_END) // self.record_bytes)
+                pixels.seek(following * self.record_bytes)
+
+                def flush() -> None:
+                    pixels.flush()
+                    os.fdatasync(pixels.fileno())
+                    index.write(b"".join(json.dumps(entry, ensure_ascii=True).encode() + b"\n" for entry in pending))
+                    index.flush()
+                    os.fsync(index.fileno())
+                    for entry in pending:
+                        self.entries[entry.name] = entry
+                        self._names[entry.record] = entry.name
+                    pending.clear()
+
+                def add(image: np.ndarray, name: str, size: int, changed: int, digest: str, oddity: str | None) -> None:
+                    nonlocal following
+                    pixels.write(np.ascontiguousarray(image).data)
+                    pending.append(Entry(name, size, changed, following, digest, oddity))
+                    following += 1
+                    if len(pending) == FLUSHED_TOGETHER:
+                        flush()
+
+                try:
+                    yield add
+                finally:  # a file that is refused does not undo those before it
+                    flush()
+        except OSError as error:
+            advice = f"it cannot be written to ({error.strerror}); free some space, or give another folder"
+            raise UserError("--cache_dir", self.folder, advice) from error
+
+    def read(self, records: np.ndarray) -> np.ndarray:
+        """Read images by their numbers, each compared with its hash the first time.
+
+        Returns:
+            uint8 (len(records), *shape).
+
+        Raises:
+            UserError: if one is not what was written; it is taken out of the index. `fault` keeps the error, which
+                tf.data passes on as one of its own.
+        """
+        images = np.empty((len(records), *(self.shape or ())), np.uint8)
+        with self._opening:
+            if self._file is None:
+                self._file = os.open(self.folder / "pixels.bin", os.O_RDONLY)
+        for image, record in zip(images, records.tolist(), strict=True):
+            found = os.preadv(self._file, [image.data], record * self.record_bytes) if image.size else 0
+            if record in self._checked:
+                continue
+            name = self._names[record]
+            if found != self.record_bytes or digest_of(image) != self.entries[name].digest:
+                self._forget(name)
+                advice = f"its record of {name} is damaged; the same command decodes that file again"
+                self.fault = UserError("--cache_dir", self.folder, advice)
+                raise self.fault
+            self._checked.add(record)
+        return images
+
+    def _forget(self, name: str) -> None:
+        with contextlib.suppress(OSError), self._lock(), (self.folder / "index.jsonl").open("ab") as index:
+            index.write(json.dumps(Entry(name, 0, 0, -1, "", None)).encode() + b"\n")
+
+    def _begin(self, shape: tuple[int, int, int]) -> None:
+        """Start with empty files, the index last: without one there is nothing."""
+        (self.folder / "index.jsonl").unlink(missing_ok=True)
+        (self.folder / "pixels.bin").unlink(missing_ok=True)  # who reads it has it open
+        (self.folder / "pixels.bin").touch()
+        header = json.dumps({"schema": SCHEMA, "shape": shape})
+        (self.folder / "index.jsonl").write_text(header + "\n")
+        self.shape, self.entries, self._names = shape, {}, {}
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        with contextlib.ExitStack() as held:
+            said = False
+            while True:
+                try:
+                    held.enter_context(hold_lock(self.folder / ".lock"))
+                    break
+                except BlockingIOError:
+                    if not said:
+                        print(f"waiting: another process writes to {self.folder}", flush=True)
+                    said = True
+                    time.sleep(LOCK_SECONDS)
+            yield
+
+
+class StoredImages:
+    """Images on disk, read when they are asked for; they stand where an array (examples, ...) would.
+
+    Args:
+        records: where they lie.
+        numbers: int (examples,), of their records.
+
+    Example:
+        >>> import tempfile
+        >>> records, image = Records(Path(tempfile.mkdtemp())), np.zeros((8, 8, 3), np.uint8)
+        >>> with records.writing(image.shape) as add:
+        ...     add(image, "cat/1.jpg", 5_000, 0, digest_of(image), None)
+        >>> StoredImages(records, np.array([0]))[:].shape
+        (1, 8, 8, 3)
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, records: Records, numbers: np.ndarray):
+        self.records, self.numbers = records, numbers
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(examples, height, width, channels)."""
+        return len(self.numbers), *(self.records.shape or ())
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions, 4."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        chosen = self.numbers[key]
+        found = self.records.read(np.atleast_1d(chosen))
+        return found if np.ndim(chosen) else found[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Read all of them into memory (NumPy's protocol)."""
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def take(self, indices: np.ndarray) -> StoredImages:
+        """Return some of them, which are not read by that."""
+        return StoredImages(self.records, self.numbers[indices])
+
+
+class UnreadImages:
+    """Image files that are not decoded (yet); they stand where an array (examples, ...) would.
+
+    Args:
+        files: to decode.
+        shape: of an image. Default None: not known yet.
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(self, files: Sequence[ImageFile], shape: tuple[int, int, int] | None = None):
+        self.files = tuple(files)
+        self._shape = shape
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(examples, height, width, channels)."""
+        return len(self.files), *(self._shape or ())
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, key: object) -> np.ndarray:
+        raise RuntimeError("these images were not loaded: name their split in `load_dataset(config, splits)`")
+
+    def take(self, indices: np.ndarray) -> UnreadImages:
+        """Return some of them."""
+        return UnreadImages([self.files[index] for index in np.arange(len(self.files))[indices]], self._shape)
+
+
+def check_disk(folder: Path, num_bytes: int) -> None:
+    """Refuse a folder on a disk that has not so many bytes left.
+
+    Raises:
+        UserError: if so.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if num_bytes > free:
+        advice = f"the decoded images take {num_bytes / 2**30:.1f} GiB and its disk has {free / 2**30:.1f} GiB left"
+        raise UserError("--cache_dir", folder, f"{advice}; give a folder on another, or a smaller --image_size")
+
+
+def join_names(parts: Sequence[str]) -> str:
+    """Return a short hash of texts, for the name of a folder."""
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=HASH_BYTES).hexdigest()

@@ -1,0 +1,252 @@
+"""Images on disk: the same pixels and batches as in memory, decoded once, whatever ends the process."""
+
+import hashlib
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifs_tf.config import DataConfig
+from cifs_tf.data import load_dataset, reading, stored
+from cifs_tf.data.stored import Records, digest_of
+from cifs_tf.errors import UserError
+
+SHAPE = (4, 4, 3)
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Two classes of 40 photographs, portrait and landscape."""
+    rng = np.random.default_rng(0)
+    for level, name in enumerate(("cat", "dog")):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for index in range(40):
+            height, width = (24, 18) if index % 2 else (18, 24)
+            pixels = rng.integers(100 * level, 100 * level + 100, (height, width, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{index:02}.jpg")
+    return tmp_path / "pets"
+
+
+def config(pets, cache="disk", **options):
+    options = {"image_size": 16, "val_examples": 12, **options}
+    return DataConfig(dataset=f"folder:{pets}", cache=cache, cache_dir=str(pets.parent / "cache"), **options)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the files that were decoded, in order."""
+    names, decode = [], reading.Reader._decode
+
+    def noted(self, file):
+        names.append(file.name)
+        return decode(self, file)
+
+    monkeypatch.setattr(reading.Reader, "_decode", noted)
+    return names
+
+
+def batches(split, number, **options):
+    made = split.training_batches(8, seed=3, augmentation="resized_crop_flip", **options).take(number)
+    return [(images, labels) for images, labels in made.as_numpy_iterator()]
+
+
+def assert_same(first, second):
+    for one, other in zip(first, second, strict=True):
+        for mine, theirs in zip(one, other, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_memory_disk_and_cache_are_the_same_to_the_bit(pets, decoded):
+    memory, disk = load_dataset(config(pets, "memory")), load_dataset(config(pets))
+    number = len(decoded)
+    cached = load_dataset(config(pets))
+    assert len(decoded) == number == 2 * 80
+    assert "memory" in memory.home
+    assert str(pets.parent / "cache") in disk.home
+    for other in (disk, cached):
+        assert other.identity == memory.identity
+        for name, split in memory.splits.items():
+            np.testing.assert_array_equal(np.asarray(other.splits[name].images), split.images)
+            np.testing.assert_array_equal(other.splits[name].labels, split.labels)
+        assert_same(batches(other.train, 12), batches(memory.train, 12))
+        assert_same(batches(other.train, 2, start_step=10), batches(memory.train, 12)[10:])
+        assert_same(
+            *(data.validation.validation_batches(5).as_numpy_iterator() for data in (other, memory)),
+        )
+        digests = [hashlib.sha256(), hashlib.sha256()]
+        for data, digest in zip((memory, other), digests, strict=True):
+            data.test.add_to(digest)
+        assert digests[0].digest() == digests[1].digest()
+
+
+def test_parts_of_a_batch_are_those_of_the_whole(pets, monkeypatch):
+    """Each of two workers makes its half, and reads no image of the other's."""
+    train = load_dataset(config(pets)).train
+    whole, read = batches(train, 3), []
+    original = Records.read
+    monkeypatch.setattr(Records, "read", lambda self, records: read.extend(records) or original(self, records))
+    halves = [batches(train, 3, share=(index, 2)) for index in range(2)]
+    for step in range(3):
+        for part in range(2):
+            joined = np.concatenate([halves[index][step][part] for index in range(2)])
+            np.testing.assert_array_equal(joined, whole[step][part])
+    assert len(read) <= 2 * 4 * (3 + 10)  # what is read ahead is half batches too
+
+
+def test_only_what_is_used_is_decoded(pets, decoded):
+    dataset = load_dataset(config(pets, "memory", train_examples=24, test_examples=6, val_examples=4))
+    assert len(decoded) == 24 + 6 + 4
+    assert sum(dataset.identity.counts.values()) == 80
+    known = [digest for images in dataset.identity.splits.values() for digest in images.values() if digest]
+    assert len(known) == 34
+    decoded.clear()
+    measured = load_dataset(config(pets, "memory"), ("test",))
+    assert len(decoded) == len(measured.test)
+    assert measured.image_shape == (16, 16, 3)
+    with pytest.raises(RuntimeError, match="were not loaded"):
+        measured.train.images[0]
+
+
+def test_what_changed_is_decoded_again(pets, decoded):
+    load_dataset(config(pets))
+    decoded.clear()
+    Image.new("RGB", (30, 20), (1, 2, 3)).save(pets / "dog" / "05.jpg")
+    Image.new("RGB", (30, 20), (7, 8, 9)).save(pets / "dog" / "new.jpg")
+    dataset = load_dataset(config(pets, val_examples=0))
+    assert sorted(decoded) == ["05.jpg", "new.jpg"]
+    plain = {
+        name
+        for split in (dataset.train, dataset.test)
+        for name, image in zip(split.names, np.asarray(split.images), strict=True)
+        if np.ptp(image, (0, 1)).max() == 0
+    }
+    assert plain == {"05.jpg", "new.jpg"}
+    decoded.clear()
+    load_dataset(config(pets, resize="pad"))
+    assert len(decoded) == 81
+
+
+def test_a_damaged_record_is_named_and_decoded_again(pets, decoded):
+    load_dataset(config(pets))
+    (file,) = pets.parent.glob("cache/*/pixels.bin")
+    content = bytearray(file.read_bytes())
+    content[5 * 16 * 16 * 3 + 7] ^= 1
+    file.write_bytes(content)
+    decoded.clear()
+    dataset = load_dataset(config(pets))
+
+    def read():
+        with dataset.naming_faults():
+            for split in dataset.splits.values():
+                list(split.validation_batches(4))
+
+    with pytest.raises(UserError, match=r"its record of cat/\d\d.jpg is damaged; the same command"):
+        read()
+    assert decoded == []
+    healed = load_dataset(config(pets))
+    assert len(decoded) == 1
+    whole = load_dataset(config(pets, "memory"))
+    for name, split in healed.splits.items():
+        np.testing.assert_array_equal(np.asarray(split.images), whole.splits[name].images)
+
+
+def test_several_at_a_time(pets, decoded):
+    """Two of them decode each file once between them."""
+    found = [None, None]
+
+    def load(index):
+        found[index] = load_dataset(config(pets))
+
+    threads = [threading.Thread(target=load, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(decoded) == 80
+    np.testing.assert_array_equal(np.asarray(found[0].train.images), np.asarray(found[1].train.images))
+
+
+def image(number):
+    return np.full(SHAPE, number, np.uint8)
+
+
+def add_images(folder, numbers):
+    with Records(folder).writing(SHAPE) as add:
+        for number in numbers:
+            add(image(number), f"{number}.png", number, number, digest_of(image(number)), None)
+
+
+def killed_after(folder, what):
+    """Write images 6 to 11 in a process of its own, which kills itself at a moment: what it leaves."""
+    child = os.fork()
+    if child == 0:
+        stored.FLUSHED_TOGETHER = 2
+        sync, calls = os.fsync, []
+
+        def end(descriptor):
+            calls.append(descriptor)
+            if len(calls) == 2:
+                if what == "cut line":
+                    os.ftruncate(descriptor, os.fstat(descriptor).st_size - 9)
+                os.kill(os.getpid(), signal.SIGKILL)
+            sync(descriptor)
+
+        os.fsync = end if what != "before the index" else sync
+        os.fdatasync = end if what == "before the index" else sync
+        try:
+            add_images(folder, range(6, 12))
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+@pytest.mark.parametrize(("moment", "kept"), [("before the index", 8), ("in the index", 10), ("cut line", 9)])
+def test_a_process_may_be_killed_at_any_moment(tmp_path, moment, kept):
+    """Of ten or twelve images those whose line is whole are there; the rest is written by the next."""
+    add_images(tmp_path, range(6))
+    killed_after(tmp_path, moment)
+    assert len(Records(tmp_path).entries) == kept
+    add_images(tmp_path, range(kept, 12))
+    records = Records(tmp_path)
+    assert len(records.entries) == 12
+    found = records.read(np.array([records.find(f"{number}.png", number, number).record for number in range(12)]))
+    assert found[:, 0, 0, 0].tolist() == list(range(12))
+
+
+def test_lost_pixels_are_written_again(tmp_path):
+    add_images(tmp_path, range(6))
+    os.truncate(tmp_path / "pixels.bin", 3 * 48 + 5)
+    assert len(Records(tmp_path).entries) == 3
+    (tmp_path / "index.jsonl").write_text("no index\n")
+    assert Records(tmp_path).entries == {}
+
+
+def test_a_folder_that_cannot_be_written_is_refused(pets):
+    (pets.parent / "cache").write_text("a file")
+    with pytest.raises(UserError, match=r"^--cache_dir: received .*it cannot be"):
+        load_dataset(config(pets))
+
+
+def test_what_does_not_fit_is_said_before(pets, monkeypatch):
+    monkeypatch.setattr("cifs_tf.data.memory.free_memory", lambda: 100_000)
+    with pytest.raises(UserError, match=r"^--cache: received memory; its images take .* at the peak"):
+        load_dataset(config(pets, "memory"))
+    assert "read from" in load_dataset(config(pets, "auto")).home
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("", (), {"free": 1000}))
+    with pytest.raises(UserError, match=r"^--cache_dir: .* its disk has"):
+        load_dataset(config(pets, "auto", resize="stretch"))
+
+
+def test_unreadable_files_make_room_for_others(pets):
+    """Of a part that is taken, those that cannot be read are left out, and as many are taken as were asked for."""
+    for index in range(0, 40, 2):
+        (pets / "cat" / f"{index:02}.jpg").write_bytes(b"\xff\xd8\xff no photograph")
+    for cache in ("memory", "disk"):
+        dataset = load_dataset(config(pets, cache, train_examples=20, on_corrupt="skip"))
+        assert len(dataset.train) == 20
+        cats = np.array(dataset.train.names)[dataset.train.labels == 0]
+        assert all(int(name[:2]) % 2 for name in cats)
+        assert len(dataset.unreadable) >= 1
