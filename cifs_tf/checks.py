@@ -14,6 +14,8 @@ from cifs_tf.errors import UserError
 ONE_HOT_NDIM = 2
 # Of resizing and of half precision.
 TOLERANCE = 1e-2
+# Begins what `cifs_tf.models.checked_model.watch_batch` says; `explain_later_batches` makes a sentence of it.
+LATER = "later batch:"
 # The greatest value of images that were divided by 255 twice, but for rounding.
 TWICE = 1.01 / 255
 
@@ -176,18 +178,22 @@ def check_first_batch(
 
 
 @contextlib.contextmanager
-def labels_of_later_batches(num_classes: int) -> Iterator[None]:
-    """Say in a sentence what TensorFlow finds of labels in a batch that nobody looked at before.
+def explain_later_batches(num_classes: int) -> Iterator[None]:
+    """Say in a sentence what TensorFlow finds in a batch that nobody looked at before.
 
     Args:
         num_classes: of the network.
 
     Raises:
-        UserError: for a label that is no class.
+        UserError: for a label that is no class, or what `cifs_tf.models.checked_model.watch_batch` found.
     """
     try:
         yield
     except Exception as error:
+        if found := re.search(rf"{LATER} (images|labels)\]((?: \[[^\]]*\])+)", str(error)):
+            values = np.array([float(value) for value in found[2].strip(" []").split("] [")])
+            check_images(values.astype(np.float32)) if found[1] == "images" else check_labels(values, num_classes)
+            raise UserError("labels", "rows that are not one-hot", "give rows of zeros and a single one") from None
         found = re.search(r"label value of (-?\d+) which is outside the valid range", str(error))
         if found is None:
             raise

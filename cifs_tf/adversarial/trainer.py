@@ -19,7 +19,7 @@ from cifs_tf.framework_internals import FittedModel, layers_of
 from cifs_tf.layers import BatchNormalization
 from cifs_tf.losses import contract, cross_entropy, head_weights
 from cifs_tf.models import Classifier, with_precision
-from cifs_tf.models.checked_model import CheckedModel
+from cifs_tf.models.checked_model import CheckedModel, watch_batch
 
 VALIDATION_STREAM = 2**31 - 1
 
@@ -39,8 +39,8 @@ class AdversarialTrainer(CheckedModel, FittedModel):
 
     A step whose loss or gradients are not finite changes nothing but the count in `skipped_steps`; `not_finite` names
     the quantities, and an epoch of nothing else logs NaN. The classifier's own losses (regularisers, `add_loss`) are
-    part of what is minimised, not of the loss that is logged. Labels may be one-hot. The first batch that `fit` or
-    `evaluate` is given is looked at: other pixels than [0, 1] and other labels are refused.
+    part of what is minimised, not of the loss that is logged. Labels may be one-hot. Other pixels than [0, 1] and other
+    labels are refused, in later batches of a dataset too.
 
     Args:
         classifier: the network to train.
@@ -232,6 +232,7 @@ class AdversarialTrainer(CheckedModel, FittedModel):
     def _unpack(self, data) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Bring a batch to (images, labels int32 (batch,), sample weights (batch,))."""
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        watch_batch(images, labels, self.num_classes)
         dtype = self.classifier.variable_dtype
         if len(labels.shape) == ONE_HOT_NDIM and labels.shape[1] != 1:
             labels = tf.argmax(labels, axis=1)

@@ -16,7 +16,7 @@ from cifs_tf.files import write_atomically, write_json
 from cifs_tf.framework_internals import run_graph, update_loss_metric
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.losses import head_weights
-from cifs_tf.models.checked_model import CheckedModel, check_takes_logits, name_of
+from cifs_tf.models.checked_model import CheckedModel, check_takes_logits, name_of, watch_batch
 from cifs_tf.models.folding import convolve_and_normalise, find_pairs
 from cifs_tf.models.graph import check_backbone, check_cut, check_precision, checked_cuts, output_shape
 from cifs_tf.models.saved_model import write_onnx, write_saved_model
@@ -290,6 +290,9 @@ class Classifier(CheckedModel):
             UserError: for a compiled loss that expects probabilities.
         """
         check_takes_logits(self.loss)
+        if x is not None:
+            has_rows = len(y.shape) == ONE_HOT_NDIM and y.shape[1] != 1  # they may be soft
+            watch_batch(x, None if has_rows else y, self.num_classes)
         weights = tf.constant(head_weights(self.beta, self.num_probes) * (1 + self.num_probes), y_pred.dtype)
         if sample_weight is None:
             sample_weight = tf.ones(tf.shape(y_pred)[:1], y_pred.dtype)

@@ -138,10 +138,34 @@ def test_labels_that_are_missing(labels, expected):
 
 
 @pytest.mark.parametrize("made", [plain_classifier, make_trainer])
-def test_a_label_of_a_later_batch_is_refused_in_a_sentence(made):
-    labels = np.where(np.arange(24) == 20, CLASSES, LABELS)
-    with pytest.raises(UserError, match="labels: received 3; labels are 0 to 2"):
-        made().fit(tf.data.Dataset.from_tensor_slices((IMAGES, labels)).batch(8), verbose=0)
+def test_later_batches_are_refused_in_a_sentence(made):
+    model = made()
+    for change_images, change_labels, expected in (
+        (lambda x: x, lambda y: y + 1, "labels: received 3; labels are 0 to 2|labels from 3 to 3; labels are 0 to 2"),
+        (lambda x: x, lambda y: y - 1, "labels: received -1; labels are 0 to 2|labels from -1 to -1; labels are"),
+        (lambda x: x, lambda y: y + 0.5, r"labels: received \d\.5; labels are whole numbers"),
+        (lambda x: x * 255, lambda y: y, "images: received float32 pixels from .*divide by 255"),
+        (lambda x: x * 2 - 1, lambda y: y, "images: received float32 pixels from -.*add 1 and divide by 2"),
+    ):
+        is_last = np.arange(24) >= 16
+        labels = np.where(is_last, change_labels(LABELS), LABELS).astype(np.float32)
+        images = np.where(is_last[:, None, None, None], change_images(IMAGES), IMAGES).astype(np.float32)
+        for form in ("tf.data", "PyDataset", "generator") if "255" in expected else ("tf.data",):
+            with pytest.raises(UserError, match=expected):
+                model.fit(**FORMS[form](images, labels), verbose=0, shuffle=False)
+        with pytest.raises(UserError, match=expected):
+            model.evaluate(**FORMS["tf.data"](images, labels), verbose=0)
+
+
+def test_later_batches_of_rows_and_of_predict():
+    rows = np.eye(CLASSES, dtype=np.float32)[LABELS]
+    rows[20] = 0.9 * rows[20] + 0.1 / 3
+    with pytest.raises(UserError, match="labels: received rows that are not one-hot"):
+        make_trainer().fit(**FORMS["tf.data"](IMAGES, rows), verbose=0)
+    images = np.concatenate([IMAGES[:16], 255 * IMAGES[16:]])
+    for model in (make_trainer(), plain_classifier()):
+        with pytest.raises(UserError, match="divide by 255"):
+            model.predict(tf.data.Dataset.from_tensor_slices(images).batch(8), verbose=0)
 
 
 def test_the_plain_fit_wants_labels_as_its_loss_does():
