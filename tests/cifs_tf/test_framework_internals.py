@@ -192,7 +192,7 @@ def test_validates_in_fit():
     assert seen == [True, False]
 
 
-PRIVATE, PRIVATE_PATH = re.compile(r"_[a-z]\w*"), re.compile(r"\.src\.|tensorflow\.python\.|\._[a-z]")
+PRIVATE, PRIVATE_PATH = re.compile(r"_[a-z]\w*"), re.compile(r"\.src\.|tensorflow\.python\.|\w\._[a-z]")
 READERS = {"getattr", "get"}
 
 
