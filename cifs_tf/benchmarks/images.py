@@ -1,6 +1,7 @@
 """Time the ways from image files to batches beside each other, and beside Keras': `benchmark.py images`."""
 
 import contextlib
+import io
 import math
 import tempfile
 import time
@@ -61,7 +62,7 @@ def _ours(split: Split, options: ImagesOptions) -> tf.data.Dataset:
 
 
 def _keras(folder: Path, options: ImagesOptions) -> tf.data.Dataset:
-    with contextlib.redirect_stdout(None):
+    with contextlib.redirect_stdout(io.StringIO()):
         batches = keras.utils.image_dataset_from_directory(
             folder, image_size=(options.image_size,) * 2, batch_size=options.batch_size, seed=0
         )
