@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from cifs_tf.attacks.apgd_l1 import STAGES, search_l1
 from cifs_tf.attacks.attack import Attack
 from cifs_tf.attacks.objective import HeadsFn, fooled, per_example, select_target, value_and_gradient
 from cifs_tf.errors import UserError
@@ -39,8 +40,9 @@ class APGD(Attack):
     """Auto-PGD (Croce and Hein 2020), on any weighting of the heads; called as every `Attack`.
 
     Momentum, a step size of 2 epsilon that is halved for each example by itself where the loss has stopped rising, with
-    a return to the best point. An example that is fooled on the way comes back as its last misclassified iterate; the
-    others, and those that are misclassified without an attack, come back as they were.
+    a return to the best point. In L1 steps are sparse, and begin in larger balls, see `search_l1`. An example that is
+    fooled on the way comes back as its last misclassified iterate; the others, and those that are misclassified without
+    an attack, come back as they were.
 
     Args:
         epsilon: radius, in the units of the images, see `Ball`.
@@ -109,6 +111,10 @@ class APGD(Attack):
             return contract(self._per_head_loss(heads, labels, targets), head_weights), heads
 
         already = fooled(natural, labels)
+        if self.norm == "l1":
+            far = dataclasses.replace(self, epsilon=STAGES[0][0] * float(self.epsilon))
+            start = far.random_surface_point(images, seed)
+            return search_l1(self, self.num_steps, objective, images, labels, already, start)
         start = self.random_surface_point(images, seed)
         loss, heads, gradient = value_and_gradient(objective, start)
         start_fooled = fooled(heads, labels)

@@ -24,7 +24,7 @@ class Attack(Ball, abc.ABC):
 
     Args:
         epsilon: radius, in the units of the images, see `Ball`.
-        norm: `"linf"` (default) or `"l2"`.
+        norm: `"linf"` (default), `"l2"` or `"l1"`.
         bounds: (lowest, highest) pixel value. Default (0, 1).
 
     Call arguments:

@@ -15,7 +15,7 @@ FAR = 1e10
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FABT(Attack):
-    """Fast adaptive boundary attack towards one class, in the L-infinity norm; called as every `Attack`.
+    """Fast adaptive boundary attack towards one class; called as every `Attack`.
 
     Each iteration linearises the boundary between the label and the target, projects both the current point and the
     image onto it inside the pixel bounds, and goes to a mixture of the two, a little beyond; from a misclassified point
@@ -28,7 +28,7 @@ class FABT(Attack):
         max_share: largest share of the image's own projection in the mixture. Default 0.1.
         overshoot: how far beyond the boundary to go. Default 1.05.
         backward: share of the distance kept on the step back. Default 0.9.
-        norm: see `Ball`, `"linf"`.
+        norm: see `Ball`.
         bounds: see `Ball`.
 
     Reference:
@@ -43,7 +43,6 @@ class FABT(Attack):
     overshoot: float = 1.05
     backward: float = 0.9
 
-    norms = ("linf",)
     is_targeted = True
 
     @property
@@ -77,16 +76,18 @@ class FABT(Attack):
             point = tf.reshape(x, tf.shape(origin))
             offset = tf.reduce_sum(normal * point, axis=1) - difference
             both = project_onto_hyperplane(
-                tf.concat([point, origin], 0), tf.tile(normal, [2, 1]), tf.tile(offset, [2]), self.bounds
+                tf.concat([point, origin], 0), tf.tile(normal, [2, 1]), tf.tile(offset, [2]), self.bounds, self.norm
             )
             move, own_move = tf.split(both - tf.concat([point, origin], 0), 2)
-            size, own_size = (tf.maximum(_distance(values), MINIMUM_STEP) for values in (move, own_move))
+            size, own_size = (
+                tf.maximum(self.distance(values, tf.zeros_like(values)), MINIMUM_STEP) for values in (move, own_move)
+            )
             share = tf.minimum(size / (size + own_size), self.max_share)[:, None]
             mixed = (1 - share) * (point + self.overshoot * move) + share * (origin + self.overshoot * own_move)
             x = tf.reshape(tf.clip_by_value(mixed, *self.bounds), tf.shape(images))
 
             misclassified = fooled(heads_fn(x), labels)
-            distance = tf.reduce_max(tf.abs(x - images), axis=[1, 2, 3])
+            distance = self.distance(x, images)
             better = misclassified & (distance < best_distance)
             best = tf.where(per_example(better, images), x, best)
             best_distance = tf.where(better, distance, best_distance)
@@ -105,20 +106,22 @@ class FABT(Attack):
 
 
 def project_onto_hyperplane(
-    points: tf.Tensor, normals: tf.Tensor, offsets: tf.Tensor, bounds: tuple[float, float]
+    points: tf.Tensor, normals: tf.Tensor, offsets: tf.Tensor, bounds: tuple[float, float], norm: str = "linf"
 ) -> tf.Tensor:
-    """Return the nearest point, in the L-infinity norm, of a hyperplane inside a box.
+    """Return the nearest point of a hyperplane inside a box.
 
-    Each coordinate moves by the same length r, or as far as its bound lets it: the sum over i of |w_i| min(r, room_i)
-    must equal the distance c = |w . t - b|. The left side is concave and piecewise linear in r, so Newton's method from
-    r = 0 approaches the solution from below and reaches it after finitely many steps. Where the box holds no point of
-    the hyperplane, the nearest corner is taken.
+    In L-infinity each coordinate moves by the same length r, in L2 by r |w_i|, or as far as its bound lets it: the sum
+    over i of |w_i| min(r, room_i), or of |w_i| min(r |w_i|, room_i), must equal the distance c = |w . t - b|. The left
+    side is concave and piecewise linear in r, so Newton's method from r = 0 approaches the solution from below and
+    reaches it after finitely many steps. In L1 the coordinates of the largest |w_i| move one after the other, each as
+    far as it may. Where the box holds no point of the hyperplane, the nearest corner is taken.
 
     Args:
         points: t, float (batch, size) within the bounds.
         normals: w, float (batch, size).
         offsets: b, float (batch,): the hyperplane is w . v = b.
         bounds: (lowest, highest) coordinate.
+        norm: see `Ball`. Default `"linf"`.
 
     Returns:
         float (batch, size).
@@ -131,11 +134,21 @@ def project_onto_hyperplane(
     downhill = -tf.sign(normals) * tf.sign(gap)[:, None]
     weight, needed = tf.abs(normals), tf.abs(gap)[:, None]
     room = tf.where(downhill > 0, bounds[1] - points, points - bounds[0])
+    if norm == "l1":
+        order = tf.argsort(weight, axis=1, direction="DESCENDING", stable=True)
+        heavy, wide = (tf.gather(values, order, axis=1, batch_dims=1) for values in (weight, room))
+        before = tf.cumsum(heavy * wide, axis=1, exclusive=True)
+        lengths = tf.clip_by_value(tf.math.divide_no_nan(needed - before, heavy), 0.0, wide)
+        return points + downhill * tf.gather(lengths, tf.argsort(order, axis=1), axis=1, batch_dims=1)
+    # How fast each coordinate moves; scaled to at most 1, which changes the length and not the point.
+    speed: tf.Tensor | float = 1.0
+    if norm == "l2":
+        speed = tf.math.divide_no_nan(weight, tf.reduce_max(weight, axis=1, keepdims=True))
 
     def newton(length: tf.Tensor, moving: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        free = room > length
-        reached = tf.reduce_sum(weight * tf.minimum(length, room), axis=1, keepdims=True)
-        slope = tf.reduce_sum(tf.where(free, weight, 0), axis=1, keepdims=True)
+        free = room > length * speed
+        reached = tf.reduce_sum(weight * tf.minimum(length * speed, room), axis=1, keepdims=True)
+        slope = tf.reduce_sum(tf.where(free, weight * speed, 0), axis=1, keepdims=True)
         # Without slope everything is at its bound: the corner.
         step = tf.where(slope > 0, tf.math.divide_no_nan(needed - reached, slope), 0)
         step = tf.maximum(step, 0)
@@ -149,8 +162,4 @@ def project_onto_hyperplane(
         maximum_iterations=100,
         parallel_iterations=1,
     )
-    return points + downhill * tf.minimum(length, room)
-
-
-def _distance(values: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_max(tf.abs(values), axis=1)
+    return points + downhill * tf.minimum(length * speed, room)

@@ -106,6 +106,21 @@ class PGD(Attack):
             parallel_iterations=1,
         )[1]
 
+    def iterates(
+        self,
+        heads_fn: HeadsFn,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        head_weights: tf.Tensor | np.ndarray,
+        after: tuple[int, ...],
+    ) -> list[tf.Tensor]:
+        """Return where an attack from the image itself is after some numbers of steps, rising; each like the images."""
+        weighted_loss = self._weighted_loss(heads_fn, images, labels, head_weights)
+        found = [images]
+        for number, before in zip(after, (0, *after[:-1]), strict=True):
+            found.append(self._climb(weighted_loss, images, labels, found[-1], number - before))
+        return found[1:]
+
     def _weighted_loss(
         self, heads_fn: HeadsFn, images: tf.Tensor, labels: tf.Tensor, head_weights: tf.Tensor | np.ndarray
     ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
@@ -137,6 +152,17 @@ class PGD(Attack):
         labels: tf.Tensor,
         seed: tf.Tensor | None,
     ) -> tf.Tensor:
+        x = self._first(images, seed)
+        return self._climb(weighted_loss, images, labels, x, self.num_steps)
+
+    def _climb(
+        self,
+        weighted_loss: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        x: tf.Tensor,
+        num_steps: int,
+    ) -> tf.Tensor:
         project = self.around(images)
 
         def step(x: tf.Tensor, done: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -147,14 +173,13 @@ class PGD(Attack):
             done |= fooled(heads, labels)
             return tf.where(per_example(done, images), x, ahead), done
 
-        x = self._first(images, seed)
-        if self.num_steps == 0:
+        if num_steps == 0:
             return project(x)
         return tf.while_loop(
             lambda x, done: tf.reduce_any(~done),
             step,
             (x, tf.zeros_like(labels, tf.bool)),
-            maximum_iterations=self.num_steps,
+            maximum_iterations=num_steps,
             parallel_iterations=1,
         )[0]
 

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.attacks.attack import Attack
+from cifs_tf.attacks.bumps import SMALLEST, Bumps, bring_to_surface, tiles
 from cifs_tf.attacks.objective import HeadsFn, fooled, per_example
 from cifs_tf.attacks.random import fold_in, uniform
 from cifs_tf.errors import UserError
@@ -19,7 +20,7 @@ ROWS_AT_ONCE = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Square(Attack):
-    """Square Attack in the L-infinity ball: squares of +-2 epsilon, kept if the label's lead shrinks.
+    """Square Attack: squares of +-2 epsilon in L-infinity, bumps in L2 and L1, kept if the label's lead shrinks.
 
     Each example draws squares of its own, from its own seed; an example is done when it is fooled. No gradient is
     taken; the lead is that of the weighted heads. It is called as every `Attack`.
@@ -28,7 +29,7 @@ class Square(Attack):
         epsilon: radius, in the units of the images, see `Ball`.
         num_queries: >= 0. Default 5000, AutoAttack's.
         initial_share: share of the pixels that the first squares cover, in (0, 1]. Default 0.8.
-        norm: see `Ball`, `"linf"`.
+        norm: see `Ball`; for L2 and L1 see `cifs_tf.attacks.bumps`.
         bounds: see `Ball`.
         compat: draw one window and one sign per channel for the whole batch, as the reference implementation does,
             instead of one for each example; the result then depends on the batch. Default False.
@@ -46,7 +47,6 @@ class Square(Attack):
     initial_share: float = 0.8
     compat: bool = False
 
-    norms = ("linf",)
     needs_seed = True
 
     def __post_init__(self) -> None:
@@ -62,7 +62,10 @@ class Square(Attack):
         """Return the side in pixels of the square of each query: int32 (num_queries,)."""
         halvings = np.searchsorted(HALVINGS, np.arange(self.num_queries), side="left")
         pixels = self.initial_share / 2.0**halvings * height * width
-        return np.clip(np.round(np.sqrt(pixels)), 1, min(height, width)).astype(np.int32)
+        sides = np.round(np.sqrt(pixels))
+        if self.norm != "linf":
+            sides = np.maximum(sides, SMALLEST) // 2 * 2 + 1
+        return np.clip(sides, 1, min(height, width)).astype(np.int32)
 
     def search(
         self,
@@ -75,9 +78,7 @@ class Square(Attack):
     ) -> tf.Tensor:
         if self.num_queries == 0:
             return images
-        project = self.around(images)
-        stripes = tf.sign(uniform(self._shared(seed), tf.TensorShape([1, *images.shape[2:]]), -1.0, 1.0, images.dtype))
-        start = project(images + self.epsilon * stripes)
+        start = self._start(images, self._shared(seed))
         already = fooled(heads_fn(images), labels)
         lead, broken = self._judge(heads_fn, start, labels, head_weights)
 
@@ -102,6 +103,15 @@ class Square(Attack):
         )
         return tf.where(per_example(broken & ~already, images), x, images)
 
+    def _start(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Return the first point: vertical stripes, or bumps all over the image."""
+        _, height, width, channels = images.shape
+        if self.norm == "linf":
+            stripes = tf.sign(uniform(seed, tf.TensorShape([1, width, channels]), -1.0, 1.0, images.dtype))
+            return self.around(images)(images + self.epsilon * stripes)
+        signs = tf.sign(uniform(seed, tf.TensorShape([height, width, channels]), -1.0, 1.0, images.dtype))
+        return bring_to_surface(self, images, tiles(height, width, self.norm, signs))
+
     def _search(
         self,
         heads_fn: HeadsFn,
@@ -120,7 +130,9 @@ class Square(Attack):
         # The reference never draws the last place.
         places = tf.constant([height, width]) + (0 if self.compat else 1)
         project = self.around(images)
-        shape = tf.TensorShape([DRAWN_AT_ONCE, 2 + channels])
+        is_bump = self.norm != "linf"
+        shape = tf.TensorShape([DRAWN_AT_ONCE, (5 if is_bump else 2) + channels])
+        bumps = Bumps(self, self.sides(height, width), images.shape) if is_bump else None
         seed = self._shared(fold_in(seed, 1 + first // DRAWN_AT_ONCE))
         drawn = uniform(seed, shape, 0.0, 1.0, images.dtype)
 
@@ -129,11 +141,20 @@ class Square(Attack):
         ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
             side, numbers = sides[index], drawn[:, index - first]
             corners = tf.cast(numbers[:, :2] * tf.cast(places - side, numbers.dtype), tf.int32)
+            if bumps is not None:
+                others = tf.cast(numbers[:, 2:4] * tf.cast(places - side, numbers.dtype), tf.int32)
+                return judge(
+                    index, x, lead, broken, bumps.move(images, x, side, corners, others, numbers[:, 4], numbers[:, 5:])
+                )
             in_rows = (rows >= corners[:, :1]) & (rows < corners[:, :1] + side)
             in_columns = (columns >= corners[:, 1:]) & (columns < corners[:, 1:] + side)
             inside = tf.cast(in_rows[:, :, None] & in_columns[:, None, :], images.dtype)
             shift = 2 * self.epsilon * tf.sign(numbers[:, 2:] - 0.5)
-            candidate = project(x + inside[..., None] * shift[:, None, None, :])
+            return judge(index, x, lead, broken, project(x + inside[..., None] * shift[:, None, None, :]))
+
+        def judge(
+            index: tf.Tensor, x: tf.Tensor, lead: tf.Tensor, broken: tf.Tensor, candidate: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
             # Many squares find every pixel where they would put it: only what has changed is worth a query.
             changed = tf.reduce_any(candidate != x, axis=[1, 2, 3]) & ~broken
             asked = _first_rows(changed)

@@ -35,7 +35,7 @@ def test_steepest_and_distance_by_hand():
     np.testing.assert_allclose(l2.distance(*shift), [0.5])
 
 
-@given(st.integers(0, 10_000), st.sampled_from(["linf", "l2"]), st.floats(0.01, 1.0))
+@given(st.integers(0, 10_000), st.sampled_from(["linf", "l2", "l1"]), st.floats(0.01, 1.0))
 def test_projections_lie_inside_and_leave_what_is_inside(seed, norm, epsilon):
     rng = np.random.default_rng(seed)
     images, far = rng.random((3, 4, 4, 2)), rng.normal(0.5, 2, (3, 4, 4, 2))
@@ -45,6 +45,38 @@ def test_projections_lie_inside_and_leave_what_is_inside(seed, norm, epsilon):
     assert np.all((x >= 0) & (x <= 1))
     assert np.all(ball.distance(x, images) <= epsilon * (1 + 1e-9))
     np.testing.assert_allclose(project(x), x, atol=1e-12)
+
+
+@given(st.integers(0, 10_000), st.floats(0.05, 3.0))
+def test_the_projection_onto_l1_is_that_of_bisection(seed, epsilon):
+    """What is left of each entry is as much less than it was, or its bound, or 0; float32 reaches the surface too."""
+    rng = np.random.default_rng(seed)
+    images, far = rng.random((4, 6, 6, 1)), rng.random((4, 6, 6, 1))
+    far[rng.random(far.shape) < 0.2] += 1.0
+    shift = far - images
+    room = np.where(shift > 0, 1 - images, images)
+
+    def left(amount):
+        return np.clip(np.abs(shift) - amount[:, None, None, None], 0, room)
+
+    low, high = np.zeros(4), np.full(4, 3.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        outside = left(middle).sum(axis=(1, 2, 3)) > epsilon
+        low, high = np.where(outside, middle, low), np.where(outside, high, middle)
+    expected = images + np.sign(shift) * left(np.where(left(np.zeros(4)).sum(axis=(1, 2, 3)) > epsilon, high, 0))
+    for dtype, close in ((tf.float64, 1e-6), (tf.float32, 1e-5)):
+        project = Ball(epsilon=epsilon, norm="l1").around(tf.constant(images, dtype))
+        np.testing.assert_allclose(project(tf.constant(far, dtype)), expected, atol=close)
+
+
+def test_random_points_lie_in_the_l1_ball():
+    images = tf.fill([50, 4, 4, 1], 0.5)
+    ball = Ball(epsilon=2.0, norm="l1")
+    for draw in (ball.random_point, ball.random_surface_point):
+        distance = ball.distance(draw(images, example_seeds(0, 0, tf.range(50))), images).numpy()
+        assert distance.max() <= 2.0 * (1 + 1e-5)
+        assert distance.min() > 1.0
 
 
 def test_random_points_fill_the_l2_ball():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.optimize
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,3 +80,48 @@ def test_more_steps_come_closer():
     x = FABT(epsilon=0.101, num_steps=2)(line, image, label, head_weights=[1.0])
     assert x.numpy().item() == pytest.approx(0.50052, abs=1e-5)
     assert FABT(epsilon=0.0999)(line, image, label, head_weights=[1.0]).numpy().item() == 0.4
+
+
+@pytest.mark.parametrize(
+    ("norm", "point", "normal", "offset", "expected"),
+    [
+        ("l2", [0.5, 0.5], [1.0, 2.0], 0.5, [0.3, 0.1]),  # 5 r = 1, along the normal
+        ("l2", [0.1, 0.5], [1.0, 1.0], 0.2, [0.0, 0.2]),  # the first pixel has room for 0.1 only
+        ("l2", [0.5, 0.5], [0.0, 0.0], 1.0, [0.5, 0.5]),
+        ("l1", [0.5, 0.5], [1.0, 2.0], 0.7, [0.5, 0.1]),  # the pixel of the larger weight alone
+        ("l1", [0.5, 0.5], [1.0, 2.0], 0.25, [0.25, 0.0]),  # which has room for 0.5 only
+        ("l1", [0.5, 0.5], [1.0, 1.0], -1.0, [0.0, 0.0]),
+        ("l1", [0.5, 0.5], [0.0, 0.0], 1.0, [0.5, 0.5]),
+    ],
+)
+def test_projection_in_other_norms_by_hand(norm, point, normal, offset, expected):
+    values = (tf.constant([value], tf.float64) for value in (point, normal, offset))
+    np.testing.assert_allclose(project_onto_hyperplane(*values, (0.0, 1.0), norm)[0], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_no_point_of_the_hyperplane_is_nearer(norm):
+    """A linear program and a quadratic one, solved by SciPy."""
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        point, normal = rng.random(6), rng.normal(size=6)
+        offset = normal @ rng.random(6)
+        values = (tf.constant([value], tf.float64) for value in (point, normal, offset))
+        found = project_onto_hyperplane(*values, (0.0, 1.0), norm)[0].numpy()
+        assert normal @ found == pytest.approx(offset, abs=1e-9)
+        # The moves up and down, each of them at least 0.
+        bounds = [(0, 1 - each) for each in point] + [(0, each) for each in point]
+        both = np.concatenate([normal, -normal])
+        if norm == "l1":
+            best = scipy.optimize.linprog(
+                np.ones(12), A_eq=both[None], b_eq=[offset - normal @ point], bounds=bounds
+            ).fun
+        else:
+            equal = {"type": "eq", "fun": lambda x, normal=normal, offset=offset: normal @ x - offset}
+            best = (
+                scipy.optimize.minimize(
+                    lambda x, point=point: np.sum((x - point) ** 2), point, bounds=[(0, 1)] * 6, constraints=equal
+                ).fun
+                ** 0.5
+            )
+        assert np.linalg.norm(found - point, 1 if norm == "l1" else 2) <= best + 1e-4
