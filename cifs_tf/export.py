@@ -138,12 +138,13 @@ def write_origin(path: Path, origin: Mapping[str, Any]) -> None:
     write_json(path / ORIGIN_FILE, content)
 
 
-def find_fault(path: Path, origin: Mapping[str, Any]) -> str | None:
+def find_fault(path: Path, origin: Mapping[str, Any], names: Sequence[str] | None = None) -> str | None:
     """Return why a version is not the one that `write_origin` described; None if it is, to the last byte.
 
     Args:
         path: the version's folder.
         origin: where it should be from.
+        names: look at these of its files alone, which others may lie beside. Default None: at all.
     """
     try:
         content = json.loads((path / ORIGIN_FILE).read_text(encoding="utf-8"))
@@ -153,7 +154,7 @@ def find_fault(path: Path, origin: Mapping[str, Any]) -> str | None:
     different = [name for name in origin if found.get(name) != origin[name]]
     if different:
         return f"it is of another run or network: {', '.join(different)}"
-    changed = changed_files(path, files)
+    changed = [name for name in changed_files(path, files) if names is None or name in names]
     return f"{', '.join(changed)} changed after it was exported" if changed else None
 
 

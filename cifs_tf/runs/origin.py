@@ -7,7 +7,7 @@ from typing import Any
 
 from cifs_tf.data import ImageDataset
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.attacked import version_folder
+from cifs_tf.evaluation.loading import version_folder
 from cifs_tf.export import ORIGIN_FILE, changed_files
 from cifs_tf.runs.keys import read_stamp
 
