@@ -140,7 +140,7 @@ def check_command(words, monkeypatch):
         compile(arguments[0], "-c", "exec")
         return
     assert (ROOT / program).is_file(), program
-    if not program.startswith(("training/", "serving/")) or arguments[:1] == ["merge"]:
+    if not program.startswith(("training/", "serving/")) or arguments[:1] in (["merge"], ["verify"]):
         return
     check_arguments(started_by(ROOT / program), arguments, monkeypatch)
     if "--" in arguments:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from cifs_tf.config import parse_shard
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import AttackedModel, as_attacked
+from cifs_tf.evaluation.card import Card
 from cifs_tf.evaluation.engine import ProgressFn, check_input, header_of, run_tasks
 from cifs_tf.evaluation.inputs import Data, as_split
 from cifs_tf.evaluation.ledger import Ledger
@@ -30,7 +31,9 @@ def evaluate(
     suite: str | Sequence[Task] = "quick",
     *,
     epsilon: float | None = None,
+    norm: str = "linf",
     ledger_file: str | os.PathLike[str] | None = None,
+    card_file: str | os.PathLike[str] | None = None,
     shard: str = "1/1",
     seed: int = 0,
     batch_size: int = 250,
@@ -44,8 +47,10 @@ def evaluate(
         model: any Keras classifier, see `as_attacked`, or an attacked model (`as_attacked`, `load_attacked`).
         split: the images to measure on: a `Split`, (images, labels), or a `tf.data.Dataset` of them, see `as_split`.
         suite: name of a suite, see `make_suite` (default `"quick"`), or tasks.
-        epsilon: radius of the L-infinity ball, in (0, 1]; needed with the name of a suite.
+        epsilon: radius of the ball, above 0, in L-infinity at most 1; needed with the name of a suite.
+        norm: of the ball, with the name of a suite: `"linf"` (default), `"l2"` or `"l1"`, see `make_suite`.
         ledger_file: file to resume from after an interruption; None (default) keeps the ledger in memory.
+        card_file: file for the robustness card, see `cifs_tf.evaluation.card`. Default None: no card.
         shard: `i/n`, to divide the images among n machines; the report is then of this part.
         seed: of everything random, 0 to 2^31 - 1. Default 0.
         batch_size: images per batch, over all devices. Default 250.
@@ -64,13 +69,15 @@ def evaluate(
         >>> report["worst_case"]["accuracy"]
         0.4871
     """
+    most = 1.0 if norm == "linf" else math.inf
     for argument, value, is_right, wanted in (
         ("model", model, isinstance(model, keras.Model | AttackedModel), "a Keras model, or one of as_attacked"),
         ("suite", suite, isinstance(suite, str) or _are_tasks(suite), "the name of a suite, or tasks"),
-        ("epsilon", epsilon, epsilon is None or _is_number(epsilon, 0, 1), "a number above 0, at most 1"),
+        ("epsilon", epsilon, epsilon is None or _is_number(epsilon, 0, most), f"a number above 0, at most {most:g}"),
         ("seed", seed, _is_number(seed, -1, 2**31 - 1, whole=True), "a whole number from 0 to 2147483647"),
         ("batch_size", batch_size, _is_number(batch_size, 0, math.inf, whole=True), "a whole number of 1 or more"),
         ("ledger_file", ledger_file, isinstance(ledger_file, str | os.PathLike | None), "the path of a file"),
+        ("card_file", card_file, isinstance(card_file, str | os.PathLike | None), "the path of a file"),
         ("on_progress", on_progress, callable(on_progress), "a function of (task, share, survivors)"),
     ):
         if not is_right:
@@ -80,12 +87,13 @@ def evaluate(
     split, told = as_split(split)
     shape = tuple(split.image_shape)
     attacked = model if isinstance(model, AttackedModel) else as_attacked(model, image_shape=shape)
-    about = {"epsilon": None if epsilon is None else float(epsilon), **(about or {})}
+    radius = {"norm": norm, "epsilon": None if epsilon is None else float(epsilon)}
+    about = {**radius, "epsilon_given": None if epsilon is None else _as_written(epsilon), **(about or {})}
     if isinstance(suite, str):
         about = {"suite": suite, **about}
         if epsilon is None:
             raise UserError("epsilon", None, "give the radius with the name of a suite, such as 8 / 255")
-        tasks = make_suite(suite, attacked, epsilon)
+        tasks = make_suite(suite, attacked, epsilon, norm=norm)
     else:
         tasks = list(suite)
         if not any(isinstance(task, Natural) for task in tasks):
@@ -93,12 +101,25 @@ def evaluate(
     check_input(attacked, split, tasks, shard)
     header = header_of(attacked, split, tasks, seed=seed, shard=shard, about=about)
     header["about"]["limits"] += [*told, *describe_missing(attacked), *describe_change(about.get("suite"), tasks)]
-    opened = contextlib.nullcontext(Ledger(header)) if ledger_file is None else Ledger.open(ledger_file, header)
-    with opened as ledger:
+    with contextlib.ExitStack() as stack:
+        # The ledger first: it keeps other processes out.
+        ledger = Ledger(header) if ledger_file is None else stack.enter_context(Ledger.open(ledger_file, header))
+        card = None if card_file is None else stack.enter_context(Card.open(card_file, header))
         run_tasks(
-            attacked, split, tasks, ledger, seed=seed, batch_size=batch_size, strategy=strategy, on_progress=on_progress
+            attacked,
+            split,
+            tasks,
+            ledger,
+            seed=seed,
+            batch_size=batch_size,
+            strategy=strategy,
+            on_progress=on_progress,
+            keep=None if card is None else card.keep,
         )
-        return build_report(ledger)
+        report = build_report(ledger)
+        if card is not None:
+            card.finish(report)
+        return report
 
 
 def _are_tasks(suite: Any) -> bool:
@@ -109,3 +130,10 @@ def _is_number(value: Any, above: float, high: float, whole: bool = False) -> bo
     """Return whether a value is a number in a range; true and false, and what is not finite, are none."""
     kind = numbers.Integral if whole else numbers.Real
     return isinstance(value, kind) and not isinstance(value, bool) and above < float(value) <= high
+
+
+def _as_written(epsilon: float) -> str:
+    """Return a radius as it was written, or as it would be: 8/255, 0.1."""
+    levels, short = round(255 * epsilon), f"{epsilon:.4g}"
+    is_fraction = float(short) != epsilon and math.isclose(levels, 255 * epsilon, rel_tol=1e-9)
+    return str(getattr(epsilon, "text", f"{levels}/255" if is_fraction else short))

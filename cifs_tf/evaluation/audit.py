@@ -144,10 +144,11 @@ def _transfer(ledger: Ledger) -> Check:
 
 
 def _unlimited(ledger: Ledger) -> Check:
-    name, curve = "epsilon 1 breaks everything", ledger.curve("epsilon")
+    curve = ledger.curve("epsilon")
     if not curve:
-        return Check(name, SKIP, None, "Accuracy was not measured against epsilon.")
+        return Check("epsilon 1 breaks everything", SKIP, None, "Accuracy was not measured against epsilon.")
     radius, left = curve[-1]
+    name = f"epsilon {radius:.4g} breaks everything"
     verdict = judge(len(ledger.survivors("epsilon")), ledger.num_examples, MAX_LEFT)
     sentence = f"At epsilon {radius:g}, where any image may become any other, {left:.1%} of the images survive" + (
         ": the attack does not reach what it must." if verdict == FAIL else "."

@@ -12,6 +12,8 @@ from cifs_tf.figures import GREY, NATURAL, ROBUST, make_figure, styled, svg_of
 MAGNIFIED_TO = 0.5
 # With more classes, bars and names would run into each other.
 MOST_CLASSES = 50
+# Radii that the curve over epsilon shows.
+NEAR = 4.5
 
 
 @styled
@@ -64,14 +66,25 @@ def _draw_classes(classes: list[ClassRow]) -> Figure:
 def _draw_curve(label: str, points: Sequence[tuple[float, float]], report: Report) -> Figure:
     figure = make_figure((4.5, 3))
     axes = figure.subplots()
+    radius = report["about"].get("epsilon") if label == "epsilon" else None
+    if radius:
+        # Up to a few radii, which is where something happens; what is far beyond is told.
+        near = [(x, share) for x, share in points if x <= NEAR * radius]
+        far = ", ".join(f"at {x:g}: {100 * share:.1f} %" for x, share in points if x > NEAR * radius)
+        points, label = near, f"epsilon ({far})" if far else label
+        axes.axvline(radius, color=GREY, linewidth=1, linestyle="--")
+        axes.set_xticks([x for x, _ in points], [_written(x, report) for x, _ in points], fontsize=8)
     shares = [100 * share for _, share in points]
     axes.plot([x for x, _ in points], shares, marker="o", markersize=3, color=ROBUST, clip_on=False)
-    if label == "epsilon" and (radius := report["about"].get("epsilon")):
-        axes.axvline(radius, color=GREY, linewidth=1, linestyle="--")
     axes.set_xlabel(label)
     axes.set_ylabel("robust accuracy (%)")
     axes.set_ylim(0, 100)
     return figure
+
+
+def _written(radius: float, report: Report) -> str:
+    """Return a radius in the unit in which epsilon was given: 255ths, or as a decimal."""
+    return f"{255 * radius:.3g}/255" if "/255" in str(report["about"].get("epsilon_given")) else f"{radius:.3g}"
 
 
 def draw_examples(examples: Sequence[Example]) -> list[dict[str, str]]:

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.attacks import example_seeds
+from cifs_tf.attacks import HeadsFn, example_seeds
 from cifs_tf.config import parse_shard
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
@@ -33,9 +33,13 @@ from cifs_tf.losses import head_weights
 
 ProgressFn = Callable[[str, float, int], None]
 """Called as (task, share of the work done, in [0, 1], survivors of the pool `main` when the task began)."""
+FIRST = "first "
+KeepFn = Callable[[Crafted, Split, np.ndarray, np.ndarray, HeadsFn], None]
+"""Called with the adversarial images that broke some images, see `cifs_tf.evaluation.card.Card.keep`."""
 DECIDES = (
     *("attacks/*.py", "layers/*.py", "models/*.py", "losses.py", "data/split.py"),
-    *(f"evaluation/{name}.py" for name in ("engine", "tasks", "attacked", "outputs", "sanity", "chance", "records")),
+    *(f"evaluation/{name}.py" for name in ("engine", "tasks", "attacked", "outputs", "loading")),
+    *(f"evaluation/{name}.py" for name in ("onnx_files", "sanity", "chance", "records")),
 )
 
 
@@ -57,12 +61,10 @@ def header_of(
     """
     described = [task.describe() for task in tasks]
     surrogates = [task.surrogate.fingerprint for task in tasks if isinstance(task, Crafted) and task.surrogate]
-    pixels = hashlib.sha256()
-    split.add_to(pixels)
     header = {
         "key": {
             "weights": model.fingerprint,
-            "data": pixels.hexdigest()[:16],
+            "data": hash_split(split),
             "config": hash_text(repr((described, surrogates, seed))),
             "code": code_version(),
             "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__},
@@ -97,6 +99,7 @@ def run_tasks(
     batch_size: int = 250,
     strategy: tf.distribute.Strategy | None = None,
     on_progress: ProgressFn = lambda task, share, survivors: None,
+    keep: KeepFn | None = None,
 ) -> Ledger:
     """Run what the ledger does not hold yet.
 
@@ -109,6 +112,7 @@ def run_tasks(
         batch_size: images per batch, over all devices, at most.
         strategy: spreads each batch over its replicas; None (default) uses one device.
         on_progress: see `ProgressFn`.
+        keep: takes the adversarial images; None (default) leaves them.
 
     Returns:
         the ledger.
@@ -125,26 +129,23 @@ def run_tasks(
     check_input(model, split, tasks, ledger.header["shard"])
     replicas = strategy.num_replicas_in_sync if strategy else 1
     sizes = _batch_sizes(batch_size, replicas)
-    compiled: dict[Any, Callable[..., dict[str, np.ndarray]]] = {}
-    traced_once = model if strategy else _traced_once(model)  # a trace is of one device
+    runner = _Runner(model, split, seed, strategy)
     total = sum(task.cost for task in tasks)
     done = 0.0
     for task in tasks:
         ids = np.setdiff1d(ledger.wanted(task.name), ledger.ids(task.name))
+        correct = ledger.correct()
         survivors = len(ledger.survivors(MAIN))  # reads the whole ledger: once for each task, not for each batch
         for start in range(0, len(ids), sizes[0]):
             chunk, started = ids[start : start + sizes[0]], time.perf_counter()
             size = min(size for size in sizes if size >= len(chunk))
-            key = task.compile_key()
-            if key not in compiled:
-                measured = traced_once if task.uses_one_trace else model
-                make = call_eagerly if task.is_eager else compile_measurement
-                compiled[key] = make(task.measure_fn(measured), split, seed, strategy)
-                ledger.compile_seconds += time.perf_counter() - started
-            # The last batch is padded, and the padding ignored.
-            values = compiled[key](chunk if task.is_eager else np.resize(chunk, size), task, model.num_probes)
-            values = {name: value[: len(chunk)] for name, value in values.items()}
+            values = runner.measure(task, chunk, size, _longer(task, tasks, ledger))
+            ledger.compile_seconds, runner.compile_seconds = ledger.compile_seconds + runner.compile_seconds, 0.0
             _verify(task, values.pop("outside", None))
+            broken, x_adv = values.pop("broken", None), values.pop("x_adv", None)
+            if keep is not None and isinstance(task, Crafted) and task.counts and x_adv is not None:
+                was_right = np.isin(chunk[broken], correct)
+                keep(task, split, chunk[broken][was_right], x_adv[was_right], runner.heads_fn)
             ledger.append(task.name, chunk, values, time.perf_counter() - started)
             share = (done + task.cost * (start + len(chunk)) / len(ids)) / total
             on_progress(task.name, share, survivors)
@@ -183,6 +184,13 @@ def _batch_sizes(batch_size: int, replicas: int) -> list[int]:
     return [replicas * math.ceil(largest / 2**halvings) for halvings in range((largest - 1).bit_length() + 1)]
 
 
+def hash_split(split: Split) -> str:
+    """Hash images and labels."""
+    pixels = hashlib.sha256()
+    split.add_to(pixels)
+    return pixels.hexdigest()[:16]
+
+
 def code_version() -> str:
     """Return a hash of the source that decides the results: those of different code are not mixed."""
     root = Path(__file__).parents[1]
@@ -200,6 +208,67 @@ def _traced_once(model: AttackedModel) -> AttackedModel:
             for mask, heads_fn in model.heads_fns.items()
         },
     )
+
+
+class _Runner:
+    """Runs measurements: compiles each once, and holds what a longer attack has found until it is its turn.
+
+    Args:
+        model, split, seed, strategy: see `run_tasks`.
+    """
+
+    def __init__(self, model: AttackedModel, split: Split, seed: int, strategy: tf.distribute.Strategy | None):
+        self._model, self._split, self._seed, self._strategy = model, split, seed, strategy
+        self._traced_once = model if strategy else _traced_once(model)  # a trace is of one device
+        self._compiled: dict[Any, Callable[..., dict[str, np.ndarray]]] = {}
+        self._ahead: dict[tuple[Any, ...], dict[str, np.ndarray]] = {}
+        self.heads_fn = next(iter(self._traced_once.heads_fns.values()))
+        self.compile_seconds = 0.0
+
+    def measure(self, task: Task, ids: np.ndarray, size: int, longer: Crafted | None = None) -> dict[str, np.ndarray]:
+        """Measure a task on some images.
+
+        Args:
+            task: what is measured.
+            ids: of the images.
+            size: of the batch, which is padded.
+            longer: an attack that goes on where this one ends; what it finds is held.
+
+        Returns:
+            arrays by name; of an attack `x_adv` holds only the images that are `broken`.
+        """
+        found = self._ahead.pop((task.name, *ids.tolist()), None)
+        if found is not None:
+            return found
+        key = task.compile_key(), longer and longer.attack
+        if key not in self._compiled:
+            started = time.perf_counter()
+            model = self._traced_once if task.uses_one_trace else self._model
+            measure = longer.measure_both_fn(task, model) if longer else task.measure_fn(model)  # type: ignore[arg-type]
+            make = call_eagerly if task.is_eager else compile_measurement
+            self._compiled[key] = make(measure, self._split, self._seed, self._strategy)
+            self.compile_seconds += time.perf_counter() - started
+        found = self._compiled[key](ids if task.is_eager else np.resize(ids, size), task, self._model.num_probes)
+        found = {name: value[: len(ids)] for name, value in found.items()}
+        if longer is not None:
+            begun = _with_broken({name.removeprefix(FIRST): found.pop(name) for name in list(found) if FIRST in name})
+            self._ahead[(longer.name, *ids.tolist())] = _with_broken(found, but=begun["broken"])
+            return begun
+        return _with_broken(found)
+
+
+def _with_broken(found: dict[str, np.ndarray], but: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Keep the adversarial images of those that are broken, `but` some, and say which."""
+    if "x_adv" in found:
+        found["broken"] = (found["ranks"][:, 0] > 0) & (True if but is None else ~but)
+        found["x_adv"] = found["x_adv"][found["broken"]]
+    return found
+
+
+def _longer(task: Task, tasks: Sequence[Task], ledger: Ledger) -> Crafted | None:
+    """Return the task that goes on where this one ends, if none of it is measured yet."""
+    found = (each for each in tasks if isinstance(each, Crafted) and each.goes_on_from(task))
+    return next((each for each in found if not len(ledger.ids(each.name))), None)
 
 
 def _verify(task: Task, outside: np.ndarray | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from cifs_tf.files import write_json, write_text
 from cifs_tf.templates import template_environment
 
 FILES = ("report.json", "report.md", "report.html")
+NORMS = {"linf": "L-infinity", "l2": "L2", "l1": "L1"}
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -46,10 +47,24 @@ def write_report(report: Report, folder: str | os.PathLike[str], examples: Seque
     return [folder / name for name in FILES]
 
 
+def describe_ball(about: Mapping[str, Any]) -> str:
+    """Return norm and radius as they were given.
+
+    Example:
+        >>> describe_ball({"norm": "linf", "epsilon": 8 / 255, "epsilon_given": "8/255"})
+        'L-infinity epsilon 8/255'
+    """
+    return f"{NORMS[about.get('norm') or 'linf']} epsilon {about.get('epsilon_given') or about['epsilon']}"
+
+
 def _render(template: str, report: Report, **more: Any) -> str:
     environment = template_environment(TEMPLATES)
     environment.filters["percent"] = lambda share: "-" if share is None else f"{100 * share:.2f}"
     environment.filters["interval"] = lambda bounds: (
         "" if not bounds else "{:.2f} to {:.2f}".format(*(100 * bound for bound in bounds))
     )
+    environment.filters["between"] = lambda bounds: (
+        " (95%: {:.1f} to {:.1f})".format(*(100 * bound for bound in bounds)) if bounds else ""
+    )
+    environment.filters["ball"] = describe_ball
     return environment.get_template(template).render(report=report, **more)

@@ -74,6 +74,8 @@ class About(TypedDict, total=False):
     tensor_float_32: bool
     suite: str | None
     epsilon: float | None
+    epsilon_given: str | None  # as it was written, such as 8/255
+    norm: str
     dataset: str | None
     images: str  # hash of all images of the dataset, see `cifs_tf.data.identity.Identity`
     unlike_run: list[str]  # in what they differ from those that the network's run was trained on

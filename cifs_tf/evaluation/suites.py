@@ -1,70 +1,25 @@
-"""Named attacks, and the suites made of them, from a first look to the strictest protocol."""
+"""The suites of attacks, from a first look to the strictest protocol."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cifs_tf.attack_names import parse_attack_name
-from cifs_tf.attacks import APGD, FABT, PGD, Square, fgsm
+from cifs_tf.attacks import APGD, FABT, PGD, RayS, Square
+from cifs_tf.attacks.ball import NORMS
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.chance import Expected, Voted, answers_by_chance, rand_tasks
-from cifs_tf.evaluation.sanity import entrance_tasks, sanity_tasks
+from cifs_tf.evaluation.named_attacks import PAPER_ATTACKS, make_attacks
+from cifs_tf.evaluation.radii import farthest_radius
+from cifs_tf.evaluation.sanity import Referee, entrance_tasks, sanity_tasks
 from cifs_tf.evaluation.tasks import Crafted, Flips, Gradients, Natural, Stability, Task
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.losses import PAPER_ATTACK_BETAS, attack_betas_for
 
-PAPER_ATTACKS = ("fgsm", "pgd20", "cw30", "pgd100")
-SUITES = ("quick", "paper", "paper_aa", "apgd", "standard", "rand", "adaptive", "strict")
-MAX_TARGETS, FEW_TARGETS = 9, (2, 3, 4)
+SUITES = ("quick", "paper", "paper_aa", "apgd", "standard", "plus", "rand", "adaptive", "strict")
+NORM_SUITES = ("standard", "plus", "strict")
+MAX_TARGETS, FEW_TARGETS, L1_TARGETS, STARTS = 9, (2, 3, 4), 5, 5
 RESTARTS, SHORT_APGD_STEPS = 3, 50
 DLR_CLASSES, TARGETED_DLR_CLASSES = 3, 4
-
-
-def make_attacks(
-    names: Sequence[str],
-    epsilon: float,
-    step_size: float | None = None,
-    step_sizes: Mapping[str, float] | None = None,
-) -> dict[str, PGD]:
-    """Make the paper's white-box attacks (Section 4.1, Appendix B.1): no random start, last iterate.
-
-    Args:
-        names: `fgsm`, `pgdN` (N steps on the cross-entropy) or `cwN` (N steps on the C&W margin).
-        epsilon: radius of the L-infinity ball, in (0, 1].
-        step_size: of attacks with steps; None (default) is epsilon/10.
-        step_sizes: step size of single attacks, by name; those of attacks that are not asked for are left out.
-
-    Returns:
-        the attacks by name, in the given order.
-
-    Raises:
-        UserError: for a name of no attack, no name, or a step size that is not positive.
-
-    Example:
-        >>> make_attacks(["pgd20"], epsilon=0.1)["pgd20"].num_steps
-        20
-    """
-    step_sizes = step_sizes or {}
-    if not names:
-        raise UserError("attacks", list(names), "name one attack at least, such as pgd20")
-    for name, size in step_sizes.items():
-        parse_attack_name(name, "eval_step_sizes")
-        if not size > 0:
-            raise UserError("eval_step_sizes", f"{name}: {size}", "give steps above 0")
-    attacks = {}
-    for name in names:
-        kind, num_steps = parse_attack_name(name, "attacks")
-        attacks[name] = (
-            fgsm(epsilon)
-            if kind == "fgsm"
-            else PGD(
-                epsilon=epsilon,
-                step_size=step_sizes.get(name, epsilon / 10 if step_size is None else step_size),
-                num_steps=num_steps,
-                loss="cw_margin" if kind == "cw" else "cross_entropy",
-            )
-        )
-    return attacks
 
 
 def make_suite(
@@ -77,21 +32,23 @@ def make_suite(
     mask_gradients: Sequence[str] | None = None,
     audit: bool | None = None,
     surrogate: AttackedModel | None = None,
+    norm: str = "linf",
 ) -> list[Task]:
     """List the tasks of a suite, in the order in which they are run.
 
     `quick`: a first look, with a small audit. `paper`: every attack of Section 4.1 at every beta_atk, on all images.
     `paper_aa`: APGD and Square (Appendix B.1). `apgd`: APGD-CE, and APGD-T towards the three nearest classes.
-    `standard`: AutoAttack's APGD-CE, APGD-T, FAB-T and Square. `rand`: its version for networks that answer by chance,
-    which takes the place of any other suite where several calls differ. `adaptive`: `paper`, then on the survivors
-    short runs of APGD on three losses at every beta_atk through every mask gradient, the small audit and Square.
-    `strict`: `paper`, then on the survivors PGD, C&W and APGD at every beta_atk through every mask gradient, restarts,
-    AutoAttack through every mask gradient, and the audit with its curves.
+    `standard`: AutoAttack's APGD-CE, APGD-T, FAB-T and Square. `plus`: with five starts of APGD-CE and APGD-DLR.
+    `rand`: the version for networks that answer by chance, which takes the place of any other suite where several calls
+    differ. `adaptive`: `paper`, then on the survivors short runs of APGD on three losses at every beta_atk through each
+    mask gradient, the small audit and Square. `strict`: `paper`, then on the survivors PGD, C&W and APGD at every
+    beta_atk through every mask gradient, restarts, AutoAttack through every mask gradient, and the audit with its
+    curves. A model without a gradient is attacked by Square and RayS, whatever the suite.
 
     Args:
         name: of the suite.
         model: the attacked model: its heads, classes and mask gradients decide what applies.
-        epsilon: radius of the L-infinity ball, in (0, 1].
+        epsilon: radius of the ball, above 0; in L-infinity at most 1.
         attacks: of `paper`, `adaptive` and `strict`, see `make_attacks`; None (default) is FGSM, PGD-20, C&W-30 and
             PGD-100.
         betas: the attacker's settings of beta_atk. Default the paper's nine.
@@ -99,12 +56,15 @@ def make_suite(
         audit: whether to look for gradient masking; None (default) in `quick`, `adaptive` and `strict`, and by the
             sanity checks alone in the others; False leaves these out too.
         surrogate: another model, for a transfer attack in the audit.
+        norm: `"linf"` (default), or for `standard`, `plus` and `strict` also `"l2"` or `"l1"`; then without the paper's
+            attacks, RayS and the attack on 8-bit pixels.
 
     Returns:
         the tasks.
 
     Raises:
-        UserError: for an unknown suite, or a beta or mask gradient that the model does not have.
+        UserError: for an unknown suite, a norm that it does not have, or a beta or mask gradient that the model does
+            not have.
 
     Example:
         >>> [task.name for task in make_suite("paper_aa", model, 0.1)]
@@ -112,13 +72,18 @@ def make_suite(
     """
     if name not in SUITES:
         raise UserError("suite", name, f"give one of {', '.join(SUITES)}")
+    if norm not in NORMS or (norm != "linf" and name not in NORM_SUITES):
+        raise UserError("norm", norm, f"give one of {', '.join(NORMS)}; suites in l2 and l1: {', '.join(NORM_SUITES)}")
     fitting = attack_betas_for(tuple(betas), model.num_probes)
     masks = _mask_gradients(model, mask_gradients)
+    if not model.has_gradient:
+        checks = entrance_tasks(masks, with_gradients=False) if audit is not False else []
+        return [Natural(), *black_box_tasks(epsilon, masks[0], norm), *checks]
     if name == "rand" or answers_by_chance(model):
         checks = entrance_tasks(masks, with_gradients=True) if audit is not False else []
         return [Voted(), *rand_tasks(model, epsilon, masks[0]), *checks]
     tasks: list[Task] = [Natural()]
-    if name in ("paper", "adaptive", "strict"):
+    if name in ("paper", "adaptive", "strict") and norm == "linf":
         tasks += paper_tasks(attacks or make_attacks(PAPER_ATTACKS, epsilon), fitting, masks[0])
     # Every raw prediction by itself, beyond the paper's two.
     single = [f"infinity-{i}" for i in range(1, model.num_probes + 1)]
@@ -126,7 +91,7 @@ def make_suite(
     if name == "adaptive":
         tasks += short_adaptive_tasks(model, epsilon, every, masks)
     if name == "strict":
-        tasks += adaptive_tasks(model, epsilon, every, masks)
+        tasks += adaptive_tasks(model, epsilon, every, masks, norm)
     if name == "quick":
         tasks += quick_tasks(model, epsilon, fitting, masks)
     if name == "paper_aa":
@@ -137,20 +102,23 @@ def make_suite(
             _autoattack("apgd_ce", APGD(epsilon=epsilon), masks[0]),
             *few_targets_tasks(model, epsilon, masks[0]),
         ]
-    standard = [task for mask in masks for task in standard_tasks(model, epsilon, mask)]
-    if name == "standard":
+    standard = [task for mask in masks for task in standard_tasks(model, epsilon, mask, norm, name == "plus")]
+    if name in ("standard", "plus"):
         tasks += [task for task in standard if task.mask_gradient == masks[0]]
     if name == "strict":
         tasks += [task for task in standard if task.family != "square"]
     if audit or (audit is None and name in ("quick", "adaptive", "strict")):
-        tasks += audit_tasks(model, epsilon, masks, surrogate=surrogate, thorough=name == "strict")
+        tasks += audit_tasks(model, epsilon, masks, surrogate=surrogate, thorough=name == "strict", norm=norm)
     if name == "strict":
         # Last, on the survivors of every attack with gradients; it reads logits only, so it needs no mask gradient.
         tasks += [task for task in standard if task.family == "square" and task.mask_gradient == masks[0]]
     if audit is not False:
         has_audit = any(task.section == "audit" for task in tasks)
         has_square = any(task.family == "square" for task in tasks)
-        tasks += sanity_tasks(epsilon, masks, with_gradients=not has_audit, with_square=not has_square)
+        # In other norms: in the L-infinity ball inside, without the attacks that know no other.
+        inner = epsilon / farthest_radius(norm, model.image_shape)
+        checks = sanity_tasks(inner, masks, with_gradients=not has_audit, with_square=not has_square)
+        tasks += [task for task in checks if norm == "linf" or not isinstance(task, Referee)]
     return _first_of_each_name(tasks)
 
 
@@ -159,36 +127,58 @@ def paper_tasks(attacks: Mapping[str, PGD], betas: Sequence[float | str], mask_g
     return _grid(attacks, [mask_gradient], betas, section="paper", on="all")
 
 
-def standard_tasks(model: AttackedModel, epsilon: float, mask_gradient: str) -> list[Task]:
+def standard_tasks(
+    model: AttackedModel, epsilon: float, mask_gradient: str, norm: str = "linf", plus: bool = False
+) -> list[Task]:
     """List AutoAttack's standard version: APGD-CE, APGD-T, FAB-T and Square, with its budgets.
 
     Each target is a task of its own, so that what one target broke is not attacked towards the next. With fewer than
-    four classes there is no targeted DLR loss: the untargeted one takes its place, with two neither.
+    four classes there is no targeted DLR loss: the untargeted one takes its place, with two neither. In L1 APGD-CE
+    starts five times, and APGD-T has five targets. `plus` has five starts of APGD-CE and APGD-DLR in every norm.
     """
-    tasks: list[Task] = [_autoattack("apgd_ce", APGD(epsilon=epsilon), mask_gradient)]
+    ce = APGD(epsilon=epsilon, norm=norm)
+    starts = range(1, (STARTS if plus or norm == "l1" else 1) + 1)
+    tasks: list[Task] = [_autoattack("apgd_ce", ce, mask_gradient, start=start) for start in starts]
+    if plus and model.num_classes >= TARGETED_DLR_CLASSES:
+        dlr = APGD(epsilon=epsilon, norm=norm, loss="dlr")
+        tasks += [_autoattack("apgd_dlr", dlr, mask_gradient, start=start) for start in starts]
     ranks = range(2, min(MAX_TARGETS, model.num_classes - 1) + 2)
     if model.num_classes >= TARGETED_DLR_CLASSES:
-        attack = APGD(epsilon=epsilon, loss="targeted_dlr")
-        tasks += [_autoattack("apgd_t", attack, mask_gradient, target_rank=rank) for rank in ranks]
+        attack = APGD(epsilon=epsilon, norm=norm, loss="targeted_dlr")
+        nearest = ranks[:L1_TARGETS] if norm == "l1" else ranks
+        tasks += [_autoattack("apgd_t", attack, mask_gradient, target_rank=rank) for rank in nearest]
     elif model.num_classes >= DLR_CLASSES:
-        tasks += [_autoattack("apgd_dlr", APGD(epsilon=epsilon, loss="dlr"), mask_gradient)]
-    fab = FABT(epsilon=epsilon)
+        tasks += [_autoattack("apgd_dlr", APGD(epsilon=epsilon, norm=norm, loss="dlr"), mask_gradient)]
+    fab = FABT(epsilon=epsilon, norm=norm)
     tasks += [_autoattack("fab_t", fab, mask_gradient, target_rank=rank) for rank in ranks]
-    return [*tasks, _autoattack("square", Square(epsilon=epsilon), mask_gradient)]
+    return [*tasks, _autoattack("square", Square(epsilon=epsilon, norm=norm), mask_gradient)]
+
+
+def black_box_tasks(epsilon: float, mask_gradient: str, norm: str = "linf") -> list[Task]:
+    """List what attacks a network without a gradient: Square by its logits, in L-infinity RayS by its decisions."""
+    attacks: dict[str, Any] = {"square": Square(epsilon=epsilon, norm=norm)}
+    if norm == "linf":
+        attacks["rays"] = RayS(epsilon=epsilon)
+    return _grid(attacks, [mask_gradient], [0], section="black box", on="standing")
 
 
 def adaptive_tasks(
-    model: AttackedModel, epsilon: float, betas: Sequence[float | str], mask_gradients: Sequence[str]
+    model: AttackedModel,
+    epsilon: float,
+    betas: Sequence[float | str],
+    mask_gradients: Sequence[str],
+    norm: str = "linf",
 ) -> list[Task]:
     """List every head weighting through every mask gradient, on the survivors: PGD with restarts, C&W and APGD."""
-    steps = {"epsilon": epsilon, "step_size": epsilon / 10, "num_steps": 50, "random_start": True, "keep": "fooling"}
+    steps = {"epsilon": epsilon, "norm": norm, "step_size": epsilon / 10, "num_steps": 50}
+    steps |= {"random_start": True, "keep": "fooling"}
     attacks: dict[str, PGD | APGD] = {
         "pgd50": PGD(**steps, num_restarts=RESTARTS),  # type: ignore[arg-type]
         "cw50": PGD(**steps, loss="cw_margin"),  # type: ignore[arg-type]
-        "apgd_ce": APGD(epsilon=epsilon),
+        "apgd_ce": APGD(epsilon=epsilon, norm=norm),
     }
     if model.num_classes >= DLR_CLASSES:
-        attacks["apgd_dlr"] = APGD(epsilon=epsilon, loss="dlr")
+        attacks["apgd_dlr"] = APGD(epsilon=epsilon, norm=norm, loss="dlr")
     return _grid(attacks, mask_gradients, betas, section="adaptive", on="standing", suffix=", random start")
 
 
@@ -247,6 +237,7 @@ def audit_tasks(
     *,
     surrogate: AttackedModel | None = None,
     thorough: bool = False,
+    norm: str = "linf",
 ) -> list[Task]:
     """List what `cifs_tf.evaluation.audit` needs to tell robustness from hidden gradients.
 
@@ -260,11 +251,12 @@ def audit_tasks(
 
     def pgd(num_steps: int, **fields: object) -> PGD:
         step_size = max(epsilon / 10, 2.5 * epsilon / num_steps) if num_steps > 1 else epsilon
-        return PGD(epsilon=epsilon, step_size=step_size, num_steps=num_steps, keep="fooling", **fields)  # type: ignore[arg-type]
+        ball = {"epsilon": epsilon, "norm": norm, **fields}
+        return PGD(step_size=step_size, num_steps=num_steps, keep="fooling", **ball)  # type: ignore[arg-type]
 
     tasks: list[Task] = [Stability()]
     tasks += [Gradients(name=f"gradients, {mask}", mask_gradient=mask) for mask in mask_gradients]
-    for name, attack in make_attacks(["fgsm", "pgd20"], epsilon).items():
+    for name, attack in make_attacks(["fgsm", "pgd20"], epsilon, norm=norm).items():
         tasks.append(crafted(f"{name}, alone", attack, on="correct", pool=name, counts=True))
     for num_steps in (1, 5, 10, 20, 50, 100, 200) if thorough else (1, 5, 10, 20, 40):
         tasks.append(
@@ -274,26 +266,27 @@ def audit_tasks(
         attack = pgd(20, random_start=True)
         tasks.append(crafted(f"restarts, {restart}", attack, pool="restarts", x=restart, counts=True, section="curves"))
     shares = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0) if thorough else (0.5, 1.0, 2.0)
-    radii = [epsilon * share for share in shares if epsilon * share < 1]
-    for radius in [*radii, 1.0]:
+    farthest = farthest_radius(norm, model.image_shape)
+    radii = [epsilon * share for share in shares if epsilon * share < farthest]
+    for radius in [*radii, farthest]:
         for loss in ("cross_entropy", "dlr") if model.num_classes >= DLR_CLASSES else ("cross_entropy",):
-            apgd = APGD(epsilon=radius, loss=loss, num_steps=50)
+            apgd = APGD(epsilon=radius, norm=norm, loss=loss, num_steps=50)
             counts = radius <= epsilon
             name = f"epsilon, {radius:.4g}, {loss}"
             tasks.append(crafted(name, apgd, pool="epsilon", x=radius, counts=counts, section="curves"))
     for mask in mask_gradients if len(mask_gradients) > 1 else ():
         for beta in attack_betas_for((0, 2, "infinity"), model.num_probes):
             name = f"mask {mask}, beta {beta}"
-            apgd = APGD(epsilon=epsilon, num_steps=100 if thorough else 20)
+            apgd = APGD(epsilon=epsilon, norm=norm, num_steps=100 if thorough else 20)
             tasks.append(
                 crafted(name, apgd, pool=f"mask {mask}", beta=beta, mask_gradient=mask, counts=True, family="mask")
             )
     if model.num_probes:
-        attack = make_attacks(["pgd20"], epsilon)["pgd20"]
+        attack = make_attacks(["pgd20"], epsilon, norm=norm)["pgd20"]
         tasks.append(Flips(name="flips", family="flips", attack=attack, mask_gradient=first))
     if surrogate is not None:
         for loss in ("cross_entropy", "cw_margin"):
-            attack = PGD(epsilon=epsilon, step_size=epsilon / 10, num_steps=50, loss=loss)
+            attack = PGD(epsilon=epsilon, norm=norm, step_size=epsilon / 10, num_steps=50, loss=loss)
             theirs = surrogate.mask_gradients[0]
             tasks.append(
                 Crafted(
@@ -306,7 +299,7 @@ def audit_tasks(
                     surrogate=surrogate,
                 )
             )
-    square = Square(epsilon=epsilon, num_queries=5000 if thorough else 1000)
+    square = Square(epsilon=epsilon, norm=norm, num_queries=5000 if thorough else 1000)
     # Last, on the survivors of all white-box attacks; in a suite with AutoAttack it is there already.
     return [*tasks, _autoattack("square", square, first)]
 
@@ -358,10 +351,11 @@ def _grid(
     ]
 
 
-def _autoattack(family: str, attack: APGD | FABT | Square, mask: str, target_rank: int = 0) -> Task:
+def _autoattack(family: str, attack: APGD | FABT | Square, mask: str, target_rank: int = 0, start: int = 1) -> Task:
     target = f", target {target_rank}" if target_rank else ""
+    again = f", start {start}" if start > 1 else ""
     return Crafted(
-        name=f"{family}{target}, beta 0, {mask}",
+        name=f"{family}{target}, beta 0, {mask}{again}",
         counts=True,
         section="autoattack",
         family=family,

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from cifs_tf.attacks import Ball
+from cifs_tf.attacks import PGD, Ball, HeadsFn
 from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.records import MAIN
 from cifs_tf.losses import cross_entropy, head_weights
@@ -86,7 +86,7 @@ class Task(abc.ABC):
         float32 (1 + P,), rank int32 (), seed int64 (batch, 2).
 
         Returns:
-            arrays (batch, ...) of integers or booleans, by name.
+            arrays (batch, ...) of integers or booleans, by name; `x_adv`, for the card, is of floats.
         """
 
     def describe(self) -> dict[str, Any]:
@@ -155,9 +155,41 @@ class Crafted(Task):
         craft, heads_fn = self.craft_fn(model), model.heads_fns[self.own_mask_gradient(model)]
 
         def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
-            x_adv = craft(images, labels, weights, rank, seed)
-            # Images are judged by the attacked model, and only inside the ball, whatever the attack says.
-            return {"ranks": label_ranks(heads_fn(x_adv), labels), "outside": ~inside(self.attack, x_adv, images)}
+            return self._judged(heads_fn, images, labels, craft(images, labels, weights, rank, seed))
+
+        return measure
+
+    def _judged(
+        self, heads_fn: HeadsFn, images: tf.Tensor, labels: tf.Tensor, x_adv: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Judge images by the attacked model, and only inside the ball, whatever the attack says."""
+        ranks = label_ranks(heads_fn(x_adv), labels)
+        return {"ranks": ranks, "outside": ~inside(self.attack, x_adv, images), "x_adv": x_adv}
+
+    def goes_on_from(self, first: Task) -> bool:
+        """Return whether this attack begins with all the steps of another one on all images: one run gives both."""
+        if not (type(self) is type(first) is Crafted and type(self.attack) is type(first.attack) is PGD):
+            return False
+        alike = [
+            (task.on, task.beta, task.mask_gradient, task.surrogate, dataclasses.replace(task.attack, num_steps=1))
+            for task in (self, first)
+        ]
+        own = self.attack
+        is_plain = own.keep == "last" and own.num_restarts == 1 and not own.random_start and self.on == "all"
+        return is_plain and alike[0] == alike[1] and self.surrogate is None and first.attack.num_steps < own.num_steps
+
+    def measure_both_fn(self, first: Crafted, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
+        """Make what `measure_fn` makes, also for an attack that this one goes on from: its names begin with `first`."""
+        heads_fn = model.heads_fns[self.mask_gradient]
+
+        def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            after = (first.attack.num_steps, self.attack.num_steps)
+            short, long = self.attack.iterates(heads_fn, images, labels, weights, after)
+            begun = first._judged(heads_fn, images, labels, short)
+            return {
+                **{f"first {name}": value for name, value in begun.items()},
+                **self._judged(heads_fn, images, labels, long),
+            }
 
         return measure
 

@@ -3,11 +3,14 @@
     python training/evaluate.py --model runs/digits                      a first look, with an audit
     python training/evaluate.py --model runs/digits --suite strict       the worst case over everything
     python training/evaluate.py --model FILE --dataset svhn --suite standard
+    python training/evaluate.py --model runs/digits --suite standard --norm l2      or l1
     python training/evaluate.py --model runs/digits --suite strict --shard 1/4      on one of four machines
     python training/evaluate.py merge FOLDER LEDGER LEDGER LEDGER LEDGER            then join what they found
+    python training/evaluate.py verify FOLDER/card.jsonl --model runs/digits        checks a result, without attacks
 
---model takes the workdir of a run, a .keras file or a SavedModel, of this project or any other. A SavedModel runs its
-operations, a .keras file no code of its own; see --trust. Everything is written to --workdir; the same command again
+--model takes the workdir of a run, a .keras file, a SavedModel or an .onnx file, of this project or any other. A
+SavedModel runs its operations, the others no code of their own; see --trust. An .onnx file is attacked through the
+gradient that export wrote beside it, any other without one. Everything is written to --workdir; the same command again
 continues there.
 """
 
@@ -23,9 +26,10 @@ from cifs_tf.runs.run_options import parse_config
 from cifs_tf.runs.trained import TrainedNetwork, find_network
 from cifs_tf.runs.workdir import Workdir, check_folder
 
-Suite = Literal["quick", "paper", "paper_aa", "apgd", "standard", "rand", "adaptive", "strict"]
+Suite = Literal["quick", "paper", "paper_aa", "apgd", "standard", "plus", "rand", "adaptive", "strict"]
 # Images of a suite that is not meant for all of them.
 EXAMPLES = {"quick": 200, "paper_aa": 2000}
+NORM_SUITES = ("standard", "plus", "strict")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +37,10 @@ class EvaluateOptions(Group):
     """Attack a trained classifier, and write a report: JSON, Markdown and one HTML page.
 
     Args:
-        model: workdir of a run, .keras file, or SavedModel folder.
+        model: workdir of a run, .keras file, SavedModel folder, or .onnx file.
         suite: quick (a first look, with an audit), paper (Section 4.1, every beta_atk), paper_aa (Appendix B.1, APGD
-            and Square), apgd (APGD-CE and APGD-T, three targets), standard (AutoAttack), rand (AutoAttack's for
+            and Square), apgd (APGD-CE and APGD-T, three targets), standard (AutoAttack), plus (with five
+            starts of APGD), rand (AutoAttack's for
             networks that answer by chance, taken by itself where calls differ), adaptive (paper, then short runs of
             APGD at every beta_atk through every mask gradient) or strict (per image, the worst case over all of it).
         checkpoint: of a run: the network after its last epoch, or after its best on the validation images.
@@ -52,7 +57,9 @@ class EvaluateOptions(Group):
         data_dir: where TFDS data lies; null is the run's, or TFDS' own default.
         examples: attack a class-balanced subset of so many test images; null is 200 for quick, 2000 for paper_aa, and
             all of them otherwise.
-        epsilon: radius of the L-infinity ball; null is that of the run, or of the dataset's recipe.
+        epsilon: radius of the ball; null is that of the run, or of the dataset's recipe; in l2 and l1 0.5 and 12 for
+            images of 32 x 32 x 3 (RobustBench), as much for each value of others.
+        norm: of the ball; l2 and l1 for the suites standard, plus and strict.
         attacks: of the suites paper, adaptive and strict: fgsm, pgdN, cwN; null is the run's, or those of the dataset's
             recipe.
         attack_betas: the attacker's settings of beta in Eq. (3); null is the run's, or the paper's nine.
@@ -82,7 +89,8 @@ class EvaluateOptions(Group):
     other_images: bool = False
     data_dir: str | None = None
     examples: int | None = bounded(None, low=1)
-    epsilon: Ratio | None = bounded(None, above=0, high=1)
+    epsilon: Ratio | None = bounded(None, above=0)
+    norm: Literal["linf", "l2", "l1"] = "linf"
     attacks: tuple[str, ...] | None = None
     attack_betas: tuple[int | float | str, ...] | None = None
     mask_gradients: tuple[MaskGradient, ...] | None = None
@@ -99,6 +107,12 @@ class EvaluateOptions(Group):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_shard(self.shard, "--shard")
+        if self.norm != "linf" and self.suite not in NORM_SUITES:
+            raise UserError(
+                "--norm", self.norm, f"with the suite {self.suite} give linf, or --suite standard, plus or strict"
+            )
+        if self.norm == "linf" and self.epsilon is not None and self.epsilon > 1:
+            raise UserError("--epsilon", self.epsilon, "give a number above 0, at most 1, or --norm l2 or l1")
         self.machine_config()
 
     def machine_config(self) -> MachineConfig:
@@ -106,10 +120,46 @@ class EvaluateOptions(Group):
         return MachineConfig(strategy=self.strategy, replicas=self.replicas)
 
 
+VERIFY = """Check a robustness card that an evaluation has left, card.jsonl, in a minute and without an attack.
+
+    python training/evaluate.py verify CARD --model runs/digits
+    python training/evaluate.py verify CARD --model FILE --dataset cifar10
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyOptions(Group):
+    """Check that every image that a card calls broken is, by an adversarial image in the ball; 1 if not.
+
+    Args:
+        cards: the card.
+        model: as for evaluate.py.
+        checkpoint: as for evaluate.py.
+        defense: as for evaluate.py.
+        dataset: as for evaluate.py.
+        image_size: as for evaluate.py.
+        data_dir: as for evaluate.py.
+        batch_size: images per batch.
+        trust: as for evaluate.py.
+    """
+
+    model: str
+    cards: tuple[str, ...] = ()
+    checkpoint: Literal["last", "best"] = "last"
+    defense: Defense | None = None
+    dataset: str | None = None
+    image_size: int | None = bounded(None, low=8)
+    data_dir: str | None = None
+    batch_size: int = bounded(250, low=1)
+    trust: bool = False
+
+
 def main(argv: Sequence[str]) -> int:
     """Parse the command line, and evaluate or merge; 1 if the audit failed."""
     if argv and argv[0] == "merge":
         return merge(argv[1:])
+    if argv and argv[0] == "verify":
+        return verify(parse_options(VerifyOptions, "evaluate.py verify", argv[1:], VERIFY, positional="cards"))
     return evaluate(parse_options(EvaluateOptions, "evaluate.py", argv, __doc__ or ""))
 
 
@@ -139,6 +189,8 @@ def evaluate(options: EvaluateOptions) -> int:
         surrogate=_network_at(options.surrogate, "--surrogate") if options.surrogate else None,
         shard=options.shard,
         trust=options.trust,
+        norm=options.norm,
+        epsilon=options.epsilon if options.norm != "linf" else None,
     )
 
 
@@ -157,6 +209,22 @@ def merge(argv: Sequence[str]) -> int:
     return merge_shards(ledgers, folder)
 
 
+def verify(options: VerifyOptions) -> int:
+    """Check a card, and return 0, or 1 if it does not hold.
+
+    Raises:
+        UserError: for a card that is none, or input that does not fit.
+    """
+    if len(options.cards) != 1 or not Path(options.cards[0]).is_file():
+        raise UserError("verify", " ".join(options.cards), "give one card.jsonl, in front of the options")
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    (card,) = values.pop("cards")
+    config, _, network = _config_of(EvaluateOptions(**values, suite="standard"))
+    from cifs_tf.runs.any_model import verify_card
+
+    return verify_card(Path(card), network or options.model, config, batch_size=options.batch_size, trust=options.trust)
+
+
 def _config_of(options: EvaluateOptions) -> tuple[RunConfig, Workdir | None, TrainedNetwork | None]:
     """Return the config of the run that the model lies in, or of the dataset's recipe, with the options on top.
 
@@ -164,7 +232,11 @@ def _config_of(options: EvaluateOptions) -> tuple[RunConfig, Workdir | None, Tra
     """
     path = Path(options.model)
     if not path.exists():
-        raise UserError("--model", options.model, "there is no such run or file, give a workdir, .keras or SavedModel")
+        raise UserError(
+            "--model",
+            options.model,
+            "there is no such run or file, give a workdir, .keras or .onnx file, or SavedModel",
+        )
     home = next((folder for folder in (path, *path.absolute().parents[:4]) if (folder / "config.yaml").is_file()), None)
     if home is None and options.dataset is None:
         raise UserError("--dataset", None, "the model lies in no run's workdir, say what to measure it on")
@@ -186,11 +258,12 @@ def _config_of(options: EvaluateOptions) -> tuple[RunConfig, Workdir | None, Tra
     asked = {"attacks": options.attacks, "attack_betas": options.attack_betas, "eval_batch_size": options.batch_size}
     evaluation: dict[str, Any] = {name: value for name, value in asked.items() if value}
     seed = config.train.seed if options.seed is None else options.seed
+    epsilon = options.epsilon if options.epsilon and options.norm == "linf" else config.attack.epsilon
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, **data),
         train=dataclasses.replace(config.train, seed=seed),
-        attack=dataclasses.replace(config.attack, epsilon=options.epsilon or config.attack.epsilon),
+        attack=dataclasses.replace(config.attack, epsilon=epsilon),
         evaluation=dataclasses.replace(config.evaluation, **evaluation),
         machine=options.machine_config(),
     )
@@ -204,7 +277,8 @@ def _network_at(path: str, option: str) -> TrainedNetwork | str:
 
 
 def _default_folder(options: EvaluateOptions, network: TrainedNetwork | None) -> Path:
-    suite = options.suite + ("-other-images" if options.other_images else "")
+    suite = options.suite + ("" if options.norm == "linf" else f"-{options.norm}")
+    suite += "-other-images" if options.other_images else ""
     if network is not None:
         return network.evaluation(suite)
     name = "-".join(

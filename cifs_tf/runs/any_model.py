@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from cifs_tf.command_line import command, import_plugins
 from cifs_tf.config import RunConfig
-from cifs_tf.data import load_dataset
+from cifs_tf.data import Split, load_dataset
 from cifs_tf.data.source import SPLITS
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import AttackedModel, as_attacked, build_report, load_attacked, merge, write_report
+from cifs_tf.evaluation.card import Card, merge_cards
+from cifs_tf.evaluation.engine import hash_split
 from cifs_tf.evaluation.examples import pick_examples
+from cifs_tf.evaluation.pages import describe_ball
+from cifs_tf.evaluation.radii import default_epsilon
 from cifs_tf.evaluation.records import Example, Report
-from cifs_tf.evaluation.verdicts import next_step
+from cifs_tf.evaluation.verdicts import FAIL, next_step
+from cifs_tf.evaluation.verification import verify
+from cifs_tf.export import GRADIENT_FILE, ORIGIN_FILE, find_fault
 from cifs_tf.files import print_written
 from cifs_tf.runs.cluster import make_local_cluster
 from cifs_tf.runs.images import MEASURED, OTHERWISE, load_images, read_record
-from cifs_tf.runs.measurement import attack, ledger_name
+from cifs_tf.runs.measurement import attack, card_name, ledger_name
 from cifs_tf.runs.origin import Origin, match_origin, read_origin
 from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.trained import TrainedNetwork
@@ -44,11 +52,13 @@ def evaluate_model(
     surrogate: TrainedNetwork | str | None = None,
     shard: str = "1/1",
     trust: bool = False,
+    norm: str = "linf",
+    epsilon: float | None = None,
 ) -> int:
     """Attack a model with a suite, or with what is left of it, and write the report.
 
     Args:
-        model: a run's network, or the path of a .keras file or SavedModel.
+        model: a run's network, or the path of a .keras file, SavedModel or .onnx file.
         config: the images, the attacks, their epsilon, batch size and seed, and the devices.
         folder: for ledger and report.
         run: the workdir of the run that the model lies in, whose images are compared. Default None: there is none.
@@ -61,6 +71,8 @@ def evaluate_model(
         surrogate: as `model`, for a transfer attack in the audit. Default None.
         shard: attack the part `i/n` of the images, and write no report. Default all of them.
         trust: load SavedModels that do more than compute too, see `load_attacked`. Default False.
+        norm: of the ball. Default `"linf"`.
+        epsilon: its radius. Default None: that of the config, in other norms `default_epsilon`.
 
     Returns:
         0, or 1 if the audit failed.
@@ -92,8 +104,11 @@ def evaluate_model(
     console = Console()
     if dataset.home:
         console.print(f"images are {dataset.home}", soft_wrap=True, markup=False, highlight=False)
-    console.rule(f"{victim.name}: {suite}, {len(split):,} images, epsilon {config.attack.epsilon}")
-    tasks, report = attack(
+    if epsilon is None and norm != "linf":
+        epsilon = default_epsilon(norm, victim.image_shape)
+    given = getattr(config.attack.epsilon, "text", config.attack.epsilon) if epsilon is None else f"{epsilon:.4g}"
+    console.rule(f"{victim.name}: {suite}, {len(split):,} images, {norm} epsilon {given}")
+    report = attack(
         config,
         victim,
         dataset,
@@ -105,14 +120,16 @@ def evaluate_model(
         surrogate=other,
         shard=shard,
         strategy=strategy,
+        with_card=True,
+        norm=norm,
+        epsilon=epsilon,
     )
     if shard != "1/1":
         console.print(f"shard {shard} is finished: {folder / ledger_name(shard)}", soft_wrap=True)
         console.print(f"When all are: {command('evaluate')} merge FOLDER LEDGER LEDGER ...")
         return 0
-    write_report(report, folder)  # whatever the pictures come to
-    with tf32_disabled(), console.status("making a few of the broken images again, to look at"):
-        pictures = pick_examples(victim, split, tasks, report, dataset.class_names)
+    with tf32_disabled():
+        pictures = pick_examples(victim, split, Card.read(folder / card_name(shard)), dataset.class_names)
     return _publish(report, folder, console, pictures)
 
 
@@ -125,7 +142,10 @@ def merge_shards(ledgers: Sequence[Path], folder: Path) -> int:
     Raises:
         UserError: if shards are missing, overlap, are not finished or belong to different evaluations.
     """
-    report = build_report(merge(ledgers, folder / ledger_name("1/1")))
+    ledger = merge(ledgers, folder / ledger_name("1/1"))
+    report = build_report(ledger)
+    cards = [path.with_name(path.name.replace("ledger", "card")) for path in ledgers]
+    merge_cards(cards, folder / card_name("1/1"), ledger.header, report)
     console = Console()
     code = _publish(report, folder, console)
     console.print(f"The evaluation's command with --workdir {folder}, without --shard, adds pictures of broken images.")
@@ -148,6 +168,51 @@ def _publish(report: Report, folder: Path, console: Console, pictures: Sequence[
     return 1 if report["believable"] is False else 0
 
 
+def verify_card(
+    path: Path, model: TrainedNetwork | str, config: RunConfig, *, batch_size: int = 250, trust: bool = False
+) -> int:
+    """Check a robustness card against a network and a dataset, without an attack.
+
+    Args:
+        path: the card.
+        model: see `evaluate_model`.
+        config: the dataset; which of its test images the card is of, their hash says.
+        batch_size: images per batch. Default 250.
+        trust: see `evaluate_model`. Default False.
+
+    Returns:
+        0, or 1 if the card does not hold.
+
+    Raises:
+        UserError: for a card that is damaged or was edited, or a model that cannot be loaded.
+    """
+    card, console = Card.read(path), Console()
+    import_plugins(config.model)
+    victim = _load(model, trust)
+    with tf32_disabled():
+        checks = verify(card, victim, _find_images(card, config), batch_size)
+    about: Any = card.report["about"] if card.report else {}
+    rows = [[check.name, check.verdict, check.sentence] for check in checks]
+    title = f"{path}: {about.get('network')}, {about.get('suite')}, {describe_ball(about)}"
+    console.print(Table(["check", "verdict", "what was found"], rows, 3).screen(title))
+    holds = all(check.verdict != FAIL for check in checks)
+    console.print("The card holds." if holds else "The card does NOT hold.")
+    return 0 if holds else 1
+
+
+def _find_images(card: Card, config: RunConfig) -> Split:
+    """Return the test images that a card is of, by their hash; all of them if there are none of that hash."""
+    everything = dataclasses.replace(config.data, train_examples=None, test_examples=None)
+    number = card.report["num_examples"] if card.report else 0
+    for data in (config.data, everything):
+        split = load_dataset(data).test
+        parts = [split, split.class_balanced(number, "card")] if 0 < number < len(split) else [split]
+        for part in parts:
+            if hash_split(part) == card.header["key"]["data"]:
+                return part
+    return split
+
+
 def summary(report: Report) -> RichTable:
     """Lay out a report's main numbers."""
     about, natural = report["about"], report["natural"]
@@ -168,7 +233,7 @@ def summary(report: Report) -> RichTable:
     if suite != "rand" and any(task.get("votes") for task in report["tasks"]):
         suite = f"rand in place of {suite}"
     return Table(["after", "runs", "broke", "survivors", "accuracy %"], rows).screen(
-        f"{about['network']}: {suite}\n{report['num_examples']:,} images, epsilon {about['epsilon']:.4g}",
+        f"{about['network']}: {suite}\n{report['num_examples']:,} images, {describe_ball(about)}",
         "audit: " + {None: "not done", True: "no check failed", False: "FAILED"}[report["believable"]],
     )
 
@@ -176,7 +241,12 @@ def summary(report: Report) -> RichTable:
 def _load(model: TrainedNetwork | str, trust: bool) -> AttackedModel:
     if isinstance(model, TrainedNetwork):
         return as_attacked(model.load(), name=model.title)
-    return load_attacked(model, trust=trust)
+    path = Path(model)
+    if path.suffix == ".onnx" and (path.parent / ORIGIN_FILE).is_file():
+        names = [name for name in (path.name, GRADIENT_FILE) if (path.parent / name).exists()]
+        if fault := find_fault(path.parent, {}, names):
+            raise UserError("--model", model, f"{fault}, export it again")
+    return load_attacked(path, trust=trust)
 
 
 def _load_surrogate(model: TrainedNetwork | str, trust: bool) -> AttackedModel:

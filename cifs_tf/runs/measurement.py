@@ -26,7 +26,6 @@ from cifs_tf.evaluation import (
     write_report,
 )
 from cifs_tf.evaluation.records import Report
-from cifs_tf.evaluation.tasks import Task
 from cifs_tf.files import read_json
 from cifs_tf.runs.checkpoints import best_epoch
 from cifs_tf.runs.cluster import ALONE, Cluster
@@ -93,7 +92,7 @@ def measure(network: TrainedNetwork, dataset: ImageDataset, cluster: Cluster = A
     with strategy.scope() if strategy else contextlib.nullcontext():
         victim = as_attacked(network.load(), name=network.title)
     mask_gradient = network.config.evaluation.eval_mask_gradient
-    _, report = attack(
+    report = attack(
         network.config,
         victim,
         dataset,
@@ -131,7 +130,10 @@ def attack(
     shard: str = "1/1",
     strategy: tf.distribute.Strategy | None = None,
     title: str = "attacking",
-) -> tuple[list[Task], Report]:
+    with_card: bool = False,
+    norm: str = "linf",
+    epsilon: float | None = None,
+) -> Report:
     """Attack a network with a suite, or with what is left of it, and show the progress.
 
     Args:
@@ -147,19 +149,24 @@ def attack(
         shard: the part `i/n` of the images. Default all of them.
         strategy: devices that share each batch. Default one device.
         title: of the progress bar.
+        with_card: whether to leave a robustness card beside the ledger. Default False.
+        norm: see `cifs_tf.evaluation.make_suite`. Default `"linf"`.
+        epsilon: radius of the ball. Default None: that of the config.
 
     Returns:
-        the tasks of the suite, and the report, see `cifs_tf.evaluation.build_report`.
+        the report, see `cifs_tf.evaluation.build_report`.
     """
+    epsilon = config.attack.epsilon if epsilon is None else epsilon
     tasks = make_suite(
         suite,
         victim,
-        config.attack.epsilon,
+        epsilon,
         attacks=attacks_of(config),
         betas=config.evaluation.attack_betas,
         mask_gradients=mask_gradients,
         audit=audit,
         surrogate=surrogate,
+        norm=norm,
     )
     about = {
         "revision": revision(),
@@ -171,12 +178,14 @@ def attack(
         "subset_of": dataset.num_test_images if len(split) < dataset.num_test_images else None,
     }
     with tf32_disabled(), _attack_progress(title) as on_progress:
-        report = evaluate(
+        return evaluate(
             victim,
             split,
             tasks,
-            epsilon=config.attack.epsilon,
+            epsilon=epsilon,
+            norm=norm,
             ledger_file=folder / ledger_name(shard),
+            card_file=folder / card_name(shard) if with_card else None,
             shard=shard,
             batch_size=config.evaluation.eval_batch_size,
             seed=config.train.seed,
@@ -184,7 +193,6 @@ def attack(
             about=about,
             on_progress=on_progress,
         )
-    return tasks, report
 
 
 def check_test_images(dataset: ImageDataset, cluster: Cluster) -> None:
@@ -201,6 +209,11 @@ def check_test_images(dataset: ImageDataset, cluster: Cluster) -> None:
 def ledger_name(shard: str) -> str:
     """Return the file name of the ledger of a part, `i/n`, of the images."""
     return "ledger.jsonl" if shard == "1/1" else f"ledger-{shard.replace('/', '-of-')}.jsonl"
+
+
+def card_name(shard: str) -> str:
+    """Return the file name of the robustness card of a part, `i/n`, of the images."""
+    return ledger_name(shard).replace("ledger", "card")
 
 
 def attacks_of(config: RunConfig) -> dict[str, PGD]:

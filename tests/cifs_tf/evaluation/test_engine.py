@@ -62,6 +62,33 @@ def test_survivors_alone_are_attacked(split, make_victim):
     assert spend(ledger) == {"natural": 23, "all": 23, "correct": right, "main": left, "other": left, "fresh": right}
 
 
+def test_a_longer_attack_goes_on_from_a_shorter_one(split, make_victim, monkeypatch):
+    """PGD-3, C&W-2 and PGD-8 at two beta_atk: the same results as alone, and 8 instead of 11 steps of PGD each."""
+    names = ("pgd3", "cw2", "pgd8")
+
+    def spent():
+        heads_fn, seen = counting(make_victim().heads_fns["detached"])
+        victim = make_victim(heads_fn)
+        tasks = tasks_of(victim, 0.01, names=names)
+        ledger = Ledger(header_of(victim, split, tasks, seed=0, about={}))
+        shown = []
+
+        def keep(task, split, ids, x_adv, heads_fn):
+            shown.append((task.name, ids.tolist(), x_adv.shape))
+
+        run_tasks(victim, split, tasks, ledger, batch_size=10, keep=keep)
+        return {task.name: ledger.values(task.name, "ranks").tolist() for task in tasks}, shown, len(seen)
+
+    together, shown, passes = spent()
+    monkeypatch.setattr(Crafted, "goes_on_from", lambda self, first: False)
+    alone, shown_alone, passes_alone = spent()
+    assert together == alone
+    # Three batches at two beta_atk; the heads at the end of PGD-3 are looked at too.
+    assert passes_alone - passes == 3 * 2 * 3
+    assert [(name, shape[0]) for name, _, shape in shown] == [(name, len(ids)) for name, ids, _ in shown]
+    assert {name for name, _, _ in shown} == {name for name, _, _ in shown_alone}
+
+
 def counting(function):
     """A heads_fn that knows the batch sizes it was run with."""
     seen = []

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import make_attacks, suites
+from cifs_tf.evaluation.radii import default_epsilon
 from cifs_tf.evaluation.suites import SUITES, describe_missing
 from cifs_tf.losses import PAPER_ATTACK_BETAS
 
@@ -42,6 +43,34 @@ def test_standard_has_the_budgets_of_autoattack(cifs):
     assert {task.attack.num_steps for task in tasks[1:-1]} == {100}
     assert tasks[-1].attack.num_queries == 5000
     assert {task.on for task in tasks[1:]} == {"standing"}
+
+
+@pytest.mark.parametrize(("norm", "starts", "targets"), [("l2", 1, 9), ("l1", 5, 5)])
+def test_other_norms_have_the_budgets_of_autoattack(norm, starts, targets, cifs):
+    tasks = make_suite("standard", cifs, 2.0, norm=norm)
+    counts = {family: len(of(tasks, family=family)) for family in ("apgd_ce", "apgd_t", "fab_t", "square")}
+    assert counts == {"apgd_ce": starts, "apgd_t": targets, "fab_t": 9, "square": 1}
+    assert {(task.attack.norm, task.attack.epsilon) for task in tasks[1:]} == {(norm, 2.0)}
+    strict = suites.make_suite("strict", cifs, 2.0, norm=norm)
+    assert {task.attack.norm for task in strict if hasattr(task, "attack")} == {norm}
+    assert not of(strict, section="paper")
+    farthest = max(task.x for task in of(strict, pool="epsilon"))
+    assert farthest == {"l2": 8.0, "l1": 64.0}[norm]  # of 64 pixels
+    with pytest.raises(UserError, match=rf"norm: received {norm}; .*suites in l2 and l1: standard, plus, strict"):
+        make_suite("quick", cifs, 2.0, norm=norm)
+
+
+def test_plus_starts_apgd_five_times(cifs):
+    tasks = make_suite("plus", cifs, 0.1)
+    counts = {family: len(of(tasks, family=family)) for family in ("apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square")}
+    assert counts == {"apgd_ce": 5, "apgd_dlr": 5, "apgd_t": 9, "fab_t": 9, "square": 1}
+    assert len({task.stream for task in tasks}) == len(tasks)
+
+
+def test_radii_of_other_norms_are_those_of_robustbench():
+    assert default_epsilon("l2", (32, 32, 3)) == 0.5
+    assert default_epsilon("l1", (32, 32, 3)) == 12
+    assert default_epsilon("l1", (16, 16, 3)) == 3
 
 
 def test_strict_takes_in_every_mask_gradient_and_beta(cifs):

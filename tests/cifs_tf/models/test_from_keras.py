@@ -11,7 +11,8 @@ from cifs_tf.analysis import channel_activations, last_layer_weights
 from cifs_tf.attacks import PGD
 from cifs_tf.data import Split
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.suites import make_attacks, paper_tasks
+from cifs_tf.evaluation.named_attacks import make_attacks
+from cifs_tf.evaluation.suites import paper_tasks
 from cifs_tf.evaluation.tasks import Natural
 from cifs_tf.export import export
 from cifs_tf.layers import CIFS, register_importance

@@ -59,7 +59,8 @@ def test_a_run_and_its_export_are_evaluated_alike(workdir, tmp_path):
     code, out, err = run("--model", workdir, *SMALL, cwd=tmp_path)
     assert code == 0, err
     folder = workdir / "cifs" / "evaluation" / "last" / "paper"
-    assert {file.name for file in folder.iterdir()} == {"ledger.jsonl", "report.json", "report.md", "report.html"}
+    files = {"ledger.jsonl", "card.jsonl", "report.json", "report.md", "report.html"}
+    assert {file.name for file in folder.iterdir()} == files
     assert "40 images" in out
     code, _, err = run("--model", workdir / "export" / "cifs", *SMALL, "--workdir=exported", cwd=tmp_path)
     assert code == 0, err
@@ -127,6 +128,27 @@ def test_shards_of_several_machines_are_merged(workdir, tmp_path):
     code, _, err = run("--model", workdir, *SMALL, "--workdir=whole", cwd=tmp_path)
     assert code == 0, err
     assert report_of(tmp_path / "merged") == report_of(tmp_path / "whole")
+    code, out, err = run("verify", "merged/card.jsonl", "--model", workdir, cwd=tmp_path)
+    assert (code, "The card holds." in out) == (0, True), out + err
+
+
+@pytest.mark.slow
+def test_an_onnx_file_is_evaluated_like_its_run_and_its_card_is_verified(workdir, tmp_path, trained):
+    onnx = export(trained.classifier, tmp_path / "onnx", formats=["onnx", "gradient"]) / "model.onnx"
+    options = [*SMALL, "--dataset=digits", "--examples=40", "--epsilon=0.1"]
+    for name, model in (("live", workdir / "cifs" / "last.keras"), ("onnx", onnx)):
+        code, _, err = run("--model", model, *options, f"--workdir={name}", cwd=tmp_path)
+        assert code == 0, err
+        code, out, err = run("verify", f"{name}/card.jsonl", "--model", model, "--dataset=digits", cwd=tmp_path)
+        assert (code, "The card holds." in out) == (0, True), out + err
+    live, other = (report_of(tmp_path / name)["broken_by"] for name in ("live", "onnx"))
+    assert live == other
+    code, out, _ = run("verify", "live/card.jsonl", "--model", onnx, "--dataset=digits", cwd=tmp_path)
+    assert (code, "The card does NOT hold." in out) == (1, True)
+    card = tmp_path / "live" / "card.jsonl"
+    card.write_text(card.read_text().replace('"uint8"', '"float16"', 1))
+    code, _, err = run("verify", card, "--model", onnx, "--dataset=digits", cwd=tmp_path)
+    assert (code, "line 2 was edited" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +169,8 @@ def test_shards_of_several_machines_are_merged(workdir, tmp_path):
         (["--model={file}"], ["--dataset", "None", "say what to measure it on"]),
         (["--modell=x"], ["--modell", "--model"]),
         (["merge"], ["merge", "ledger of every shard"]),
+        (["verify", "--model={workdir}"], ["verify", "give one card.jsonl"]),
+        (["--model={workdir}", "--norm=l2"], ["--norm", "l2", "standard, plus or strict"]),
     ],
 )
 def test_refusals_are_one_sentence_and_leave_nothing(argv, words, workdir, tmp_path, tmp_path_factory):
