@@ -33,8 +33,8 @@ ATTACKS = {
     "fab": FABT(epsilon=0.1, num_steps=20),
     "fab l2": FABT(**L2, num_steps=20),
     "square": Square(epsilon=0.1, num_queries=250),
-    "square l2": Square(**L2, num_queries=150),
-    "square l1": Square(**L1, num_queries=150),
+    "square l2": Square(**L2, num_queries=30),
+    "square l1": Square(**L1, num_queries=30),
     "rays": RayS(epsilon=0.1, num_queries=250),
 }
 # Variants of attacks that are tested always.
