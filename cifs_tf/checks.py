@@ -39,25 +39,25 @@ def check_labels(labels: Any, num_classes: int | None = None, argument: str = "l
         >>> check_labels([[0, 1], [1, 0]]).tolist()
         [1, 0]
     """
-    array = np.asarray(labels)
+    array = _as_array(labels, argument)
     if array.dtype.kind not in "biuf":
         raise UserError(argument, f"dtype {array.dtype}", "give integers from 0 to the number of classes - 1")
     if array.dtype.kind == "b" and array.ndim == 1 and num_classes not in (None, 2):
         raise UserError(argument, "dtype bool", f"there are {num_classes} classes, give integers")
     if array.ndim == ONE_HOT_NDIM and array.shape[1] > 1:
         array = _from_one_hot(array, num_classes, argument)
-    elif array.ndim == ONE_HOT_NDIM:
+    elif array.ndim == ONE_HOT_NDIM and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
         advice = "give integers (examples,) or one-hot rows (examples, classes)"
         raise UserError(argument, f"shape {array.shape}", advice)
     whole = array.astype(np.int64) if array.dtype.kind != "f" or np.isfinite(array).all() else None
     if whole is None or (whole != array).any():
-        odd = next(value for value in array.tolist() if value != value or value % 1 != 0)
+        odd = next((value for value in array.tolist() if value != value or value % 1 != 0), array.max())
         raise UserError(argument, odd, "labels are whole numbers from 0 to the number of classes - 1")
     if len(whole):
         low, high = int(whole.min()), int(whole.max())
-        if low < 0 or (num_classes is not None and high >= num_classes):
+        if low < 0 or high > np.iinfo(np.int32).max or (num_classes is not None and high >= num_classes):
             top = "the number of classes - 1" if num_classes is None else num_classes - 1
             wanted = f"labels are 0 to {top}; number the classes from 0"
             raise UserError(argument, f"labels from {low} to {high}", wanted)
@@ -91,7 +91,7 @@ def check_images(
     Example:
         >>> check_images(np.zeros((1, 8, 8, 3), np.float32), shape=(8, 8, 3))
     """
-    array = np.asarray(images)
+    array = _as_array(images, argument)
     dtype = str(array.dtype)
     if shape is not None and not _fits(array.shape[1:], shape):
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
@@ -112,7 +112,7 @@ def check_images(
     received = f"{dtype} pixels from {low:.4g} to {high:.4g}"
     if not dtype.startswith(("float", "bfloat")):
         raise UserError(argument, received, "divide by 255: images are floats in [0, 1]")
-    if low < -TOLERANCE and high <= 1 + TOLERANCE:
+    if -1 - TOLERANCE <= low < -0.6 and high <= 1 + TOLERANCE:
         raise UserError(argument, received, "add 1 and divide by 2: images are floats in [0, 1]")
     if low < -TOLERANCE:
         raise UserError(argument, received, "bring them back to floats in [0, 1]; normalise inside the network")
@@ -120,6 +120,13 @@ def check_images(
         raise UserError(argument, received, "divide by 255: images are floats in [0, 1]")
     if 0 < high <= TWICE:
         raise UserError(argument, received, "multiply by 255, they seem divided twice: images are floats in [0, 1]")
+
+
+def _as_array(values: Any, argument: str) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # rows of several lengths
+        raise UserError(argument, type(values).__name__, "give an array, all of whose rows have one shape") from error
 
 
 def _fits(sizes: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import difflib
+import errno
 import importlib
 import json
 import os
@@ -176,13 +177,19 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         if not signals.is_output_closed():
             raise
         code = EXIT_CLOSED_OUTPUT
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        code = _complain(f"{program}: error: {error.filename or 'the output'}: no space is left on the device", 1)
     except SystemExit as end:
         # rich ends a program whose output was closed.
         code = EXIT_CLOSED_OUTPUT if isinstance(end.__context__, BrokenPipeError) else end.code
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:  # closed, or full
         signals.discard_output()
+        if not isinstance(error, BrokenPipeError):
+            code = _complain(f"{program}: error: the output cannot be written ({error.strerror})", 1)
     signals.settle(code if isinstance(code, int) else 0)
     sys.exit(code)
 

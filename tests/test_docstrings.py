@@ -12,8 +12,8 @@ VERBS = """
 Accept Add Advance Align Allow Answer Append Apply Ask Attach Attack Average Begin Be Bind Bisect Bring Broadcast
 Build Call Cancel Carry Change Check Choose Classify Clear Climb Clip Close Collect Combine Compare Compile Compute
 Configure Connect Continue Convert Convolve Copy Count Create Crop Cut Declare Decide Decode Delete Describe Detect
-Differentiate Disable Divide Download Draw Drop Empty Encode End Enter Estimate Evaluate Expand Explain Export Extract Fetch
-Fill Filter Find Fit Flatten Follow Forget Format Generate Get Give Go Group Handle Hash Hide Hold Ignore Import
+Differentiate Disable Divide Download Draw Drop Empty Encode End Enter Estimate Evaluate Expand Explain Export Extract
+Fetch Fill Filter Find Fit Flatten Follow Forget Format Generate Get Give Go Group Handle Hash Hide Hold Ignore Import
 Include Insert Install Interleave Join Judge Keep Lay Leave Let Limit List Listen Load Lock Look Make Map Mark Match
 Measure Merge Mirror Move Multiply Name Normalise Normalize Note Open Pack Pad Parse Pass Permute Perturb Pick Place
 Plan Poll Predict Prepare Print Process Project Publish Put Quantise Quantize Raise Rank Read Rebuild Record Reduce

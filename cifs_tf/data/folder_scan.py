@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import os
+import re
 import unicodedata
 from pathlib import Path
 
@@ -147,6 +148,12 @@ def _check_no_splits(root: Path, found: dict[str, Path], dataset: str) -> None:
         if "train" in as_splits and len(as_splits) > 1:
             splits = " and ".join(sorted(classes))
             raise UserError("--dataset", dataset, f"the class {name} has the sub-folders {splits}; {advice}")
+    # Such as seg_train/seg_train/CLASS beside seg_test.
+    words = {name: set(re.split(r"[^a-z]+", name.lower())) for name, classes in below.items() if classes}
+    training = [name for name in words if words[name] & set(SPLITS["train"])]
+    others = [name for name in words if words[name] & {*SPLITS["validation"], *SPLITS["test"]}]
+    if training and others:
+        raise UserError("--dataset", dataset, f"{' and '.join(training + others)} look like splits; {advice}")
 
 
 def _checked(layout: Layout, dataset: str) -> Layout:

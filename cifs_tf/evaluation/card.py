@@ -24,7 +24,7 @@ import tensorflow as tf
 from cifs_tf.attacks import HeadsFn
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.lines import decode, encode
+from cifs_tf.evaluation.lines import BEGINNING, check_file, decode, encode
 from cifs_tf.evaluation.records import Header, Report
 from cifs_tf.evaluation.tasks import SAME, Crafted
 from cifs_tf.files import write_atomically
@@ -88,10 +88,12 @@ class Card:
         Call it while the evaluation's ledger is open, which keeps other processes out.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        check_file("card", path)
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         card, kept = cls(header), list[bytes]()
         first = encode(card.header).encode()
+        if path.exists() and not (lines[:1] or [path.read_bytes()])[0].startswith(BEGINNING[: path.stat().st_size]):
+            raise UserError("card", path, "it is no card, move it away")
         for line in lines[1:] if lines[:1] == [first] else ():
             with contextlib.suppress(ValueError, KeyError, TypeError, zlib.error):
                 record, _ = decode(line.decode())

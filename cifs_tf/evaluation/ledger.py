@@ -21,7 +21,7 @@ import numpy as np
 
 from cifs_tf.config import parse_shard
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.lines import check_record, check_same, decode, encode, few, told
+from cifs_tf.evaluation.lines import BEGINNING, check_file, check_record, check_same, decode, encode, few, told
 from cifs_tf.evaluation.records import MAIN, Header, LedgerLine, TaskRecord
 from cifs_tf.files import write_atomically
 
@@ -65,7 +65,7 @@ class Ledger:
             UserError: if the file belongs to another evaluation, is no ledger, or is in use.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        check_file("ledger", path)
         is_read = False
         while not is_read:  # again after lines have been taken out of it
             with open(path, "a+", encoding="utf-8") as file:
@@ -309,8 +309,13 @@ class Ledger:
 
     @staticmethod
     def _repair(path: Path, file: IO[str]) -> int:
-        """Cut off an incomplete last line; return the number of bytes that are left."""
+        """Cut off an incomplete last line; return the number of bytes that are left.
+
+        Of a file that does not begin as a ledger nothing is cut: it is somebody else's, which reading says.
+        """
         content = path.read_bytes()
+        if not (content.startswith(BEGINNING) or BEGINNING.startswith(content)):
+            return len(content)
         whole = content.rfind(b"\n") + 1
         last = content[content.rfind(b"\n", 0, max(whole - 1, 0)) + 1 : whole]
         try:

@@ -13,10 +13,26 @@ import numpy as np
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.records import Header
 
+# With this a ledger begins, and a card.
+BEGINNING = b'{"schema":'
 # Of a header, what an error names where two evaluations differ.
 NAMED = ("suite", "epsilon", "seed", "num_examples", "mask_gradients")
 # Of the lines or images that a sentence is about.
 NAMED_AT_MOST = 5
+
+
+def check_file(argument: str, path: Path) -> None:
+    """Make the folder of a file of an evaluation, and refuse what cannot be written to.
+
+    Raises:
+        UserError: naming the argument and the file.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise UserError(argument, path, f"it cannot be written to ({error.strerror}), give another file") from error
 
 
 def encode(record: Mapping[str, Any]) -> str:

@@ -174,7 +174,8 @@ class Workdir:
     def _check_whole(self, text: str, option: str) -> None:
         """Refuse a config of which a part was lost: the defaults would take its place."""
         header = HEADER.match(text)
-        if header and hash_text(text[header.end() :]) != header[2]:
+        is_torn = header is None and text.lstrip("\ufeff").lower().startswith("# run")
+        if is_torn or (header and hash_text(text[header.end() :]) != header[2]):
             advice = f"{self.config_file} is damaged, or was edited; put it back, or give another folder"
             raise UserError(option, self.path, advice)
 

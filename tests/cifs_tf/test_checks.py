@@ -43,6 +43,11 @@ def test_labels_that_say_the_same(labels):
         (np.ones((4, 3)), "not one-hot"),
         (np.zeros((4, 2, 2)), "give integers"),
         (["cat", "dog"], "give integers"),
+        ([0, 2**32], "labels from 0 to 4294967296"),
+        ([0.0, 1e30], r"1e\+30; labels are whole numbers"),
+        (np.array([0, 2**63], np.uint64), "9223372036854775808; labels are whole numbers"),
+        (np.zeros((3, 0)), "give integers"),
+        ([[0, 1], [1]], "give an array"),
         (3, "give integers"),
     ],
 )
@@ -59,6 +64,8 @@ def test_other_labels_are_refused_in_a_sentence(labels, expected):
         (0, 16, "float64", "divide by 255"),
         (-1, 1, "float32", "add 1 and divide by 2"),
         (-2.1, 2.6, "float32", "normalise inside the network"),
+        (-0.5, 0.5, "float32", "normalise inside the network"),
+        (-2.0, -0.7, "float32", "normalise inside the network"),
         (0, 1 / 255, "float32", "divided twice"),
     ],
 )

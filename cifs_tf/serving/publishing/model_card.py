@@ -1,5 +1,7 @@
 """The model card: how a published network was made, its measured accuracy, and what it is not for."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,9 @@ def make_card(
     """
     result = run.result()
     weights = as_attacked(classifier).fingerprint
-    measured, reason = read_measured(run, weights)
+    with _believing_results(run):
+        measured, reason = read_measured(run, weights)
+        further = read_further(run, weights)
     cuts = {name: type(cut).__name__ for name, cut in classifier.cuts.items()}
     return {
         "schema": SCHEMA,
@@ -84,7 +88,7 @@ def make_card(
         },
         "measured": measured,
         "not_measured_because": reason,
-        "further_measurements": read_further(run, weights),
+        "further_measurements": further,
         "int8": int8,
         "signatures": read_signatures(path),
         "onnx": {file.name: read_onnx(file) for file in sorted(path.glob("*.onnx"))},
@@ -97,6 +101,18 @@ def make_card(
 def write_card(path: Path, card: dict[str, Any]) -> None:
     """Write the card into a version's folder."""
     write_json(path / CARD_FILE, card)
+
+
+@contextlib.contextmanager
+def _believing_results(run: TrainedNetwork) -> Iterator[None]:
+    """Say in one sentence that results lack something, or hold what cannot be."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        advice = "its result.json, or a report of its evaluations, is damaged or was edited; make it anew"
+        raise UserError(run.option, run.path, advice) from error
 
 
 def _check_weights(run: TrainedNetwork, file: Path, found: Any, weights: str) -> None:
@@ -155,7 +171,13 @@ def read_further(run: TrainedNetwork, weights: str) -> dict[str, Any]:
     """
     reports = {suite: report for suite, report in run.reports().items() if suite != "paper"}
     for suite, report in reports.items():
-        _check_weights(run, run.evaluation(suite) / "report.json", report.get("key", {}).get("weights"), weights)
+        file = run.evaluation(suite) / "report.json"
+        _check_weights(run, file, report.get("key", {}).get("weights"), weights)
+        measured = report["about"].get("suite")
+        if measured not in (None, "rand", suite):  # rand takes the place of any other where there is chance
+            raise UserError(
+                run.option, run.path, f"{file.relative_to(run.path)} is of the suite {measured}, move it back"
+            )
     return {
         suite: {
             "dataset": report["about"]["dataset"],

@@ -126,6 +126,10 @@ def test_two_folders_for_one_split_are_refused(tmp_path):
             ("train_set/a", "train_set/b", "test_set/a", "test_set/b"),
             "train_set and test_set have the same sub-folders",
         ),
+        (
+            ("seg_train/seg_train/a", "seg_train/seg_train/b", "seg_test/seg_test/a", "seg_test/seg_test/b"),
+            "seg_train and seg_test look like splits",
+        ),
         (("a/train", "a/test", "b/train", "b/test"), "class a has the sub-folders test and train"),
         (("train/Cat", "train/dog", "test/cat", "test/dog"), "they differ in Cat, cat"),
     ],

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cifs_tf.errors import UserError
+from cifs_tf.evaluation.card import Card
 from cifs_tf.evaluation.ledger import Ledger, merge
 from cifs_tf.evaluation.lines import encode
 
@@ -129,6 +130,27 @@ def test_a_damaged_header_is_refused(tmp_path, make_header):
     with pytest.raises(UserError, match=r"damaged \(line 1\), move it away"), Ledger.open(path, make_header()):
         pass
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["my precious notes", "one line\nand another"])
+def test_a_file_of_something_else_is_left_as_it_is(content, tmp_path, make_header):
+    path = tmp_path / "notes.txt"
+    path.write_text(content)
+    with pytest.raises(UserError, match="it is no ledger"), Ledger.open(path, make_header()):
+        pass
+    with pytest.raises(UserError, match="it is no card"), Card.open(path, make_header()):
+        pass
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("name", [".", "file/ledger.jsonl"])
+def test_a_place_that_cannot_be_written_to_is_refused(name, tmp_path, make_header):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match="it cannot be written to"),
+        Ledger.open(tmp_path / name, make_header()),
+    ):
+        pass
 
 
 def test_a_ledger_that_was_removed_ends_the_evaluation(tmp_path, make_header):
