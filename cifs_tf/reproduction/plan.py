@@ -13,7 +13,7 @@ from cifs_tf.files import read_json
 from cifs_tf.reproduction.catalogue import Figure, NetworkSpec, Row, Table
 from cifs_tf.reproduction.scales import EvaluationSetup, Scale, arguments, flat_config
 from cifs_tf.runs.run_options import RECIPES
-from cifs_tf.runs.workdir import PLACES, Workdir
+from cifs_tf.runs.workdir import PLACES, SETTLED_LATER, Workdir
 
 # Of Section 4.1; a run's own closing look has but one of them.
 ATTACK_BETAS = EvaluationConfig().attack_betas
@@ -83,7 +83,9 @@ class Training(Job):
         # A run of another config is not this one; run.py will say so.
         stored = result.get("config", {})
         wanted = {name: self[name] for name, _ in self.config if name in stored and name not in PLACES}
-        return "finished" in result and all(stored[name] == value for name, value in wanted.items())
+        return "finished" in result and all(
+            stored[name] == value or (name, value) in SETTLED_LATER for name, value in wanted.items()
+        )
 
 
 @dataclasses.dataclass(frozen=True)
