@@ -17,6 +17,7 @@ import tensorflow as tf
 import cifs_tf
 
 AT_HAND = [
+    "card",
     "classifier",
     "config",
     "dataset",

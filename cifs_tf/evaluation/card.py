@@ -68,7 +68,7 @@ class Card:
         file: where to keep it, opened for appending; None keeps it in memory only.
 
     Example:
-        >>> card = Card.read("runs/digits/cifs/evaluation/last/standard/card.jsonl")
+        >>> card = Card.read(workdir / "cifs/evaluation/last/standard/card.jsonl")
         >>> card.report["worst_case"]["accuracy"]
         0.554
     """

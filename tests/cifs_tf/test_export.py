@@ -152,13 +152,13 @@ def test_encoded_refuses_another_size(loaded):
 
 @pytest.mark.slow
 def test_encoded_resizes_if_asked(tiny, tmp_path):
-    """Files of several sizes in one batch; that of the model's own size is left alone."""
+    """Files of several sizes in one batch, to 8 bits as in training; that of the model's own size is left alone."""
     path = export(tiny, tmp_path / "model", formats=["savedmodel"], resize=True)
     pixels = [np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8) for size in ((8, 12), (40, 30), (3, 5))]
     files = [encode(Image.fromarray(image), "PNG") for image in pixels]
     loaded = tf.saved_model.load(str(path))
     outputs = loaded.signatures["encoded"](image_bytes=tf.constant(files))
-    images = tf.stack([tf.image.resize(image / 255, SHAPE[:2], antialias=True) for image in pixels])
+    images = tf.stack([tf.round(tf.image.resize(image, SHAPE[:2], antialias=True)) / 255 for image in pixels])
     np.testing.assert_allclose(images[0], pixels[0] / 255, atol=1e-6)
     assert_agrees(outputs, tiny(images, training=False))
 

@@ -61,7 +61,8 @@ def workers_of(launcher):
     return [int(child) for child in children]
 
 
-@pytest.mark.parametrize("killed", [-1, pytest.param(0, marks=pytest.mark.soak)], ids=["worker", "chief"])
+@pytest.mark.soak
+@pytest.mark.parametrize("killed", [-1, 0], ids=["worker", "chief"])
 def test_a_killed_worker_is_started_again_and_the_run_is_that_of_one_process(killed, tmp_path):
     arguments = [*DIGITS, "--epochs=3", "--val_examples=6", "--checkpoint_minutes=0.001"]
     job = launch(*arguments, "--workdir=job", cwd=tmp_path)
