@@ -41,6 +41,7 @@ from cifs_tf.serving.endpoint.versions import Versions
 LOGGER = logging.getLogger("serving")
 # How long clients that hold an open connection have, at the end, to learn with their next request that it closes.
 GOODBYE_SECONDS = 0.5
+GRPC_GOODBYE_SECONDS = 0.15
 BACKLOG = 2048
 
 
@@ -130,7 +131,7 @@ class _Server:
                 server.close()
             # Both at a time: each waits for its own clients.
             ends = [self._end_http(http_server, http_task)] if http_task else []
-            ends += [grpc_server.stop(options.drain_timeout_in_ms / 1000)] if grpc_server else []
+            ends += [self._end_grpc(grpc_server)] if grpc_server else []
             await asyncio.gather(*ends)
             LOGGER.info("ended")
             logging.shutdown()
@@ -142,6 +143,11 @@ class _Server:
             await asyncio.sleep(0.02)
         http_server.should_exit = True
         await http_task
+
+    async def _end_grpc(self, grpc_server: grpc.aio.Server) -> None:
+        """Tell clients that ask on, for a moment: what comes while gRPC stops it cancels, and does not say why."""
+        await asyncio.sleep(GRPC_GOODBYE_SECONDS)
+        await grpc_server.stop(self._options.drain_timeout_in_ms / 1000)
 
     def _on_signal(self, stop: asyncio.Event) -> None:
         if stop.is_set():
