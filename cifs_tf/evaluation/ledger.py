@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 
 from cifs_tf.config import parse_shard
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.lines import BEGINNING, check_file, check_record, check_same, decode, encode, few, told
+from cifs_tf.evaluation.lines import check_file, check_record, check_same, decode, encode, few, told, whole_length
 from cifs_tf.evaluation.records import MAIN, Header, LedgerLine, TaskRecord
 from cifs_tf.files import write_atomically
 
@@ -74,7 +73,10 @@ class Ledger:
                 except OSError as error:
                     advice = "another process writes it, wait for it or give another folder"
                     raise UserError("ledger", path, advice) from error
-                if not cls._repair(path, file):
+                content = path.read_bytes()
+                if (whole := whole_length(content)) < len(content):
+                    os.ftruncate(file.fileno(), whole)
+                if not whole:
                     ledger, faults = cls(header), dict[int, str]()
                     ledger._file = file
                     ledger._write({"schema": SCHEMA, **header})
@@ -306,25 +308,6 @@ class Ledger:
             self._file.write(encode(record) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
-
-    @staticmethod
-    def _repair(path: Path, file: IO[str]) -> int:
-        """Cut off an incomplete last line; return the number of bytes that are left.
-
-        Of a file that does not begin as a ledger nothing is cut: it is somebody else's, which reading says.
-        """
-        content = path.read_bytes()
-        if not (content.startswith(BEGINNING) or BEGINNING.startswith(content)):
-            return len(content)
-        whole = content.rfind(b"\n") + 1
-        last = content[content.rfind(b"\n", 0, max(whole - 1, 0)) + 1 : whole]
-        try:
-            json.loads(last or b"{}")
-        except ValueError:
-            whole -= len(last)
-        if whole < len(content):
-            os.ftruncate(file.fileno(), whole)
-        return whole
 
 
 def merge(paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str]) -> Ledger:

@@ -35,6 +35,22 @@ def check_file(argument: str, path: Path) -> None:
         raise UserError(argument, path, f"it cannot be written to ({error.strerror}), give another file") from error
 
 
+def whole_length(content: bytes) -> int:
+    """Count the bytes of a ledger before an incomplete last line.
+
+    Of a file that does not begin as a ledger all of them count: it is somebody else's, and nothing of it is cut off.
+    """
+    if not (content.startswith(BEGINNING) or BEGINNING.startswith(content)):
+        return len(content)
+    whole = content.rfind(b"\n") + 1
+    last = content[content.rfind(b"\n", 0, max(whole - 1, 0)) + 1 : whole]
+    try:
+        json.loads(last or b"{}")
+    except ValueError:
+        whole -= len(last)
+    return whole
+
+
 def encode(record: Mapping[str, Any]) -> str:
     """Write a line as JSON, with a checksum, `check`, at its end."""
     return _json({**record, "check": _checksum(record)})

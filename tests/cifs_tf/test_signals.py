@@ -129,6 +129,15 @@ def test_help_in_a_narrow_terminal_that_knows_no_letters(script):
     assert "--" in out
 
 
+def test_an_output_that_is_full():
+    program = "import sys; from cifs_tf.command_line import run_program; run_program(lambda argv: print('x' * 9999))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert "error: the output" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_an_output_that_was_closed():
     """Work that is done keeps its code; work that is not ends without a word, as the shell has it."""
     reader, writer = os.pipe()

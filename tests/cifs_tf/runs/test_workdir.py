@@ -82,7 +82,8 @@ def test_the_key_is_that_of_the_config_that_began(tmp_path):
     with workdir.open(RunConfig(output=OutputConfig(workdir="elsewhere"))):
         assert workdir.key == key
     text = workdir.config_file.read_text()
-    for lost in (text[: len(text) // 2], text.replace("epochs: 120", "epochs: 12")):
+    changed = (text[: len(text) // 2], text.replace("epochs: 120", "epochs: 12"), "# Run" + text[5:], "\ufeff" + text)
+    for lost in changed:
         workdir.config_file.write_text(lost)
         with pytest.raises(UserError, match=r"config\.yaml is damaged"):
             workdir.check(RunConfig())

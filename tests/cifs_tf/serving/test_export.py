@@ -338,6 +338,30 @@ def test_a_run_that_measured_nothing_says_so(workdir, tmp_path, capsys):
     assert "not measured" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ({"networks": []}, "damaged or was edited"),
+        ({"networks": {"cifs": {"evaluation": {"last": {"num_examples": 1}}}}}, "damaged or was edited"),
+    ],
+)
+def test_results_that_lack_something_are_a_sentence(result, words, workdir, tmp_path):
+    path = copy_run(workdir, tmp_path / "run")
+    (path / "result.json").write_text(json.dumps(result))
+    with pytest.raises(UserError, match=words):
+        publish(ExportOptions(str(path), format=("onnx",)))
+
+
+def test_a_report_of_another_suite_is_named(workdir, tmp_path):
+    path = copy_run(workdir, tmp_path / "run")
+    folder = path / "cifs" / "evaluation" / "last" / "strict"
+    folder.mkdir(parents=True)
+    report = {"about": {"suite": "quick", "dataset": "digits", "epsilon": 0.1}, "num_examples": 10}
+    (folder / "report.json").write_text(json.dumps(report))
+    with pytest.raises(UserError, match="is of the suite quick"):
+        publish(ExportOptions(str(path), format=("onnx",)))
+
+
 def test_plugins_of_the_run_are_imported(workdir, tmp_path, monkeypatch):
     (tmp_path / "a_plugin.py").write_text("IMPORTED = True")
     monkeypatch.chdir(tmp_path)
