@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import rich.table
 from rich import box
+from rich.console import Group
 from rich.markup import escape
+from rich.text import Text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +36,12 @@ class Table:
         lines = ["|".join(f" {cell} " if cell else " " for cell in row) for row in (self.header, *self.rows)]
         return "\n".join(f"|{line}|" for line in (lines[0], "|".join(rules), *lines[1:]))
 
-    def screen(self, title: str = "", caption: str = "") -> rich.table.Table:
-        """Return the table for a terminal."""
-        screen = rich.table.Table(title=title, caption=caption, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    def screen(self, title: str = "", caption: str = "") -> Group:
+        """Return the table for a terminal, between its title and its caption, which may be wider than the table."""
+        screen = rich.table.Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
         for index, name in enumerate(self.header):
             screen.add_column(escape(name), justify="left" if index < self.num_names else "right", overflow="fold")
         for row in self.rows:
             screen.add_row(*map(escape, row))
-        return screen
+        above, below = (Text(text, style) for text, style in ((title, "table.title"), (caption, "table.caption")))
+        return Group(*([above] if title else []), screen, *([below] if caption else []))

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table as RichTable
+from rich.console import Console, RenderableType
 
 from cifs_tf.command_line import command, import_plugins
 from cifs_tf.config import RunConfig
@@ -213,7 +212,7 @@ def _find_images(card: Card, config: RunConfig) -> Split:
     return split
 
 
-def summary(report: Report) -> RichTable:
+def summary(report: Report) -> RenderableType:
     """Lay out a report's main numbers."""
     about, natural = report["about"], report["natural"]
     rows = [["natural", "", "", f"{natural['count']:,}", f"{100 * natural['accuracy']:.2f}"]]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.table import Table as RichTable
+from rich.console import RenderableType
 
 from cifs_tf.analysis import Measurement, class_wise_accuracy
 from cifs_tf.analysis.plots import plot_class_robustness, plot_profiles
@@ -86,7 +86,7 @@ class Comparison:
         figures["class_robustness.png"] = plot_class_robustness(accuracies, self.class_names, self.attack)
         return figures
 
-    def tables(self, title: str, betas: Mapping[str, float | str]) -> list[RichTable]:
+    def tables(self, title: str, betas: Mapping[str, float | str]) -> list[RenderableType]:
         """Lay out the means for the screen, and those by class if there are not too many.
 
         Args:

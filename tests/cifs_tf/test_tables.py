@@ -21,3 +21,13 @@ def test_screen_shows_every_cell_as_it_is():
     assert "title" in out.getvalue()
     assert "a [b]" in out.getvalue()
     assert ["y", "12.5"] in [line.split() for line in out.getvalue().splitlines()]
+
+
+def test_a_title_wider_than_the_table_stays_on_its_line():
+    """A short table's title was broken: "16 test" at the end of one line, "images" in the next."""
+    out = io.StringIO()
+    title = "cifar10: accuracy in % on 16 test images, epsilon 8/255 [x]"
+    Console(file=out, width=80).print(TABLE.screen(title, "worst over beta_atk (in brackets), of a network"))
+    lines = out.getvalue().splitlines()
+    assert lines[0].rstrip() == title
+    assert lines[-1].rstrip() == "worst over beta_atk (in brackets), of a network"
