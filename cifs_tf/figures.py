@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 import matplotlib
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -113,3 +114,11 @@ def svg_of(figure: Figure) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata=METADATA["svg"])
     return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+@styled
+def pixels_of(figure: Figure) -> np.ndarray:
+    """Return a figure as pixels, uint8 (height, width, 4), for TensorBoard."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())

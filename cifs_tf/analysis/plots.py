@@ -175,6 +175,35 @@ def plot_class_robustness(
     return figure
 
 
+@styled
+def plot_importances(natural: np.ndarray, adversarial: np.ndarray, title: str = "") -> Figure:
+    """Draw the importance of each channel of a selection layer, in the order of those of natural images.
+
+    Args:
+        natural: mean importance over natural images, (channels,).
+        adversarial: the same over adversarial images.
+        title: of the figure. Default none.
+
+    Returns:
+        the figure.
+
+    Example:
+        >>> plot_importances(importance.mean(axis=0), importance_attacked.mean(axis=0), "conv1")
+    """
+    figure = make_figure((5, 3))
+    axes = figure.subplots()
+    order = np.argsort(-natural, kind="stable")
+    axes.plot(natural[order], color=NATURAL, linewidth=1.5, label="Natural")
+    axes.plot(adversarial[order], color=ROBUST, linewidth=1, label="Adversarial")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("Channels, by importance for natural images")
+    axes.set_ylabel("Mean importance")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_title(title)
+    axes.legend()
+    return figure
+
+
 def _check_any(argument: str, given: Mapping[str, Any]) -> None:
     if not given:
         raise UserError(argument, "nothing", "give one at least")

@@ -25,12 +25,15 @@ from cifs_tf.evaluation import (
     merge,
     write_report,
 )
+from cifs_tf.evaluation.card import Card
+from cifs_tf.evaluation.examples import pick_examples
 from cifs_tf.evaluation.records import Report
 from cifs_tf.files import read_json
 from cifs_tf.runs.checkpoints import best_epoch
 from cifs_tf.runs.cluster import ALONE, Cluster
 from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.provenance import revision
+from cifs_tf.runs.tensorboard import write_to_tensorboard
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.runs.workdir import Workdir
 
@@ -46,9 +49,10 @@ def measure_checkpoints(
     epochs = _epochs_to_measure(config, workdir, defense) if cluster.is_chief else {}
     # The best epoch may be the last one: one network, one report, under the name that comes first.
     names = {name: next(first for first in epochs if epochs[first] == epochs[name]) for name in epochs}
+    networks = {name: TrainedNetwork(workdir, config, defense, name, "--workdir") for name in ("last", "best")}
     reports = {
-        name: measure(TrainedNetwork(workdir, config, defense, name, "--workdir"), dataset, cluster)
-        for name in ("last", "best")
+        name: measure(network, dataset, cluster, epochs.get(name, 0))
+        for name, network in networks.items()
         if cluster.chief_says(lambda name=name: name in names.values())  # type: ignore[misc]
     }
     return {name: {"epoch": epochs[name], "report": reports[names[name]]} for name in epochs}
@@ -66,7 +70,9 @@ def _epochs_to_measure(config: RunConfig, workdir: Workdir, defense: str) -> dic
     return found
 
 
-def measure(network: TrainedNetwork, dataset: ImageDataset, cluster: Cluster = ALONE) -> Mapping[str, Any]:
+def measure(
+    network: TrainedNetwork, dataset: ImageDataset, cluster: Cluster = ALONE, epoch: int = 0
+) -> Mapping[str, Any]:
     """Attack one network of a run on the test split with the suite `paper`, or with what is left of it.
 
     What was found before is in the ledger, whose key says what it was found of; the report is always made from it.
@@ -75,6 +81,7 @@ def measure(network: TrainedNetwork, dataset: ImageDataset, cluster: Cluster = A
         network: what is attacked.
         dataset: whose test images are attacked.
         cluster: workers that share the images. Default this process alone.
+        epoch: after which the network is as it is, for TensorBoard. Default 0.
 
     Returns:
         the report, see `cifs_tf.evaluation.build_report`; an empty dict in a worker that is not the chief.
@@ -90,7 +97,8 @@ def measure(network: TrainedNetwork, dataset: ImageDataset, cluster: Cluster = A
         cluster.wait_for_file(network.model_file)
     strategy = cluster.strategy if cluster.num_workers == 1 < cluster.num_replicas else None
     with strategy.scope() if strategy else contextlib.nullcontext():
-        victim = as_attacked(network.load(), name=network.title)
+        classifier = network.load()
+        victim = as_attacked(classifier, name=network.title)
     mask_gradient = network.config.evaluation.eval_mask_gradient
     report = attack(
         network.config,
@@ -103,6 +111,7 @@ def measure(network: TrainedNetwork, dataset: ImageDataset, cluster: Cluster = A
         shard=shard,
         strategy=strategy,
         title=f"attacking {network.defense}, {network.checkpoint} epoch",
+        with_card=shard == "1/1",
     )
     if not is_whole:
         cluster.wait_for_all()
@@ -112,7 +121,13 @@ def measure(network: TrainedNetwork, dataset: ImageDataset, cluster: Cluster = A
         ledgers = [folder / ledger_name(shard) for shard in cluster.shards]
         whole.unlink(missing_ok=True)  # one process may have begun it
         report = build_report(merge(ledgers, whole))
-    write_report(report, folder)
+        write_report(report, folder)
+        return report
+    card = Card.read(folder / card_name(shard))
+    with tf32_disabled():
+        examples = pick_examples(victim, dataset.test, card, dataset.class_names)
+        write_to_tensorboard(network, classifier, dataset.test, card, report, examples, epoch)
+    write_report(report, folder, examples)
     return report
 
 

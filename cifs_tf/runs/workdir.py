@@ -5,10 +5,10 @@ images.json                     which images it was begun with: classes, splits,
 DEFENSE/checkpoints/            the newest checkpoints of the network with that defense, and its best epoch's weights
 DEFENSE/history.json            what each epoch logged
 DEFENSE/curves.png              the same as a picture
-DEFENSE/tensorboard/            the same, for TensorBoard
+DEFENSE/tensorboard/            the same, broken images, importances and options, for TensorBoard
 DEFENSE/not_finite/             a step whose loss or gradients were not finite: its batch, and which they were
 DEFENSE/last.keras, best.keras  the trained network after its last epoch, and after its best on the validation images
-DEFENSE/evaluation/last/SUITE/  what the attacks found: ledger.jsonl, report.json, report.md, report.html
+DEFENSE/evaluation/last/SUITE/  what the attacks found: ledger.jsonl, card.jsonl, report.json, report.md, report.html
 export/DEFENSE/1/               SavedModel and model.onnx
 result.json                     everything that was measured
 """

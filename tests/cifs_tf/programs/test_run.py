@@ -6,8 +6,18 @@ import json
 import re
 
 import pytest
+from tensorflow.compat.v1.train import summary_iterator
 
 from tests.running import ROOT, SMALL, run, run_here
+
+
+def tensorboard_tags(folder):
+    """Return the names of all that lies in a folder's event files, each value being of epoch 2 or the session's own."""
+    (file,) = folder.glob("events.out.tfevents.*")
+    events = list(summary_iterator(str(file)))
+    tags = {value.tag: event.step for event in events for value in event.summary.value}
+    assert {step for tag, step in tags.items() if not tag.startswith("_hparams_")} == {2}
+    return set(tags)
 
 
 def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
@@ -19,7 +29,12 @@ def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
     visible = {child.name for child in workdir.iterdir() if not child.name.startswith(".")}
     assert visible == {"config.yaml", "images.json", "result.json", "cifs", "vanilla", "export"}
     assert (workdir / "export" / "cifs" / "1" / "saved_model.pb").exists()
-    assert list((workdir / "cifs" / "tensorboard").rglob("events.out.tfevents.*"))
+    logged = tensorboard_tags(workdir / "cifs" / "tensorboard" / "evaluation" / "last")
+    assert {"accuracy/natural", "accuracy/pgd3", "_hparams_/session_start_info"} <= logged
+    importance = "importance/stage4_block1_out"
+    assert {"adversarial/0", importance, f"{importance}/natural", f"{importance}/attacked"} <= logged
+    page = (workdir / "cifs" / "evaluation" / "last" / "paper" / "report.html").read_text()
+    assert "difference magnified" in page
     result = json.loads((workdir / "result.json").read_text())
     assert result["config"]["epochs"] == 2
     assert result["versions"]["tensorflow"]
