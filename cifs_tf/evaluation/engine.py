@@ -142,10 +142,11 @@ def run_tasks(
             values = runner.measure(task, chunk, size, _longer(task, tasks, ledger))
             ledger.compile_seconds, runner.compile_seconds = ledger.compile_seconds + runner.compile_seconds, 0.0
             _verify(task, values.pop("outside", None))
-            broken, x_adv = values.pop("broken", None), values.pop("x_adv", None)
-            if keep is not None and isinstance(task, Crafted) and task.counts and x_adv is not None:
-                was_right = np.isin(chunk[broken], correct)
-                keep(task, split, chunk[broken][was_right], x_adv[was_right], runner.heads_fn)
+            if "x_adv" in values:
+                broken, x_adv = chunk[values.pop("broken")], values.pop("x_adv")
+                if keep is not None and isinstance(task, Crafted) and task.counts:
+                    was_right = np.isin(broken, correct)
+                    keep(task, split, broken[was_right], x_adv[was_right], runner.heads_fn)
             ledger.append(task.name, chunk, values, time.perf_counter() - started)
             share = (done + task.cost * (start + len(chunk)) / len(ids)) / total
             on_progress(task.name, share, survivors)

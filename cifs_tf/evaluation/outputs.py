@@ -160,14 +160,14 @@ def with_scaled_gradient(function: HeadsFn) -> HeadsFn:
         function: images -> (batch, ...).
 
     Returns:
-        the same function, with the same gradient but for what half precision loses.
+        the same function in float32, with the same gradient but for what half precision loses.
     """
 
     @tf.custom_gradient
     def scaled(images: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tf.Tensor]]:
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(images)
-            answers = function(images)
+            answers = _float(function(images))
 
         def gradient(upstream: tf.Tensor, variables: Any = None) -> Any:
             size = tf.reduce_max(tf.abs(upstream), axis=list(range(1, len(upstream.shape))))

@@ -30,6 +30,8 @@ DIRECTIONS = 8
 # Shares of epsilon over which a gradient should predict.
 NEAR = (0.01, 0.03, 0.1)
 FAR = (0.1, 0.3, 1.0)
+# Share of noise that is mixed into images, to see what a network does off the natural ones.
+NUDGE = 0.05
 STEPS = 40
 LAST_STEPS = 4
 BISECTIONS = 18
@@ -99,14 +101,20 @@ class Consistency(Task):
         tolerance = SAME_IN_HALF if model.precision in HALF_TYPES else SAME
 
         def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            number = len(images)
+            right = ~fooled(heads_fn(images), labels)
+            # Attacks see other images than these: each once more, with faint noise on it.
+            noise = tf.random.stateless_uniform(images.shape, (0, 1))
+            images = tf.concat([images, images + NUDGE * (noise - images)], 0)
+            labels = tf.tile(labels, [2])
             heads = heads_fn(images)
 
             def other(answers: tf.Tensor) -> tf.Tensor:
-                return differs(heads, answers, tolerance)
+                changed = differs(heads, answers, tolerance)
+                return changed[:number] | changed[number:]
 
             repeated = [other(heads_fn(images)) for _ in range(CALLS - 1)]
             # Before them, after them and between them other images: noise, and nothing at all.
-            noise = tf.random.stateless_uniform(images.shape, (0, 1))
             dark = tf.zeros_like(images)
             batch = [
                 other(tf.concat([heads_fn(images[i : i + 1]) for i in range(len(images))], 0)),
@@ -116,7 +124,7 @@ class Consistency(Task):
             ]
             varies = _any(repeated)
             # Where calls differ, nothing is known of what else the answer depends on.
-            found = {"varies": varies, "batch": _any(batch) & ~varies, "right": ~fooled(heads, labels)}
+            found = {"varies": varies, "batch": _any(batch) & ~varies, "right": right}
             if model.labelled_heads_fn is not None:
                 answers = [model.labelled_heads_fn(images, (labels + shift) % model.num_classes) for shift in (0, 1)]
                 found["leaks"] = _any([other(each) for each in answers]) & ~varies
@@ -163,7 +171,7 @@ class SampledGradients(Gradients):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Faithful(Task):
-    """How well the gradient of the label's lead predicts the lead nearby.
+    """How well the gradient of the label's lead predicts the lead nearby: of images, and of as many with noise on them.
 
     Args:
         epsilon: radius of the ball, whose fractions are the steps.
@@ -184,6 +192,12 @@ class Faithful(Task):
         heads_fn = model.heads_fns[self.mask_gradient]
 
         def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            # A gradient may be right at natural images, and nowhere else: every second one is moved inside the ball.
+            noise = uniform(fold_in(seed, DIRECTIONS), images.shape[1:], -1.0, 1.0, images.dtype)
+            is_moved = tf.cast(
+                uniform(fold_in(seed, DIRECTIONS + 1), [1, 1, 1], 0.0, 1.0, images.dtype) < 0.5, images.dtype
+            )
+            images = tf.clip_by_value(images + is_moved * self.epsilon * noise, 0.0, 1.0)
             lead, gradient = _lead_and_gradient(heads_fn, images, labels)
 
             def change(step):  # type: ignore[no-untyped-def]
@@ -320,6 +334,7 @@ class Trajectory(Task):
                 "broken": broken,
                 "silent": broken & (_lead(heads_fn, last, labels) > 0),
                 "moving": ~broken & (gain > NOT_STATIONARY * whole),
+                "gone": ~broken & (whole == 0),
                 "unreached": unreached,
                 "unfinished": ~broken & (before - lowest > 0.1 * (first - lowest)),
             }

@@ -16,7 +16,8 @@ from cifs_tf.statistics import wilson_interval
 
 PASS, WARN, FAIL, SKIP, INFO = "pass", "warn", "fail", "skip", "info"
 MAX_UNFAITHFUL = 0.1
-MAX_JUMPS = 0.5
+MAX_JUMPS = 0.1
+MAX_GONE = 0.05
 MAX_BEYOND = 0.02
 MAX_UNFINISHED = 0.25
 MAX_UNREACHED = 0.1
@@ -33,6 +34,7 @@ NEXT_STEPS = {
     "no label leaks": "take the label away from the network in inference mode",
     "gradient of": SEEN_THROUGH,
     "the gradient": SEEN_THROUGH,
+    "a gradient to the end": SEEN_THROUGH,
     "the answer changes gradually": SEEN_THROUGH,
     "epsilon 1": SEEN_THROUGH,
     "without a bound": SEEN_THROUGH,
@@ -201,7 +203,9 @@ def _trajectory(ledger: Ledger) -> list[Check]:
     broken = ledger.values("trajectory", "broken") > 0
     silent = ledger.values("trajectory", "silent")
     standing = ~broken
-    moving, unfinished = (ledger.values("trajectory", name)[standing] for name in ("moving", "unfinished"))
+    moving, unfinished, gone = (
+        ledger.values("trajectory", name)[standing] for name in ("moving", "unfinished", "gone")
+    )
     checks = [
         _counted(
             "no success is passed by",
@@ -227,6 +231,8 @@ def _trajectory(ledger: Ledger) -> list[Check]:
         ),
     ]
     checks = [_at_most_warned(check) for check in checks]
+    what = "of those that survive it, an attack of 40 steps ends where the gradient is zero everywhere"
+    checks.append(_counted("a gradient to the end", gone, MAX_GONE, what, "attacks that follow it go blind"))
     what, blame = "an attack of 40 steps without a bound does not reach another class", "it does not reach what it must"
     unreached = ledger.values("trajectory", "unreached")
     return [*checks, _counted("without a bound everything breaks", unreached, MAX_UNREACHED, what, blame)]

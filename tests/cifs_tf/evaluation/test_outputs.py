@@ -204,6 +204,27 @@ def test_half_precision_inside_a_layer_is_seen_and_its_gradient_scaled(trained):
     assert "float16 inside" in victim.limits[0]
 
 
+@pytest.mark.parametrize("end", [tf.identity, tf.nn.softmax, tf.sigmoid])
+def test_answers_in_half_precision(end):
+    """Of a class of its own: small gradients come through its last functions, which are taken off."""
+    weights = tf.random.stateless_normal((64, 3), (0, 1), dtype=tf.float16)
+
+    class Half(keras.Model):
+        def call(self, images):
+            return end(tf.reshape(tf.cast(images, tf.float16), [-1, 64]) @ weights)
+
+    heads_fn = as_attacked(Half(), image_shape=(8, 8, 1)).heads_fns["exact"]
+
+    @tf.function
+    def gradient(images):
+        return tf.gradients(1e-9 * heads_fn(images)[:, 0, 1], images)[0]
+
+    found = gradient(tf.fill([2, 8, 8, 1], 0.5))
+    np.testing.assert_allclose(
+        1e9 * found, np.tile(np.reshape(np.float32(weights[:, 1]), (1, 8, 8, 1)), (2, 1, 1, 1)), rtol=2e-3
+    )
+
+
 def test_a_saved_model_with_named_outputs(network, tmp_path, trained):
     ENDS["dict"](network).export(str(tmp_path / "model"), verbose=False)
     victim = load_attacked(tmp_path / "model")

@@ -12,7 +12,7 @@ from cifs_tf.attacks import PGD, RayS
 from cifs_tf.data import Split
 from cifs_tf.evaluation import as_attacked, evaluate, load_attacked, suites
 from cifs_tf.evaluation.chance import Voted, rand_tasks
-from cifs_tf.evaluation.sanity import entrance_tasks, sanity_tasks
+from cifs_tf.evaluation.sanity import Faithful, Trajectory, entrance_tasks, sanity_tasks
 from cifs_tf.evaluation.tasks import Crafted, Natural
 from cifs_tf.evaluation.verdicts import judge, next_step
 
@@ -44,6 +44,14 @@ ANSWERS = {
         {"same answer in any batch"},
     ),
     "the first of its batch": (lambda x: linear(x) + linear(x[:1]), {"same answer in any batch"}),
+    "its batch's mean, off 8-bit pixels": (
+        lambda x: tf.where(grid(x), linear(x), linear(x - tf.reduce_mean(x, 0) + 0.5)),
+        {"same answer in any batch"},
+    ),
+    "noise off 8-bit pixels": (
+        lambda x: tf.where(grid(x), linear(x), linear(x + tf.random.normal(tf.shape(x), stddev=0.02))),
+        {"same answer twice"},
+    ),
     "noise": (lambda x: linear(x + tf.random.normal(tf.shape(x), stddev=0.02)), {"same answer twice"}),
     "a coin for each call": (lambda x: linear(x) * np.random.default_rng().uniform(), {"same answer twice"}),
     "pixels of 0 to 255": (lambda x: linear(x / 255), {"the pixels' range"}),
@@ -97,6 +105,26 @@ def test_gradients_and_logits_that_mislead(name, make_victim, labelled):
     report = evaluate(victim, labelled, tasks)
     assert faults <= failed(report)
     assert report["believable"] is (not faults)
+
+
+@pytest.mark.parametrize(
+    ("task", "elsewhere", "fault"),
+    [
+        (Trajectory(epsilon=EPSILON / 10), lambda x: tf.stop_gradient(linear(x)), "a gradient to the end"),
+        (
+            Faithful(epsilon=EPSILON / 10),
+            lambda x: tf.stop_gradient(linear(x)) + 1e-3 * linear(x, DECOY),
+            "the gradient predicts the answer",
+        ),
+    ],
+)
+def test_gradients_that_are_right_on_8_bit_pixels_only(task, elsewhere, fault, make_victim, labelled):
+    victim = make_victim(lambda x: tf.where(grid(x), linear(x), elsewhere(x))[:, None], num_classes=3, num_probes=0)
+    assert fault in failed(evaluate(victim, labelled, [Natural(), task]))
+    honest = make_victim(lambda x: linear(x)[:, None], num_classes=3, num_probes=0)
+    found = {check["name"]: check["verdict"] for check in evaluate(honest, labelled, [Natural(), task])["audit"]}
+    assert found[fault] == "pass"
+    assert "fail" not in found.values()
 
 
 def test_a_network_that_changes_while_it_is_measured(make_victim, labelled):
