@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import errno
+import functools
 import hashlib
 import io
 import itertools
@@ -24,18 +25,16 @@ from cifs_tf.data.decoding import EXIF_MARKS, JPEG, PNG, decode_image
 from cifs_tf.data.folder_scan import ImageFile, LeftOut, is_image_by_content
 from cifs_tf.data.memory import check_memory, fits_memory
 from cifs_tf.data.progress import decoding_progress
-from cifs_tf.data.resizing import mode_of, resize
+from cifs_tf.data.resizing import mode_of, resize_array
 from cifs_tf.data.stored import Records, StoredImages, check_disk, digest_of, join_names
 from cifs_tf.errors import UserError
-from cifs_tf.sizes import Resize
+from cifs_tf.hardware import usable_cores
 
 CHANNELS = 3
 READ_AS_ARE = "JPEG, PNG, WebP, GIF and BMP are"
 # Of a PNG file of 16 bits a channel whose values fill 12: the greatest.
 TWELVE_BITS = 4095
 TOO_MANY_PIXELS = "it has too many pixels to be a photograph, make it smaller"
-# Of a JPEG file of several pictures.
-SEVERAL_PICTURES = b"MPF\0"
 # Files in the works for each thread: enough that none waits, few enough that their pixels are no burden.
 AHEAD = 4
 
@@ -63,7 +62,6 @@ class Reader:
         self.config, self.root = config, root
         self.size = None if config.image_size is None else (config.image_size, config.image_size)
         self.mode = mode_of(config)
-        self._pixels = _compiled(self.size, self.mode)
         self.unreadable: dict[Path, LeftOut] = {}
         self.home = ""
         self._odd: dict[Path, str | None] = {}
@@ -88,7 +86,7 @@ class Reader:
         if first is None:
             return None
         num_bytes = len(files) * math.prod(first)
-        with concurrent.futures.ThreadPoolExecutor(_num_threads()) as self._pool:
+        with concurrent.futures.ThreadPoolExecutor(usable_cores()) as self._pool:
             into = self._into_memory if self._is_for_memory(num_bytes) else self._into_cache
             found = into(splits, first)
         return None if any(file.path in self.unreadable for file in files) else found
@@ -211,7 +209,9 @@ class Reader:
         try:
             status = file.path.stat()
             content, oddity = _look_at(file.path.read_bytes())
-            pixels = self._pixels(content).numpy()
+            pixels = _decoded(content)
+            if self.size is not None:
+                pixels = resize_array(pixels, self.size, self.mode)
             return Decoded(pixels, digest_of(pixels), oddity, None, status.st_size, status.st_mtime_ns)
         except (tf.errors.InvalidArgumentError, OSError) as error:
             reason = (
@@ -227,27 +227,18 @@ def default_cache_dir() -> str:
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "cifs-tf", "images")
 
 
-def _compiled(size: tuple[int, int] | None, mode: Resize) -> Callable[[bytes], tf.Tensor]:
-    """Return a function from a file to its pixels: `decode_image`, then `resize`, in one call that other threads pass.
+def _decoded(content: bytes) -> np.ndarray:
+    """Decode a file and turn it upright; without a mark of EXIF in it there is none to look for, which takes long."""
+    if content.startswith((JPEG, PNG)) and not any(mark in content for mark in EXIF_MARKS):
+        return tf.io.decode_image(content, channels=CHANNELS, expand_animations=False).numpy()
+    return _upright()(content).numpy()
 
-    Where there can be no EXIF it does not look for it, which takes half of the time.
-    """
 
-    def compile(decode: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[bytes], tf.Tensor]:
-        def pixels(encoded: tf.Tensor) -> tf.Tensor:
-            image = tf.ensure_shape(decode(encoded), (None, None, CHANNELS))
-            return image if size is None else resize(image, size, mode)
-
-        return tf.function(pixels, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
-
-    upright = compile(lambda encoded: tf.io.decode_image(encoded, channels=CHANNELS, expand_animations=False))
-    any_file = compile(lambda encoded: decode_image(encoded, CHANNELS))
-
-    def read(content: bytes) -> tf.Tensor:
-        is_upright = content.startswith((JPEG, PNG)) and not any(mark in content for mark in EXIF_MARKS)
-        return (upright if is_upright else any_file)(content)
-
-    return read
+@functools.cache
+def _upright() -> Callable[[bytes], tf.Tensor]:
+    """Return `decode_image`, compiled: thread by thread it would be interpreted operation by operation."""
+    signature = [tf.TensorSpec([], tf.string)]
+    return tf.function(lambda content: decode_image(content, CHANNELS), input_signature=signature, autograph=False)
 
 
 def _in_order(
@@ -256,7 +247,7 @@ def _in_order(
     """Map in parallel and in order, with a bounded number of results that wait."""
     waiting: collections.deque[concurrent.futures.Future] = collections.deque()
     rest = iter(items)
-    for item in itertools.islice(rest, AHEAD * _num_threads()):
+    for item in itertools.islice(rest, AHEAD * usable_cores()):
         waiting.append(pool.submit(function, item))
     try:
         while waiting:
@@ -268,17 +259,8 @@ def _in_order(
             future.cancel()
 
 
-def _num_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _look_at(content: bytes) -> tuple[bytes, str | None]:
     """Return a file as TensorFlow reads it rightly, and what a person should know of it."""
-    if content.startswith(JPEG) and SEVERAL_PICTURES not in content:  # nothing is lost of it
-        height, width, _ = tf.io.extract_jpeg_shape(content).numpy().tolist()
-        if height * width > 2 * (Image.MAX_IMAGE_PIXELS or height * width):  # as Pillow has it for the others
-            raise OSError(errno.EFBIG, TOO_MANY_PIXELS)
-        return content, None
     oddity = None
     try:
         with Image.open(io.BytesIO(content)) as image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +15,15 @@ from cifs_tf.data.augmentation import AUGMENTATIONS, Rows
 from cifs_tf.data.partition import choose_count, choose_share
 from cifs_tf.data.stored import StoredImages, UnreadImages
 from cifs_tf.errors import UserError
+from cifs_tf.hardware import usable_cores
 
 # Seed of choices that belong to a dataset, not to a run: which images a subset or a validation split takes.
 SPLIT_SEED = 0
 IMAGES_NDIM = 4
 # Read at a time where all images are gone through.
 READ_TOGETHER = 256
+# Made at a time, at most: each takes its memory.
+BATCHES_TOGETHER = 8
 # What stands for an array, and is not one.
 ELSEWHERE = (StoredImages, UnreadImages)
 
@@ -178,21 +182,31 @@ class Split:
 
         def load(step: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             own = indices[first : first + number]
-            batch = augment(to_float(read(own)), tf.stack([seed, tf.cast(step, tf.int32)]), Rows(batch_size, first))
+            batch = augment(read(own), tf.stack([seed, tf.cast(step, tf.int32)]), Rows(batch_size, first))
             return tf.ensure_shape(batch, (number, *self.image_shape)), tf.gather(labels, own)
 
         first_epoch = start_step // steps
         epochs = tf.data.Dataset.range(first_epoch, 2**31 - 1, output_type=tf.int32)
         batches = epochs.flat_map(epoch_of_batches).skip(start_step - first_epoch * steps)
-        return batches.enumerate(start_step).map(load, tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+        return (
+            batches.enumerate(start_step)
+            .map(load, min(usable_cores(), BATCHES_TOGETHER), deterministic=True)
+            .prefetch(2)
+        )
+
+    @functools.cached_property
+    def _tensor(self) -> tf.Tensor:
+        """Images in memory as batches are gathered from them, copied once."""
+        with tf.init_scope(), tf.device("CPU"):
+            return tf.constant(self.images)
 
     def _read_fn(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Return the function from int32 indices to images, for tf.data: of images in memory it needs no Python."""
+        """Return the function from int32 indices to float images, for tf.data: in memory it needs no Python."""
         if isinstance(self.images, np.ndarray):
-            images = tf.constant(self.images)
-            return lambda indices: tf.gather(images, indices)
-        shape = (None, *self.image_shape)
-        return lambda indices: tf.ensure_shape(tf.numpy_function(self.images.__getitem__, [indices], tf.uint8), shape)
+            images = self._tensor
+            return lambda indices: to_float(tf.gather(images, indices))
+        read, shape = self.images.reader_of_floats(), (None, *self.image_shape)
+        return lambda indices: tf.ensure_shape(tf.numpy_function(read, [indices], tf.float32), shape)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Count the whole batches in the split.
@@ -219,19 +233,27 @@ class Split:
         read, labels = self._read_fn(), tf.constant(self.labels)
 
         def load(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            positions = start + tf.range(number)
-            is_image, own = positions < size, tf.minimum(positions, size - 1)
-            images = tf.where(is_image[:, None, None, None], read(own), tf.zeros((), tf.uint8))
+            own = tf.range(start, tf.clip_by_value(size, start, start + number))
+            missing = number - tf.size(own)
+            images = read(own)
+            filling = [[0, missing], [0, 0], [0, 0], [0, 0]]
+            images = tf.cond(missing > 0, lambda: tf.pad(images, filling), lambda: images)
             images = tf.ensure_shape(images, (number, *self.image_shape))
-            return to_float(images), tf.where(is_image, tf.gather(labels, own), 0), tf.cast(is_image, tf.float32)
+            weights = tf.sequence_mask(tf.size(own), number, tf.float32)
+            return images, tf.ensure_shape(tf.pad(tf.gather(labels, own), [[0, missing]]), (number,)), weights
 
         starts = tf.data.Dataset.range(share[0] * number, share[0] * number + size, batch_size, output_type=tf.int32)
-        return starts.map(load, tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+        return _in_parallel(starts, load)
 
 
 def to_float(images: tf.Tensor | np.ndarray) -> tf.Tensor:
     """Convert uint8 pixels to float32 in [0, 1]."""
     return tf.cast(images, tf.float32) / 255.0
+
+
+def _in_parallel(steps: tf.data.Dataset, load: Callable) -> tf.data.Dataset:
+    """Return the batches of some steps, in order; `AUTOTUNE` begins with one processor, and stays there for long."""
+    return steps.map(load, min(usable_cores(), BATCHES_TOGETHER), deterministic=True).prefetch(2)
 
 
 def _fixed_shuffle(size: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data import load_dataset, reading, stored
-from cifs_tf.data.stored import Records, digest_of
+from cifs_tf.data.stored import Records, StoredImages, digest_of
 from cifs_tf.errors import UserError
 
 SHAPE = (4, 4, 3)
@@ -82,12 +82,28 @@ def test_memory_disk_and_cache_are_the_same_to_the_bit(pets, decoded):
         assert digests[0].digest() == digests[1].digest()
 
 
+def test_batches_that_are_kept_stay_as_they_are(pets):
+    """Arrays are used again when nobody has them, neither a tensor nor a part of one."""
+    train = load_dataset(config(pets)).train
+    tensors, parts = [], []
+    for images, _ in train.training_batches(8, seed=0).take(40):
+        tensors.append(images)
+        parts.append(np.asarray(images)[3:])
+        if len(parts) > 3:
+            parts.pop(0), tensors.pop(0)
+        kept = [part.copy() for part in parts]
+    np.testing.assert_array_equal(parts, kept)
+    again = [images for images, _ in train.training_batches(8, seed=0).take(40).as_numpy_iterator()]
+    np.testing.assert_array_equal([tensor.numpy() for tensor in tensors], again[-len(tensors) :])
+    np.testing.assert_array_equal(parts, [images[3:] for images in again[-len(parts) :]])
+
+
 def test_parts_of_a_batch_are_those_of_the_whole(pets, monkeypatch):
     """Each of two workers makes its half, and reads no image of the other's."""
     train = load_dataset(config(pets)).train
     whole, read = batches(train, 3), []
     original = Records.read
-    monkeypatch.setattr(Records, "read", lambda self, records: read.extend(records) or original(self, records))
+    monkeypatch.setattr(Records, "read", lambda self, *record: read.append(record) or original(self, *record))
     halves = [batches(train, 3, share=(index, 2)) for index in range(2)]
     for step in range(3):
         for part in range(2):
@@ -212,8 +228,8 @@ def test_a_process_may_be_killed_at_any_moment(tmp_path, moment, kept):
     add_images(tmp_path, range(kept, 12))
     records = Records(tmp_path)
     assert len(records.entries) == 12
-    found = records.read(np.array([records.find(f"{number}.png", number, number).record for number in range(12)]))
-    assert found[:, 0, 0, 0].tolist() == list(range(12))
+    numbers = np.array([records.find(f"{number}.png", number, number).record for number in range(12)])
+    assert StoredImages(records, numbers)[:][:, 0, 0, 0].tolist() == list(range(12))
 
 
 def test_lost_pixels_are_written_again(tmp_path):

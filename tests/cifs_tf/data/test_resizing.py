@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from cifs_tf.config import DataConfig
-from cifs_tf.data.resizing import mode_of, resize, served_mode
+from cifs_tf.data.resizing import mode_of, resize, resize_array, served_mode
 from cifs_tf.models.signature_functions import decode_images
 from cifs_tf.serving.client.images import to_array
 from cifs_tf.sizes import largest_part, scaled_into
@@ -40,6 +40,18 @@ def test_training_export_and_client_agree_to_one_level(mode, size):
         np.testing.assert_array_equal(np.round(decoded * 255), trained)
         sent = np.round(to_array(png(image), (*size, 3), mode) * 255)
         assert np.abs(sent - trained).max() <= 1, (mode, shape)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (12, 20), (64, 48)])
+@pytest.mark.parametrize("mode", ["crop", "stretch", "pad"])
+def test_arrays_are_resized_to_the_bit(mode, size):
+    """Matrices of TensorFlow's own weights: larger, smaller, of one pixel, and of one channel."""
+    for shape in [*SHAPES, (1, 50), (500, 7), size]:
+        image = photograph(*shape)
+        for channels in (1, 3):
+            chosen = np.ascontiguousarray(image[..., :channels])
+            expected = resize(tf.constant(chosen), size, mode).numpy()
+            np.testing.assert_array_equal(resize_array(chosen, size, mode), expected)
 
 
 def test_crop_takes_the_middle_and_pad_leaves_margins():
