@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from cifs_tf.errors import UserError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Begins the name of a file until it is complete.
 WRITING = ".writing-"
+# Of a file of results, their checksum.
+CHECK = "check"
 # Age at which an unfinished file of another machine is removed.
 ABANDONED_SECONDS = 3600
 # Begins the name of a version until it is complete; servers that watch the folder ignore names with a dot in front.
@@ -82,6 +84,33 @@ def read_json(path: Path) -> Any:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is damaged"
         raise UserError("file", path, f"it cannot be read ({reason}), make it anew") from error
+
+
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """Write what was measured as JSON, atomically, with a checksum, of all but `wall_clock`, for `read_results`."""
+    write_json(path, {**results, CHECK: _checksum(results)})
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read what `write_results` wrote; numbers that were changed since are not believed.
+
+    Raises:
+        UserError: if it is not there, damaged, was edited, or is of a version that wrote no checksum.
+    """
+    results = read_json(path)
+    if not isinstance(results, dict):
+        raise UserError("file", path, "it is damaged; its command makes it again")
+    check = results.pop(CHECK, None)
+    if check is None:
+        advice = "it has no checksum: it is of an earlier version, or was edited; its command makes it again"
+        raise UserError("file", path, advice)
+    if check != _checksum(results):
+        raise UserError("file", path, "it is damaged, or was edited; its command makes it again")
+    return results
+
+
+def _checksum(results: Mapping[str, Any]) -> str:
+    return hash_text(json.dumps({name: value for name, value in results.items() if name != "wall_clock"}))
 
 
 def print_written(paths: Iterable[Path]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cifs_tf.evaluation.records import Example, Report
 from cifs_tf.extras import is_installed
-from cifs_tf.files import write_json, write_text
+from cifs_tf.files import write_results, write_text
 from cifs_tf.templates import template_environment
 
 FILES = ("report.json", "report.md", "report.html")
@@ -43,7 +43,7 @@ def write_report(report: Report, folder: str | os.PathLike[str], examples: Seque
     }
     for name, text in texts.items():
         write_text(folder / name, text)
-    write_json(folder / "report.json", report)  # last of all: where it is, the others are
+    write_results(folder / "report.json", report)  # last of all: where it is, the others are
     return [folder / name for name in FILES]
 
 

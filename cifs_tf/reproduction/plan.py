@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from cifs_tf.config import EvaluationConfig
-from cifs_tf.files import read_json
+from cifs_tf.files import read_results
 from cifs_tf.reproduction.catalogue import Figure, NetworkSpec, Row, Table
 from cifs_tf.reproduction.scales import EvaluationSetup, Scale, arguments, flat_config
 from cifs_tf.runs.run_options import RECIPES
+from cifs_tf.runs.trained import find_network
 from cifs_tf.runs.workdir import PLACES, SETTLED_LATER, Workdir
 
 # Of Section 4.1; a run's own closing look has but one of them.
@@ -79,7 +80,7 @@ class Training(Job):
 
     def is_done(self, workdir: Path) -> bool:
         file = Workdir(workdir / self.folder).result_file
-        result = read_json(file) if file.exists() else {}
+        result = read_results(file) if file.exists() else {}
         # A run of another config is not this one; run.py will say so.
         stored = result.get("config", {})
         wanted = {name: self[name] for name, _ in self.config if name in stored and name not in PLACES}
@@ -131,19 +132,19 @@ class Evaluation(Job):
         if not file.exists():
             return False
         # Another evaluation is not this one; evaluate.py will say so.
-        report = read_json(file)
+        report = read_results(file)
         attacks = tuple((report["paper"] or {"attacks": ()})["attacks"])
         examples = self.setup.examples
         return attacks == self.setup.attacks and examples in (None, report["num_examples"])
 
     def settled(self, workdir: Path) -> Self:
         """Measure a network once if its best epoch is the last one."""
-        history = Workdir(workdir / self.training.folder).history_file(self.training["defense"])
-        if self.checkpoint == "last" or not history.exists():
+        run, defense = workdir / self.training.folder, self.training["defense"]
+        if self.checkpoint == "last" or not Workdir(run).model_file(defense).exists():
             return self
         from cifs_tf.runs.checkpoints import best_epoch  # with TensorFlow, which planning does without
 
-        is_last = best_epoch(read_json(history)) == self.training["epochs"]
+        is_last = best_epoch(find_network(run, defense).history()) == self.training["epochs"]
         return dataclasses.replace(self, checkpoint="last") if is_last else self
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cifs_tf.attack_names import attack_title
-from cifs_tf.files import now, read_json
+from cifs_tf.files import now, read_results
 from cifs_tf.reproduction.catalogue import Figure, Table
 from cifs_tf.reproduction.plan import Analysis, Evaluation, PlannedRow, Training, jobs_of
 from cifs_tf.reproduction.scales import Scale
@@ -56,7 +56,7 @@ def build_figure(figure: Figure, analysis: Analysis, scale: Scale, workdir: Path
         plain types only: how the images were attacked, and `networks`: for each, by what the figure calls it, the means
         over all images and the command that made it.
     """
-    summary = read_json(workdir / analysis.folder / "summary.json")
+    summary = read_results(workdir / analysis.folder / "summary.json")
     # By the names in the pictures: where a scale makes the networks of two figures the same, those of the first.
     networks = zip(summary["networks"].items(), analysis.trainings, strict=True)
     kept = ("dataset", "num_examples", "subset_of", "checkpoint", "attack", "epsilon", "revision")
@@ -132,7 +132,7 @@ def _setting(rows: Sequence[PlannedRow], scale: Scale) -> str | None:
 
 def _row(planned: PlannedRow, block: str, workdir: Path) -> dict[str, Any]:
     done = [evaluation.settled(workdir) for evaluation in planned.evaluations]
-    reports = [read_json(workdir / evaluation.report_file) for evaluation in done]
+    reports = [read_results(workdir / evaluation.report_file) for evaluation in done]
     pairs = zip(planned.places, planned.row.paper, strict=True)
     return {
         "block": block,
@@ -167,7 +167,7 @@ def _cell(reports: Sequence[dict[str, Any]], place: str, paper: float | None) ->
 
 def _network(training: Training, evaluations: Sequence[Evaluation], workdir: Path) -> dict[str, Any]:
     """Return how a network was made and measured, from its own files."""
-    result = read_json(workdir / training.folder / "result.json")
+    result = read_results(workdir / training.folder / "result.json")
     defense = training["defense"]
     return {
         "command": training.command(Path("WORKDIR")),
@@ -181,7 +181,7 @@ def _network(training: Training, evaluations: Sequence[Evaluation], workdir: Pat
 
 
 def _evaluation(evaluation: Evaluation, workdir: Path) -> dict[str, Any]:
-    report = read_json(workdir / evaluation.report_file)
+    report = read_results(workdir / evaluation.report_file)
     return {
         "command": evaluation.command(Path("WORKDIR")),
         "images": report["num_examples"],

@@ -175,7 +175,7 @@ def read_record(run: Workdir, option: str = "--run") -> Record | None:
 def _write_record(dataset: ImageDataset, run: Workdir, division: dict[str, str]) -> None:
     if run.has_begun:
         print(f"note: {run.path} had not recorded its images; they are taken for those of {dataset.name} of now")
-    described = {"dataset": dataset.name, "hash": dataset.identity.hash, "division": division}
+    described = {"run": run.key, "dataset": dataset.name, "hash": dataset.identity.hash, "division": division}
     write_json(run.images_file, {**described, **dataset.identity.to_json()})
 
 

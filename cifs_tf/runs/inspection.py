@@ -16,8 +16,9 @@ from cifs_tf.config import DataConfig
 from cifs_tf.data import ImageDataset, Split
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import Ledger, make_attacks
+from cifs_tf.evaluation.attacked import fingerprint_of
 from cifs_tf.figures import save_figure
-from cifs_tf.files import print_written, read_json, write_json
+from cifs_tf.files import print_written, write_results
 from cifs_tf.losses import head_weights
 from cifs_tf.models import Classifier
 from cifs_tf.runs.comparison import Comparison
@@ -74,12 +75,7 @@ def inspect_networks(
         }
     comparison = Comparison(measurements, dataset.class_names, attack_title(attack))
     figures = comparison.draw(comparison.most_and_least_robust() if labels is None else labels)
-    histories = {
-        name: read_json(file)
-        for name, network in networks.items()
-        if (file := network.run.history_file(network.defense)).exists()
-    }
-    if histories:
+    if histories := {name: logged for name, network in networks.items() if (logged := network.history())}:
         figures["curves.png"] = draw_curves(histories, dataset.name)
     first = next(iter(networks.values()))
     summary = {
@@ -118,7 +114,7 @@ def _write(folder: Path, comparison: Comparison, figures: dict[str, Figure], sum
         save_figure(figure, folder / name)
         written.append(folder / name)
     summary["files"] = [file.name for file in written]
-    write_json(summary_file, summary)
+    write_results(summary_file, summary)
     return [*written, summary_file]
 
 
@@ -164,7 +160,7 @@ def _load(network: TrainedNetwork, attack: str, attack_beta: float | str | None)
         UserError: if the network's last layer is not dense, or it has no such beta_atk.
     """
     classifier = network.load()
-    beta = choose_beta(network, attack, attack_beta, classifier.num_probes)
+    beta = choose_beta(network, attack, attack_beta, classifier)
     try:
         last_layer_weights(classifier)
         head_weights(beta, classifier.num_probes)
@@ -199,9 +195,15 @@ def _measure(
     )
 
 
-def choose_beta(network: TrainedNetwork, attack: str, attack_beta: float | str | None, num_probes: int) -> float | str:
-    """Return the attacker's beta: the one asked for, or the worst of the run's evaluation, or that of the run."""
-    if num_probes == 0:
+def choose_beta(
+    network: TrainedNetwork, attack: str, attack_beta: float | str | None, classifier: Classifier
+) -> float | str:
+    """Return the attacker's beta: the one asked for, or the worst of the run's evaluation, or that of the run.
+
+    Raises:
+        UserError: if that evaluation is damaged, or of another network.
+    """
+    if classifier.num_probes == 0:
         return 0
     if attack_beta is not None:
         return attack_beta
@@ -209,6 +211,11 @@ def choose_beta(network: TrainedNetwork, attack: str, attack_beta: float | str |
     if not ledger_file.exists():
         return network.config.train.beta
     ledger = Ledger.read(ledger_file)
+    if ledger.finished:
+        ledger.check_complete(ledger_file)
+    if network.run.key is not None and ledger.header["key"]["weights"] != fingerprint_of(classifier):
+        advice = f"{ledger_file.relative_to(network.path)} is of another network than {network.model_file.name}"
+        raise UserError(network.option, network.path, f"{advice}; make it anew, or give --attack_beta")
     try:
         return read_verdicts(ledger, attack).beta
     except UserError:  # none of this attack

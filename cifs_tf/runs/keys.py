@@ -69,3 +69,18 @@ def read_stamp(file: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
         if found.get(name) != value:
             raise ValueError(f"it is of the {name} {found.get(name)}, not {value}")
     return found
+
+
+def told_key(file: Path) -> str | None:
+    """Return the run's key that a file, JSON or stamped, tells, whatever else is wrong with it; None if it has none."""
+    try:
+        if file.suffix == ".json":
+            found = json.loads(file.read_text(encoding="utf-8"))
+        else:
+            with zipfile.ZipFile(file) as archive:
+                found = json.loads(archive.read(STAMP))
+        key = found.get("key") or found.get("run")
+        key = key.get("run") if isinstance(key, dict) else key
+    except (*DAMAGE, AttributeError):
+        return None
+    return key and str(key)

@@ -15,7 +15,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import fingerprint_of
 from cifs_tf.export import FORMATS, ORIGIN_FILE, ExportError, export, find_fault, write_origin
 from cifs_tf.extras import is_installed
-from cifs_tf.files import now, print_written, read_json, write_json
+from cifs_tf.files import CHECK, now, print_written, read_json, read_results, write_results
 from cifs_tf.models import Classifier
 from cifs_tf.runs.cluster import Cluster, make_cluster
 from cifs_tf.runs.image_table import show_images
@@ -113,9 +113,9 @@ def _run_chief(
             "parameters": network.count_params(),
             "history": read_json(workdir.history_file(defense)),
         }
-        write_json(workdir.result_file, result)
+        write_results(workdir.result_file, result)
     result.setdefault("finished", now())
-    write_json(workdir.result_file, result)
+    write_results(workdir.result_file, result)
     about = f"{config.data.dataset}: accuracy in % on {len(dataset.test):,} test images"
     caption = "attacks: worst over beta_atk (in brackets)"
     console.print(results_table(reports).screen(f"{about}, epsilon {config.attack.epsilon}", caption))
@@ -130,7 +130,7 @@ def _run_chief(
     if config.output.export:
         written.append(_export(config, workdir, dataset, console))
         result["exported_example"] = example = classify_one(written[-1], dataset)
-        write_json(workdir.result_file, result)
+        write_results(workdir.result_file, result)
         console.print(
             f"The exported SavedModel takes test image {example['test_image']}, {example['label']!r}, for "
             f"{example['predicted']!r} with probability {example['probability']:.3f}."
@@ -145,6 +145,8 @@ def _result_of(key: dict[str, Any], workdir: Workdir, console: Console) -> dict[
         return None
     try:
         result = read_json(workdir.result_file)
+        # Of an earlier version, without a checksum: no number in it is taken over, they are all made again.
+        result = read_results(workdir.result_file) if CHECK in result else result
         if isinstance(result, dict) and isinstance(result.get("networks"), dict):
             if result.get("key") == key or key["run"] is None:
                 return result

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cifs_tf.command_line import import_plugins
 from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
-from cifs_tf.files import read_json
+from cifs_tf.files import read_json, read_results
 from cifs_tf.runs.keys import read_stamp
 from cifs_tf.runs.workdir import Workdir
 
@@ -65,14 +65,7 @@ class TrainedNetwork:
         Raises:
             UserError: if it is missing, damaged, or of another run, or a plugin of the run cannot be imported.
         """
-        wanted = {"key": self.run.key, "defense": self.defense, "checkpoint": self.checkpoint}
-        try:
-            read_stamp(self.model_file, wanted)
-        except (FileNotFoundError, ValueError) as error:
-            reason = "there is none" if isinstance(error, FileNotFoundError) else error
-            name = self.model_file.relative_to(self.path)
-            advice = f"{name} cannot be used ({reason}), the command of the run makes it again"
-            raise UserError(self.option, self.path, advice) from error
+        self._read_stamp()
         from cifs_tf.models import with_precision
         from cifs_tf.models.build import load_classifier
 
@@ -81,15 +74,37 @@ class TrainedNetwork:
         mixed = self.config.train.precision == "mixed_bfloat16"
         return with_precision(classifier, "float32") if mixed else classifier
 
+    def history(self) -> list[dict[str, Any]]:
+        """Return what each epoch of its training logged, as the network's file has it; nothing if it is not known.
+
+        Raises:
+            UserError: if that is missing, damaged, or of another run.
+        """
+        history = self._read_stamp().get("history")
+        file = self.run.history_file(self.defense)
+        if history is None and file.exists():  # begun before there were stamps
+            history = read_json(file)
+        return list(history or ())
+
+    def _read_stamp(self) -> dict[str, Any]:
+        wanted = {"key": self.run.key, "defense": self.defense, "checkpoint": self.checkpoint}
+        try:
+            return read_stamp(self.model_file, wanted)
+        except (FileNotFoundError, ValueError) as error:
+            reason = "there is none" if isinstance(error, FileNotFoundError) else error
+            name = self.model_file.relative_to(self.path)
+            advice = f"{name} cannot be used ({reason}), the command of the run makes it again"
+            raise UserError(self.option, self.path, advice) from error
+
     def result(self) -> dict[str, Any]:
         """Read `result.json`; it is empty if there is none.
 
         Raises:
-            UserError: if it is damaged, or of another run.
+            UserError: if it is damaged, was edited, or is of another run.
         """
         if not self.run.result_file.exists():
             return {}
-        result = self._read_json(self.run.result_file)
+        result = self._read_results(self.run.result_file)
         if self.run.key is not None and result.get("key", {}).get("run") != self.run.key:
             raise UserError(
                 self.option, self.path, "result.json is of another run, the command of the run makes it again"
@@ -100,20 +115,16 @@ class TrainedNetwork:
         """Read the reports of all evaluations of this network, by suite of attacks.
 
         Raises:
-            UserError: if one is damaged.
+            UserError: if one is damaged, or was edited.
         """
         files = sorted(self.evaluation("").glob("*/report.json"))
-        return {file.parent.name: self._read_json(file) for file in files}
+        return {file.parent.name: self._read_results(file) for file in files}
 
-    def _read_json(self, file: Path) -> dict[str, Any]:
+    def _read_results(self, file: Path) -> dict[str, Any]:
         try:
-            content = read_json(file)
+            return read_results(file)
         except UserError as error:
-            advice = f"{file.relative_to(self.path)} is damaged, make it anew"
-            raise UserError(self.option, self.path, advice) from error
-        if not isinstance(content, dict):
-            raise UserError(self.option, self.path, f"{file.relative_to(self.path)} is damaged, make it anew")
-        return content
+            raise UserError(self.option, self.path, f"of {file.relative_to(self.path)}: {error.advice}") from error
 
 
 def find_network(

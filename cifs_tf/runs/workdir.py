@@ -28,6 +28,7 @@ import yaml
 from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
 from cifs_tf.files import hash_text, hold_lock, is_held, remove_abandoned, remove_unfinished, write_text
+from cifs_tf.runs.keys import told_key
 from cifs_tf.runs.run_options import dump_yaml, parse_config
 
 # Fields that may change between a run and its continuation: they say where and how, not what.
@@ -123,7 +124,7 @@ class Workdir:
             remove_unfinished(self.path)
             for base in self.path.glob("export/*"):
                 remove_abandoned(base)
-            is_new = not self.config_file.exists()
+            is_new = not self.config_file.exists() or not (self.key or self.has_begun)
             options = dump_yaml(config)
             own = {name: value for name, value in config.flat().items() if name not in PLACES}
             key = hash_text(json.dumps(own, default=str)) if is_new else self.key
@@ -178,6 +179,15 @@ class Workdir:
         if is_torn or (header and hash_text(text[header.end() :]) != header[2]):
             advice = f"{self.config_file} is damaged, or was edited; put it back, or give another folder"
             raise UserError(option, self.path, advice)
+        # Runs that were begun before there were keys have none anywhere.
+        if header is None and self._tells_key():
+            advice = f"{self.config_file} has lost its first line, with the run's key; put it back"
+            raise UserError(option, self.path, f"{advice}, or give another folder")
+
+    def _tells_key(self) -> bool:
+        """Return whether a file of the run holds its key, which config.yaml then began with."""
+        networks = (file for pattern in ("*/*.keras", "*/checkpoints/*.npz") for file in self.path.glob(pattern))
+        return any(map(told_key, (self.images_file, self.result_file, *networks)))
 
     def _refuse_results(self) -> None:
         """Refuse results without a config: nothing says which one made them."""

@@ -11,7 +11,7 @@ from rich.console import Console
 from cifs_tf.command_line import command
 from cifs_tf.data import ImageDataset
 from cifs_tf.errors import UserError
-from cifs_tf.files import now, print_written, read_json, write_json
+from cifs_tf.files import now, print_written, read_results, write_results
 from cifs_tf.runs.cluster import Cluster, count_workers, make_cluster
 from cifs_tf.runs.image_table import describe_images, show_images
 from cifs_tf.runs.images import check_images, load_training_images, record_images
@@ -150,7 +150,7 @@ def _write(
         "images": describe_images(dataset),
         "trials": rows,
     }
-    write_json(workdir.result_file, found)
+    write_results(workdir.result_file, found)
 
 
 def _is_finished(config: SearchConfig, workdir: Workdir) -> bool:
@@ -158,7 +158,7 @@ def _is_finished(config: SearchConfig, workdir: Workdir) -> bool:
     if not workdir.result_file.exists():
         return False
     try:
-        found = read_json(workdir.result_file)
+        found = read_results(workdir.result_file)
         if found.get("key", workdir.key) != workdir.key:
             raise ValueError("it is of another run")
         written = RESULTS if any(trial["status"] == "completed" for trial in found["trials"]) else ()
@@ -171,7 +171,7 @@ def _is_finished(config: SearchConfig, workdir: Workdir) -> bool:
 
 
 def _show(config: SearchConfig, workdir: Workdir) -> None:
-    found = read_json(workdir.result_file)
+    found = read_results(workdir.result_file)
     console = Console()
     images = f"{found['num_validation_images']:,} validation images"
     title = f"{config.data.dataset}: {config.search.tuner} search on {images}"

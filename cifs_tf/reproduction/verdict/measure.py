@@ -13,7 +13,7 @@ from cifs_tf.data import ImageDataset, Split
 from cifs_tf.evaluation import as_attacked, evaluate, make_attacks
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.tasks import Crafted, Natural
-from cifs_tf.files import now, read_json
+from cifs_tf.files import now, read_results
 from cifs_tf.models import Classifier
 from cifs_tf.reproduction.verdict.cells import CHECKPOINTS, SCHEMA, Cell, pack_bits
 from cifs_tf.reproduction.verdict.study import Study
@@ -48,7 +48,7 @@ def measure_cell(cell: Cell, study: Study, workdir: Path, data_dir: str | None =
     if data_dir is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
     dataset = load_images(config.data, [run])
-    history, result = read_json(run.history_file(cell.training["defense"])), read_json(run.result_file)
+    history, result = find_network(run.path).history(), read_results(run.result_file)
     epochs = {"last": config.train.epochs, "best": best_epoch(history) or config.train.epochs}
     found: dict[str, Any] = {}
     for checkpoint, planned in zip(CHECKPOINTS, cell.evaluations, strict=True):
@@ -65,7 +65,7 @@ def measure_cell(cell: Cell, study: Study, workdir: Path, data_dir: str | None =
                     "channels": _channels(classifier, dataset.test.class_balanced(study.examples, ""), config, own),
                 }
         found[checkpoint] = found[evaluation.checkpoint]
-    evaluated = read_json(workdir / cell.evaluations[0].settled(workdir).report_file)
+    evaluated = read_results(workdir / cell.evaluations[0].settled(workdir).report_file)
     jobs = dict.fromkeys(job.settled(workdir) for job in cell.jobs)
     return {
         "schema": SCHEMA,
@@ -98,7 +98,7 @@ def measure_cell(cell: Cell, study: Study, workdir: Path, data_dir: str | None =
 
 def _verdicts(folder: Path) -> dict[str, Any]:
     """Return the verdict of each image in the ledger of an evaluation: true if the final prediction was right."""
-    ledger, report = Ledger.read(folder / "ledger.jsonl"), read_json(folder / "report.json")
+    ledger, report = Ledger.read(folder / "ledger.jsonl"), read_results(folder / "report.json")
     ids = ledger.ids("natural")
 
     def right(task: str) -> str:

@@ -35,6 +35,7 @@ def publish_run(
     """
     moved = {name: getattr(options, name) for name in ("dataset", "data_dir") if getattr(options, name)}
     data = dataclasses.replace(run.config.data, **moved)
+    run.result(), run.reports()  # what the card will tell is whole
     classifier = run.load()
     dataset = _load_images(run, data, classifier)
     if options.int8:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
+import shutil
 import subprocess
 import sys
 
@@ -17,7 +17,7 @@ from cifs_tf.command_line import parse_options
 from cifs_tf.config import AttackConfig, DataConfig, OutputConfig, RunConfig
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import Ledger
-from cifs_tf.files import write_json
+from cifs_tf.files import read_results, write_json
 from cifs_tf.layers import CIFS
 from cifs_tf.models import Classifier
 from cifs_tf.programs.analyse import AnalyseOptions, analyse
@@ -82,7 +82,7 @@ def test_everything_is_written_beside_the_run(run, summary):
     assert {"channels.csv", "classes.csv", "curves.png", "class_robustness.png"} <= files
     assert 1 <= sum(name.startswith("channels_") for name in files) <= 2
     assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in files if name.endswith(".png"))
-    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert read_results(folder / "summary.json") == summary
     assert (summary["num_examples"], summary["subset_of"], summary["epsilon"]) == (20, 360, 0.1)
     # Without an evaluation the attacker takes the run's beta; vanilla has one head.
     assert {name: network["attack_beta"] for name, network in summary["networks"].items()} == {"vanilla": 0, "cifs": 2}
@@ -151,17 +151,25 @@ def test_the_attack_takes_the_worst_beta_of_the_runs_evaluation(tmp_path):
         task | {"name": "a"},
         task | {"name": "b", "beta": 10},
     ]
-    header = {"key": {}, "shard": "1/1", "about": {"tasks": tasks}}
+    header = {"key": {"weights": "others"}, "shard": "1/1", "about": {"tasks": tasks}}
     with Ledger.open(run.evaluation("cifs", "last", "paper") / "ledger.jsonl", header) as ledger:
         ledger.append("natural", np.arange(2), {"ranks": np.zeros((2, 2)), "labels": np.array([0, 1])})
         ledger.append("a", np.arange(2), {"ranks": np.zeros((2, 2))})
         ledger.append("b", np.arange(2), {"ranks": np.ones((2, 2))})
         ledger.finish()
     network = TrainedNetwork(run, RunConfig(), "cifs")
-    assert choose_beta(network, "pgd2", None, num_probes=2) == 10
-    assert choose_beta(network, "pgd2", None, num_probes=0) == 0
-    assert choose_beta(network, "pgd2", "infinity", num_probes=2) == "infinity"
-    assert choose_beta(network, "fgsm", None, num_probes=2) == RunConfig().train.beta
+    two, none = make_network({"features": CIFS()}, 0), make_network({}, 0)
+    assert choose_beta(network, "pgd2", None, two) == 10
+    assert choose_beta(network, "pgd2", None, none) == 0
+    assert choose_beta(network, "pgd2", "infinity", two) == "infinity"
+    assert choose_beta(network, "fgsm", None, two) == RunConfig().train.beta
+    # A run that knows its own network takes no beta of another one.
+    run.config_file.unlink()
+    shutil.move(tmp_path / "cifs", tmp_path / "aside")
+    with run.open(RunConfig()):
+        shutil.move(tmp_path / "aside", tmp_path / "cifs")
+    with pytest.raises(UserError, match=r"ledger\.jsonl is of another network than last\.keras"):
+        choose_beta(network, "pgd2", None, two)
 
 
 def test_what_is_not_known_is_left_out(tmp_path):

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 from cifs_tf.command_line import parse_options
-from cifs_tf.files import write_json
+from cifs_tf.config import RunConfig
+from cifs_tf.files import write_results
 from cifs_tf.programs.analyse import AnalyseOptions
 from cifs_tf.programs.evaluate import EvaluateOptions
 from cifs_tf.reproduction.catalogue import figures, tables
 from cifs_tf.reproduction.plan import Analysis, Evaluation, Training, jobs_of, plan_figure, plan_table
 from cifs_tf.reproduction.scales import SCALES, arguments
+from cifs_tf.runs.keys import stamp
 from cifs_tf.runs.run_options import RECIPES, parse_config
+from cifs_tf.runs.workdir import Workdir
 
 PLACES = ("workdir", "data_dir")
 WORKDIR = Path("runs/here")
@@ -87,14 +90,14 @@ def test_only_the_very_same_run_and_measurement_count_as_done(tmp_path):
     config = {name: json.loads(value) for name, value in training.config}
     result = tmp_path / training.folder / "result.json"
     for stored, done in [({}, False), ({"finished": "now"}, True), ({"finished": "now", "epochs": 7}, False)]:
-        write_json(result, {"config": {**config, "workdir": "elsewhere", **stored}, **stored})
+        write_results(result, {"config": {**config, "workdir": "elsewhere", **stored}, **stored})
         assert training.is_done(tmp_path) is done
     for attacks, examples, done in [
         (("fgsm", "pgd2", "cw2"), 3, True),
         (("fgsm",), 3, False),
         (("fgsm", "pgd2", "cw2"), 5, False),
     ]:
-        write_json(
+        write_results(
             tmp_path / evaluation.report_file, {"num_examples": examples, "paper": {"attacks": dict.fromkeys(attacks)}}
         )
         assert evaluation.is_done(tmp_path) is done
@@ -103,10 +106,15 @@ def test_only_the_very_same_run_and_measurement_count_as_done(tmp_path):
 def test_where_the_best_epoch_is_the_last_a_network_is_measured_once(tmp_path):
     """Of ten epochs; robust accuracies of which the third, or the tenth, is the highest."""
     evaluation = plan("B.2", "small")[0].evaluations[0]
-    history = tmp_path / evaluation.training.folder / "vanilla" / "history.json"
+    run = Workdir(tmp_path / evaluation.training.folder)
+    file = run.model_file("vanilla")
     assert evaluation.settled(tmp_path) == evaluation
+    with run.open(RunConfig()):
+        file.parent.mkdir()
     for best, checkpoint in [(3, "best"), (10, "last")]:
-        write_json(history, [{"val_robust_accuracy": 0.5 + 0.1 * (epoch == best)} for epoch in range(1, 11)])
+        history = [{"val_robust_accuracy": 0.5 + 0.1 * (epoch == best)} for epoch in range(1, 11)]
+        file.unlink(missing_ok=True)
+        stamp(file, {"key": run.key, "defense": "vanilla", "checkpoint": "last", "history": history})
         assert evaluation.settled(tmp_path).checkpoint == checkpoint
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cifs_tf.files import write_json
+from cifs_tf.files import write_results
 from cifs_tf.reproduction.catalogue import tables
 from cifs_tf.reproduction.plan import Evaluation, jobs_of, plan_table
 from cifs_tf.reproduction.render import cell_text, result_table, write_result
@@ -41,10 +41,10 @@ def workdir(tmp_path):
             gain = 0.1 * job.training["seed"]
             vanilla = job.training["defense"] == "vanilla"
             matrix = {"Adap/Final": 0.4} | ({} if vanilla else {"CIFS/CIFS": 0.45 + gain, "CIFS/Final": 0.5 + gain})
-            write_json(tmp_path / job.report_file, {**REPORT, "matrix": matrix})
+            write_results(tmp_path / job.report_file, {**REPORT, "matrix": matrix})
         else:
             result = dict.fromkeys(("started", "finished", "revision", "machine", "versions"), "x")
-            write_json(
+            write_results(
                 tmp_path / job.folder / "result.json", {**result, "networks": {job["defense"]: {"parameters": 7}}}
             )
     return tmp_path

@@ -13,6 +13,7 @@ from cifs_tf.config import DataConfig, ModelConfig, OutputConfig, RunConfig, Tra
 from cifs_tf.errors import UserError
 from cifs_tf.files import read_json, write_atomically, write_json
 from cifs_tf.runs.cluster import ALONE
+from cifs_tf.runs.keys import stamp
 from cifs_tf.runs.precision import settle
 from cifs_tf.runs.workdir import Workdir
 
@@ -89,6 +90,36 @@ def test_the_key_is_that_of_the_config_that_began(tmp_path):
             workdir.check(RunConfig())
         with pytest.raises(UserError, match=r"no whole config\.yaml"):
             workdir.read_config()
+
+
+@pytest.mark.parametrize("told_by", ["images.json", "result.json", "cifs/last.keras", "cifs/checkpoints/step-1.npz"])
+def test_a_config_that_lost_its_first_line_is_refused(tmp_path, told_by):
+    """Any file of the run tells that it had a key; without that line, nothing would be compared with it."""
+    workdir = Workdir(tmp_path)
+    with workdir.open(RunConfig()):
+        key = workdir.key
+    file = tmp_path / told_by
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".json":
+        write_json(file, {"run": key} if told_by == "images.json" else {"key": {"run": key}})
+    else:
+        stamp(file, {"key": key})
+    text = workdir.config_file.read_text()
+    for lost in (text.partition("\n")[2], "\n" + text.partition("\n")[2], "# mine\n" + text.partition("\n")[2]):
+        workdir.config_file.write_text(lost)
+        with pytest.raises(UserError, match=r"config\.yaml has lost its first line"):
+            workdir.check(RunConfig())
+        with pytest.raises(UserError, match=r"config\.yaml"):
+            workdir.read_config()
+
+
+def test_a_config_of_a_run_that_trained_nothing_gets_its_first_line_again(tmp_path):
+    workdir = Workdir(tmp_path)
+    with workdir.open(RunConfig()):
+        key = workdir.key
+    workdir.config_file.write_text(workdir.config_file.read_text().partition("\n")[2])
+    with workdir.open(RunConfig()):
+        assert workdir.key == key
 
 
 @pytest.mark.parametrize("name", ["cifs/history.json", "cifs/last.keras", "result.json", "export/cifs/1/model.onnx"])

@@ -26,6 +26,8 @@ from cifs_tf.data import load_dataset, to_float
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import as_attacked, evaluate, make_attacks, make_suite
 from cifs_tf.export import ExportError, write_onnx
+from cifs_tf.files import read_results, write_results
+from cifs_tf.presets.from_run import save_run_to_preset
 from cifs_tf.programs.export import publish, show
 from cifs_tf.runs.pipeline import summarise
 from cifs_tf.runs.trained import find_network
@@ -68,7 +70,7 @@ def workdir(tmp_path_factory, trained):
     report = evaluate(attacked, load_dataset(config.data).test, tasks)
     networks = {"cifs": {"evaluation": {"last": {"epoch": 4, **summarise(report)}}}}
     result = {"versions": {"python": "3"}, "revision": "abc", "started": "then", "networks": networks}
-    (path / "result.json").write_text(json.dumps(result))
+    write_results(path / "result.json", result)
     return path
 
 
@@ -138,7 +140,7 @@ def test_layout(published, card):
 
 
 def test_the_card_repeats_what_the_run_measured(card, workdir):
-    result = json.loads((workdir / "result.json").read_text())
+    result = read_results(workdir / "result.json")
     found = result["networks"]["cifs"]["evaluation"]["last"]
     measured = card["measured"]
     assert measured["clean"]["accuracy"] == found["natural"]["accuracy"]
@@ -324,7 +326,7 @@ def test_a_run_that_measured_nothing_says_so(workdir, tmp_path, capsys):
     report = {"about": about, "num_examples": 10, "believable": False, **shares}
     folder = path / "cifs" / "evaluation" / "last" / "strict"
     folder.mkdir(parents=True)
-    (folder / "report.json").write_text(json.dumps(report))
+    write_results(folder / "report.json", report)
     published = publish(ExportOptions(str(path), format=("onnx",), version=7))
     assert published == path / "export" / "cifs" / "7"
     assert {file.name for file in published.iterdir()} == {"model.onnx", "labels.json", "model_card.json"}
@@ -347,9 +349,30 @@ def test_a_run_that_measured_nothing_says_so(workdir, tmp_path, capsys):
 )
 def test_results_that_lack_something_are_a_sentence(result, words, workdir, tmp_path):
     path = copy_run(workdir, tmp_path / "run")
-    (path / "result.json").write_text(json.dumps(result))
+    write_results(path / "result.json", result)
     with pytest.raises(UserError, match=words):
         publish(ExportOptions(str(path), format=("onnx",)))
+
+
+def test_numbers_that_were_edited_are_not_told(workdir, tmp_path):
+    """Not in the card, nor those of a file without a checksum, which was written before there were any."""
+    path = copy_run(workdir, tmp_path / "run")
+    text = (workdir / "result.json").read_text()
+    result = json.loads(text)
+    count = result["networks"]["cifs"]["evaluation"]["last"]["worst_case"]["count"]
+    edited = text.replace(f'"count": {count}', f'"count": {count + 1}')
+    unchecked = json.dumps({name: value for name, value in result.items() if name != "check"})
+    for content, words in ((edited, "was edited"), (unchecked, "no checksum"), ("[1]", "damaged")):
+        (path / "result.json").write_text(content)
+        with pytest.raises(UserError, match=words):
+            publish(ExportOptions(str(path), format=("onnx",)))
+    (path / "result.json").unlink()
+    report = path / "cifs" / "evaluation" / "last" / "paper" / "report.json"
+    write_results(report, {"num_examples": 10, "natural": {"count": 9}, "worst_case": {"count": 2}})
+    report.write_text(report.read_text().replace('"count": 2', '"count": 8'))
+    with pytest.raises(UserError, match=r"evaluation/last/paper/report\.json: it is damaged, or was edited"):
+        save_run_to_preset(find_network(path), tmp_path / "preset")
+    assert not (tmp_path / "preset").exists()
 
 
 def test_a_report_of_another_suite_is_named(workdir, tmp_path):
@@ -357,7 +380,7 @@ def test_a_report_of_another_suite_is_named(workdir, tmp_path):
     folder = path / "cifs" / "evaluation" / "last" / "strict"
     folder.mkdir(parents=True)
     report = {"about": {"suite": "quick", "dataset": "digits", "epsilon": 0.1}, "num_examples": 10}
-    (folder / "report.json").write_text(json.dumps(report))
+    write_results(folder / "report.json", report)
     with pytest.raises(UserError, match="is of the suite quick"):
         publish(ExportOptions(str(path), format=("onnx",)))
 
