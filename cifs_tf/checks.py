@@ -16,6 +16,9 @@ ONE_HOT_NDIM = 2
 TOLERANCE = 1e-2
 # Begins what `cifs_tf.models.checked_model.watch_batch` says; `explain_later_batches` makes a sentence of it.
 LATER = "later batch:"
+NOT_FINITE = "leave these images out, or mend them"
+# What `tf.data.INFINITE_CARDINALITY` is.
+ENDLESS = -1
 # The greatest value of images that were divided by 255 twice, but for rounding.
 TWICE = 1.01 / 255
 
@@ -39,7 +42,7 @@ def check_labels(labels: Any, num_classes: int | None = None, argument: str = "l
         >>> check_labels([[0, 1], [1, 0]]).tolist()
         [1, 0]
     """
-    array = _as_array(labels, argument)
+    array = as_array(labels, argument)
     if array.dtype.kind not in "biuf":
         raise UserError(argument, f"dtype {array.dtype}", "give integers from 0 to the number of classes - 1")
     if array.dtype.kind == "b" and array.ndim == 1 and num_classes not in (None, 2):
@@ -91,26 +94,27 @@ def check_images(
     Example:
         >>> check_images(np.zeros((1, 8, 8, 3), np.float32), shape=(8, 8, 3))
     """
-    array = _as_array(images, argument)
+    array = as_array(images, argument)
     dtype = str(array.dtype)
+    if array.dtype.kind in "OUSTcmM":
+        received = f"dtype {dtype}" if isinstance(images, np.ndarray | list) else type(images).__name__
+        raise UserError(argument, received, "give an array of floats in [0, 1], such as np.float32")
     if shape is not None and not _fits(array.shape[1:], shape):
-        wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        alone = array.shape if _fits(array.shape, shape) else None
-        advice = "give a batch, images[None]" if alone else f"the network takes (examples, {wanted}), resize them"
-        raise UserError(argument, f"shape {array.shape}", advice)
+        raise UserError(argument, f"shape {array.shape}", _advice_on_shape(array.shape, shape))
     if array.size == 0:
         return
-    if array.dtype.kind in "OUS":
-        raise UserError(argument, f"dtype {dtype}", "give an array of floats in [0, 1], such as np.float32")
     low, high = float(array.min()), float(array.max())
     if not math.isfinite(high - low):
         finite = array[np.isfinite(array)]
         if not allow_nan:
             count = array.size - finite.size
-            raise UserError(argument, f"{count} pixels that are not finite", "leave these images out, or mend them")
+            raise UserError(argument, f"{count} pixels that are not finite", NOT_FINITE)
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     received = f"{dtype} pixels from {low:.4g} to {high:.4g}"
     if not dtype.startswith(("float", "bfloat")):
+        if high <= 1:  # True and False, or a mask
+            advice = "convert them to floats, if 1 is white; if they were divided by 255, convert them before that"
+            raise UserError(argument, received, advice)
         raise UserError(argument, received, "divide by 255: images are floats in [0, 1]")
     if -1 - TOLERANCE <= low < -0.6 and high <= 1 + TOLERANCE:
         raise UserError(argument, received, "add 1 and divide by 2: images are floats in [0, 1]")
@@ -122,10 +126,68 @@ def check_images(
         raise UserError(argument, received, "multiply by 255, they seem divided twice: images are floats in [0, 1]")
 
 
-def _as_array(values: Any, argument: str) -> np.ndarray:
+def _advice_on_shape(found: tuple[int, ...], shape: tuple[int | None, ...]) -> str:
+    if _fits(found, shape):
+        return "give a batch, images[None]"
+    if _fits((*found[1:], 1), shape):
+        return "give grey images an axis for their channel, images[..., None]"
+    wanted = ", ".join("any" if size is None else str(size) for size in shape)
+    return f"the network takes (examples, {wanted}), resize them"
+
+
+def check_weights(weights: Any, num_examples: int | None, argument: str = "sample_weight") -> np.ndarray:
+    """Return sample weights as floats (examples,).
+
+    Args:
+        weights: numbers of 0 or more, (examples,) or (examples, 1).
+        num_examples: how many there must be; None for any number.
+        argument: name of the argument, for the error.
+
+    Raises:
+        UserError: for weights of another shape, below 0, or not finite.
+
+    Example:
+        >>> check_weights([[1], [0]], 2).tolist()
+        [1.0, 0.0]
+    """
+    array = as_array(weights, argument)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.dtype.kind not in "biuf" or array.ndim != 1 or num_examples not in (None, len(array)):
+        wanted = "each image" if num_examples is None else f"each of the {num_examples} images"
+        raise UserError(argument, f"shape {array.shape}", f"give one number for {wanted}")
+    if not (array >= 0).all() or not np.isfinite(array).all():  # NaN is none of these
+        raise UserError(argument, array[~((array >= 0) & np.isfinite(array))][0], "give numbers of 0 or more")
+    return array.astype(np.float64)
+
+
+def check_ends(data: Any, steps: Any, argument: str = "steps_per_epoch") -> None:
+    """Refuse batches without end, unless the number of steps is given: they would be taken for ever.
+
+    Args:
+        data: a `tf.data.Dataset`, a `keras.utils.PyDataset`, or anything else, which passes.
+        steps: how many batches are taken; None for all.
+        argument: what the number of steps is called, for the error.
+
+    Raises:
+        UserError: if so.
+    """
+    endless = hasattr(data, "cardinality") and int(data.cardinality()) == ENDLESS
+    if hasattr(data, "__getitem__") and hasattr(data, "num_batches"):
+        endless = data.num_batches is None
+    if endless and steps is None:
+        raise UserError(argument, None, "the data have no end, give the number of steps, or leave repeat() out")
+
+
+def as_array(values: Any, argument: str) -> np.ndarray:
+    """Return values as an array.
+
+    Raises:
+        UserError: for what is none, such as rows of several lengths.
+    """
     try:
         return np.asarray(values)
-    except ValueError as error:  # rows of several lengths
+    except (ValueError, TypeError) as error:  # rows of several lengths
         raise UserError(argument, type(values).__name__, "give an array, all of whose rows have one shape") from error
 
 
@@ -160,19 +222,28 @@ def check_first_batch(
         UserError: naming the range or the labels that were received.
     """
     batch: Any = (x, y)
+    if isinstance(x, dict | list | tuple) or isinstance(y, dict | list):
+        name, value = ("images", x) if isinstance(x, dict | list | tuple) else ("labels", y)
+        raise UserError(f"{argument}{name}", type(value).__name__, "give one array or tensor")
     if y is None and isinstance(x, Iterator):
         # Keras knows no other iterators than generators, and has an error of its own for an empty one.
         first = list(itertools.islice(x, 1))
         x, batch = (each for each in itertools.chain(first, x)), first[0] if first else None
     elif y is None and hasattr(x, "take") and hasattr(x, "element_spec"):
-        batch = next(iter(x.take(1)), None)
-    elif y is None and hasattr(x, "__getitem__") and not hasattr(x, "shape") and not isinstance(x, list | tuple | dict):
+        with explain_sizes(f"{argument}images"):
+            batch = next(iter(x.take(1)), None)
+        if batch is None:
+            raise UserError(f"{argument}images", "no batches", "give at least one")
+    elif y is None and hasattr(x, "__getitem__") and not hasattr(x, "shape"):
         batch = x[0]
-    elif not hasattr(x, "shape") and not isinstance(x, list | tuple):
+    elif not hasattr(x, "shape"):
         return x  # nothing, or of a kind that only Keras knows
-    images, labels, *_ = (*batch, None) if isinstance(batch, tuple | list) else (batch, None)
+    images, labels, weights, *_ = (*batch, None, None) if isinstance(batch, tuple | list) else (batch, None, None)
     if images is None:
         return x
+    if isinstance(images, dict | list | tuple) or None in tuple(getattr(images, "shape", ())):
+        advice = "give batches (images, labels), each one array or tensor, of images of one size"
+        raise UserError(f"{argument}images", type(images).__name__, advice)
     check_images(images, f"{argument}images", shape=shape, allow_nan=allow_nan)
     if check is None:
         return x
@@ -180,7 +251,11 @@ def check_first_batch(
         raise UserError(f"{argument}labels", None, "give one for each image: images and labels, or batches of both")
     if len(images) != len(labels):
         raise UserError(f"{argument}labels", f"{len(labels)} labels", f"give one for each of the {len(images)} images")
+    if not len(images):
+        raise UserError(f"{argument}images", "no images", "give at least one")
     check(labels)
+    if weights is not None:
+        check_weights(weights, len(images), f"{argument}sample_weight")
     return x
 
 
@@ -195,14 +270,42 @@ def explain_later_batches(num_classes: int) -> Iterator[None]:
         UserError: for a label that is no class, or what `cifs_tf.models.checked_model.watch_batch` found.
     """
     try:
-        yield
+        with explain_sizes("images"):
+            yield
+    except UserError:
+        raise
     except Exception as error:
-        if found := re.search(rf"{LATER} (images|labels)\]((?: \[[^\]]*\])+)", str(error)):
-            values = np.array([float(value) for value in found[2].strip(" []").split("] [")])
-            check_images(values.astype(np.float32)) if found[1] == "images" else check_labels(values, num_classes)
+        if found := re.search(rf"{LATER} (images|pixels|size|labels|weights)\]((?: \[[^\]]*\])+)", str(error)):
+            values = np.array([float(value) for value in re.split(r"\] \[| ", found[2].strip(" []"))])
+            if found[1] == "images":
+                check_images(values.astype(np.float32))
+            elif found[1] == "size":
+                received = f"a batch of shape ({', '.join(map(str, values.astype(int)))})"
+                raise UserError("images", received, "all must have the size that the network takes") from None
+            elif found[1] == "pixels":
+                raise UserError("images", "pixels that are not finite", NOT_FINITE) from None
+            elif found[1] == "weights":
+                check_weights(values, None)
+            check_labels(values, num_classes)
             raise UserError("labels", "rows that are not one-hot", "give rows of zeros and a single one") from None
         found = re.search(r"label value of (-?\d+) which is outside the valid range", str(error))
         if found is None:
             raise
         advice = f"labels are 0 to {num_classes - 1}; number the classes from 0"
         raise UserError("labels", int(found[1]), advice) from None
+
+
+@contextlib.contextmanager
+def explain_sizes(argument: str) -> Iterator[None]:
+    """Say in a sentence that `tf.data` met images of several sizes.
+
+    Raises:
+        UserError: if it did.
+    """
+    try:
+        yield
+    except Exception as error:
+        if re.search(r"batch tensors with different shapes|yielded an element of shape .* was expected", str(error)):
+            advice = "bring all images to one size before they are batched"
+            raise UserError(argument, "images of several sizes", advice) from None
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import keras
 import tensorflow as tf
@@ -146,6 +147,16 @@ class AdversarialTrainer(CheckedModel, FittedModel):
     def call(self, images, training=None):
         return self.inference_classifier(images, training=training)[:, 0]
 
+    def fit(self, *args, **kwargs):
+        """Train, as `CheckedModel.fit` does, and warn of steps that were skipped because something was not finite."""
+        before = self.skipped_steps
+        history = super().fit(*args, **kwargs)
+        if skipped := self.skipped_steps - before:
+            names = ", ".join("pixels" if name == "x_adv" else name for name in [*self.not_finite][:3])
+            text = f"{skipped:,} of the steps changed nothing, because these were not finite: {names}"
+            warnings.warn(text, stacklevel=2)
+        return history
+
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, **kwargs):
         """Take an optimizer and metrics, as Keras does; the loss is the method's.
 
@@ -159,7 +170,7 @@ class AdversarialTrainer(CheckedModel, FittedModel):
 
     def train_step(self, data):
         """Perturb, then one optimizer step on the method's loss."""
-        images, labels, sample_weight = self._unpack(data)
+        images, labels, sample_weight = self._unpack(data, allow_nan=True)
         check_even(images)
         step = tf.convert_to_tensor(self.optimizer.iterations)
         epoch = tf.cast(step, self.variable_dtype) / self.steps_per_epoch
@@ -188,7 +199,9 @@ class AdversarialTrainer(CheckedModel, FittedModel):
         else:
             per_example_loss, heads, gradients = self._at_perturbed_weights(differentiate, statistics, epoch)
 
-        bad = self._count_not_finite([x_adv, heads, per_example_loss, *gradients])
+        # An infinite pixel may be a finite one after the attack.
+        pixels = tf.reduce_sum(images) + tf.reduce_sum(x_adv)
+        bad = self._count_not_finite([pixels, heads, per_example_loss, *gradients])
         nan = tf.constant(float("nan"))
         gradients = [None if g is None else tf.where(bad, tf.cast(nan, g.dtype), g) for g in gradients]
         self._apply(gradients, variables, bad)
@@ -229,10 +242,10 @@ class AdversarialTrainer(CheckedModel, FittedModel):
         self.loss_metric.update_state(per_example_loss, sample_weight)
         return self._logs(own, labels, heads[:, 0], sample_weight)
 
-    def _unpack(self, data) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _unpack(self, data, allow_nan=False) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Bring a batch to (images, labels int32 (batch,), sample weights (batch,))."""
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        watch_batch(images, labels, self.num_classes)
+        images = watch_batch(images, self.image_shape, labels, self.num_classes, sample_weight, allow_nan)
         dtype = self.classifier.variable_dtype
         if len(labels.shape) == ONE_HOT_NDIM and labels.shape[1] != 1:
             labels = tf.argmax(labels, axis=1)

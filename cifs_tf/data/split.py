@@ -40,7 +40,7 @@ class Split:
             or less moves no other. Default None: they depend on the position, for a set that does not change.
 
     Raises:
-        UserError: for images that are not uint8, labels that are none, or another number of them.
+        UserError: for images that are not uint8, labels that are none, or another number of them or of names.
     """
 
     images: Any
@@ -56,6 +56,8 @@ class Split:
         labels = check_labels(self.labels)
         if len(labels) != len(images):
             raise UserError("labels", f"{len(labels)} labels", f"give one for each of the {len(images)} images")
+        if self.names is not None and len(self.names) != len(labels):
+            raise UserError("names", f"{len(self.names)} names", f"give one for each of the {len(labels)} images")
         object.__setattr__(self, "labels", labels)
 
     def __len__(self) -> int:

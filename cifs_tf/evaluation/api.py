@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import numbers
 import os
@@ -55,7 +56,7 @@ def evaluate(
         seed: of everything random, 0 to 2^31 - 1. Default 0.
         batch_size: images per batch, over all devices. Default 250.
         strategy: spreads batches over its replicas; the model must have been made in its scope.
-        about: what else the report says, in plain types.
+        about: what else the report says, in types that JSON has, numbers and arrays of NumPy, or paths.
         on_progress: called as (task, share of the work done, survivors).
 
     Returns:
@@ -88,7 +89,7 @@ def evaluate(
     shape = tuple(split.image_shape)
     attacked = model if isinstance(model, AttackedModel) else as_attacked(model, image_shape=shape)
     radius = {"norm": norm, "epsilon": None if epsilon is None else float(epsilon)}
-    about = {**radius, "epsilon_given": None if epsilon is None else _as_written(epsilon), **(about or {})}
+    about = {**radius, "epsilon_given": None if epsilon is None else _as_written(epsilon), **_plain(about)}
     if isinstance(suite, str):
         about = {"suite": suite, **about}
         if epsilon is None:
@@ -99,6 +100,9 @@ def evaluate(
         if not any(isinstance(task, Natural) for task in tasks):
             raise UserError("suite", [task.name for task in tasks], "put Natural() first: a report needs it")
     check_input(attacked, split, tasks, shard)
+    names = about.get("class_names")
+    if names is not None and (isinstance(names, str) or len(names) != attacked.num_classes):
+        raise UserError("about", f"class_names {names}", f"give a list of {attacked.num_classes}, one for each class")
     header = header_of(attacked, split, tasks, seed=seed, shard=shard, about=about)
     header["about"]["limits"] += [*told, *describe_missing(attacked), *describe_change(about.get("suite"), tasks)]
     with contextlib.ExitStack() as stack:
@@ -120,6 +124,20 @@ def evaluate(
         if card is not None:
             card.finish(report)
         return report
+
+
+def _plain(about: Any) -> dict[str, Any]:
+    """Return what else a report says in the types of JSON."""
+
+    def simple(value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value.tolist()
+
+    try:
+        plain = json.loads(json.dumps(about or {}, default=simple, allow_nan=False))
+        return dict(plain)
+    except (TypeError, ValueError, AttributeError) as error:
+        advice = "give a dict of text, finite numbers, true, false, None, and lists and dicts of these"
+        raise UserError("about", about, advice) from error
 
 
 def _are_tasks(suite: Any) -> bool:

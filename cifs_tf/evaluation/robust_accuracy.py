@@ -12,7 +12,7 @@ import tensorflow as tf
 from cifs_tf.adversarial import AdversarialTrainer
 from cifs_tf.attacks import HeadsFn, example_seeds
 from cifs_tf.attacks.objective import fooled
-from cifs_tf.checks import check_images, check_labels
+from cifs_tf.checks import as_array, check_images, check_labels
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import as_attacked
@@ -132,7 +132,13 @@ def _examples(data: Data, num_examples: int) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(data, tf.data.Dataset):
         images, labels = collect(data, "data", num_examples)
     else:
-        images, labels = (data.images, data.labels) if isinstance(data, Split) else map(np.asarray, data[:2])
+        if isinstance(data, Split):
+            images, labels = data.images, data.labels
+        elif isinstance(data, tuple | list) and len(data) == 2:
+            images, labels = (as_array(each, "data") for each in data)
+        else:
+            advice = "give a cifs_tf.data.Split, (images, labels), or a tf.data.Dataset of them"
+            raise UserError("data", type(data).__name__, advice)
         if labels.ndim == 0 or len(images) != len(labels):
             raise UserError("data", f"{labels.size} labels", f"give one for each of the {len(images)} images")
         chosen = np.sort(np.random.default_rng(0).permutation(len(labels))[:num_examples])

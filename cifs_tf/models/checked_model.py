@@ -5,7 +5,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from cifs_tf.checks import LATER, ONE_HOT_NDIM, check_first_batch, check_labels, explain_later_batches
+from cifs_tf.checks import (
+    LATER,
+    ONE_HOT_NDIM,
+    check_ends,
+    check_first_batch,
+    check_images,
+    check_labels,
+    check_weights,
+    explain_later_batches,
+)
 from cifs_tf.errors import UserError
 from cifs_tf.framework_internals import validates_in_fit
 
@@ -39,11 +48,17 @@ class CheckedModel(keras.Model):
         Raises:
             UserError: for other pixels or labels, of the validation data too.
         """
+        check_ends(x, kwargs.get("steps_per_epoch"))
         x = self._look(x, y, allow_nan=self.skips_not_finite)
+        if (weights := kwargs.get("sample_weight")) is not None:
+            check_weights(weights, len(x) if hasattr(x, "shape") else None)
         validation = kwargs.get("validation_data")
         if isinstance(validation, tuple | list):
             self._look(*validation[:2], argument="validation ")
+            if len(validation) > 2 and validation[2] is not None:
+                check_weights(validation[2], len(validation[0]), "validation sample_weight")
         elif validation is not None:
+            check_ends(validation, kwargs.get("validation_steps"), "validation_steps")
             kwargs["validation_data"] = self._look(validation, None, argument="validation ")
         with explain_later_batches(self.num_classes):
             return super().fit(x, y, *args, **kwargs)
@@ -55,6 +70,7 @@ class CheckedModel(keras.Model):
             UserError: as for `fit`.
         """
         if not validates_in_fit(kwargs):  # which has looked
+            check_ends(x, kwargs.get("steps"), "steps")
             x = self._look(x, y)
         with explain_later_batches(self.num_classes):
             return super().evaluate(x, y, *args, **kwargs)
@@ -65,13 +81,14 @@ class CheckedModel(keras.Model):
         Raises:
             UserError: for other pixels.
         """
+        check_ends(x, kwargs.get("steps"), "steps")
         x = check_first_batch(x, None, self.image_shape, None)
         with explain_later_batches(self.num_classes):
             return super().predict(x, *args, **kwargs)
 
     def predict_step(self, data):
         """Predict a batch; `predict` calls it."""
-        watch_batch(keras.utils.unpack_x_y_sample_weight(data)[0])
+        watch_batch(keras.utils.unpack_x_y_sample_weight(data)[0], self.image_shape)
         return super().predict_step(data)
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
@@ -95,30 +112,62 @@ class CheckedModel(keras.Model):
             self._has_looked = True
 
 
-def watch_batch(images: tf.Tensor, labels: tf.Tensor | None = None, num_classes: int = 0) -> None:
-    """Let a step fail for pixels of another range than [0, 1], and for labels that are none.
+def watch_batch(
+    images: tf.Tensor,
+    shape: tuple[int | None, ...],
+    labels: tf.Tensor | None = None,
+    num_classes: int = 0,
+    weights: tf.Tensor | None = None,
+    allow_nan: bool = False,
+) -> tf.Tensor:
+    """Let a step fail for images of another size or range than [0, 1], and for labels and sample weights that are none.
 
     In the graph of the step: nothing waits for what is found, which ends the `fit` or `evaluate` that reads the step's
-    results. What is not finite is left to whoever names it.
+    results.
 
     Args:
         images: floats (batch, height, width, channels).
+        shape: (height, width, channels) that they must have, None where that is open.
         labels: numbers (batch,) or (batch, 1), or one-hot rows (batch, classes). Default None: there are none.
         num_classes: labels are below it.
+        weights: of the images (batch,) or (batch, 1). Default None: there are none.
+        allow_nan: leave pixels that are not finite to whoever names them. Default False.
+
+    Returns:
+        the images, once their size is known to be right.
+
+    Raises:
+        UserError: while the step is traced, for images, labels or weights of a wrong shape.
     """
+    if not images.shape.is_compatible_with((None, *shape)):
+        check_images(tf.zeros([size or 0 for size in images.shape]), shape=shape)
+    if weights is not None and not any(weights.shape.is_compatible_with(each) for each in ((None,), (None, 1))):
+        raise UserError("sample_weight", f"shape {tuple(weights.shape)}", "give one number for each image")
+    if not images.shape[1:].is_fully_defined():
+        wanted = tf.constant([size or 0 for size in shape])
+        is_size = tf.reduce_all((wanted == 0) | (tf.shape(images)[1:] == wanted))
+        with tf.control_dependencies([tf.debugging.Assert(is_size, [f"{LATER} size", tf.shape(images)], 4)]):
+            images = tf.ensure_shape(tf.identity(images), (None, *shape))
     low, high = (tf.cast(reduce(images), tf.float32) for reduce in (tf.reduce_min, tf.reduce_max))
-    is_other = tf.math.is_finite(high - low) & ((low < -OVERSHOOT) | (high > 1 + OVERSHOOT))
+    is_finite = tf.math.is_finite(tf.reduce_sum(tf.cast(images, tf.float32)))
+    is_other = is_finite & ((low < -OVERSHOOT) | (high > 1 + OVERSHOOT))
     tf.debugging.Assert(~is_other, [f"{LATER} images", low, high])
+    if not allow_nan:
+        tf.debugging.Assert(is_finite, [f"{LATER} pixels", 0])
+    if weights is not None:
+        least = tf.reduce_min(tf.where(tf.math.is_finite(weights), weights, -tf.ones_like(weights)))
+        tf.debugging.Assert(least >= 0, [f"{LATER} weights", tf.cast(least, tf.float32)])
     if labels is None:
-        return
+        return images
     if len(labels.shape) == ONE_HOT_NDIM and labels.shape[1] != 1:
         is_one_hot = (tf.reduce_max(labels, axis=1) == 1) & (tf.reduce_sum(tf.abs(labels), axis=1) == 1)
         tf.debugging.Assert(tf.reduce_all(is_one_hot), [f"{LATER} labels", 0])
-        return
+        return images
     values = tf.cast(tf.reshape(labels, [-1]), tf.float32)  # exact up to 16 million classes
     is_wrong = (values != tf.round(values)) | (values < 0) | (values >= num_classes)
     worst = values[tf.argmax(tf.cast(is_wrong, tf.int32))]
     tf.debugging.Assert(~tf.reduce_any(is_wrong), [f"{LATER} labels", worst])
+    return images
 
 
 def check_takes_logits(loss) -> None:

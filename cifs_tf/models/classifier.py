@@ -292,7 +292,7 @@ class Classifier(CheckedModel):
         check_takes_logits(self.loss)
         if x is not None:
             has_rows = len(y.shape) == ONE_HOT_NDIM and y.shape[1] != 1  # they may be soft
-            watch_batch(x, None if has_rows else y, self.num_classes)
+            watch_batch(x, self.image_shape, None if has_rows else y, self.num_classes, sample_weight)
         weights = tf.constant(head_weights(self.beta, self.num_probes) * (1 + self.num_probes), y_pred.dtype)
         if sample_weight is None:
             sample_weight = tf.ones(tf.shape(y_pred)[:1], y_pred.dtype)

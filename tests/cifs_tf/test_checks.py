@@ -106,7 +106,7 @@ def test_a_split_is_made_of_what_it_says(images, labels, expected):
             r"shape \(2, 4, 4, 3\); the network takes \(examples, 8, 8, 3\)",
         ),
         (np.zeros((8, 8, 3), np.float32), (8, 8, 3), r"shape \(8, 8, 3\); give a batch"),
-        (np.zeros((2, 8, 8), np.float32), (8, 8, 1), "the network takes"),
+        (np.zeros((2, 8, 8), np.float32), (8, 8, 1), "an axis for their channel"),
         (np.array([[["a"]]]), None, "give an array of floats"),
         (np.zeros((1, 2, 2, 3), object), None, "dtype object; give an array of floats"),
         (np.array([0.5, np.nan]), None, "1 pixels that are not finite"),

@@ -168,6 +168,90 @@ def test_later_batches_of_rows_and_of_predict():
             model.predict(tf.data.Dataset.from_tensor_slices(images).batch(8), verbose=0)
 
 
+WEIGHTS = np.ones(24, np.float32)
+
+
+@pytest.fixture(scope="module")
+def a_trainer():
+    return make_trainer()
+
+
+def without_end():
+    return tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(8).repeat()
+
+
+def batches(*elements):
+    return (element for element in elements)
+
+
+@pytest.mark.parametrize(
+    ("x", "kwargs", "expected"),
+    [
+        ({"image": IMAGES}, {"y": LABELS}, "images: received dict; give one array"),
+        ([IMAGES, IMAGES], {"y": LABELS}, "images: received list; give one array"),
+        (IMAGES, {"y": LABELS.tolist()}, "labels: received list; give one array"),
+        (IMAGES[..., 0], {"y": LABELS}, r"shape \(24, 6, 6\)"),
+        (IMAGES[:0], {"y": LABELS[:0]}, "no images"),
+        (IMAGES.astype(object), {"y": LABELS}, "dtype object; give an array of floats"),
+        (IMAGES.astype(complex), {"y": LABELS}, "dtype complex128; give an array of floats"),
+        ((IMAGES > 0.5).astype(np.uint8), {"y": LABELS}, "uint8 pixels from 0 to 1; convert them to floats"),
+        (tf.data.Dataset.from_tensor_slices({"image": IMAGES, "label": LABELS}).batch(8), {}, "received dict"),
+        (tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(8).take(0), {}, "no batches"),
+        (without_end(), {}, "steps_per_epoch: received None; the data have no end"),
+        (IMAGES, {"y": LABELS, "validation_data": without_end()}, "validation_steps: received None"),
+        (IMAGES, {"y": LABELS, "sample_weight": np.ones((24, 2))}, r"sample_weight: received shape \(24, 2\)"),
+        (IMAGES, {"y": LABELS, "sample_weight": WEIGHTS[:5]}, "one number for each of the 24 images"),
+        (IMAGES, {"y": LABELS, "sample_weight": -WEIGHTS}, "received -1.0; give numbers of 0 or more"),
+        (IMAGES, {"y": LABELS, "sample_weight": WEIGHTS * np.nan}, "received nan; give numbers of 0 or more"),
+        (IMAGES, {"y": LABELS, "validation_data": (IMAGES, LABELS, -WEIGHTS)}, "validation sample_weight"),
+    ],
+)
+def test_what_fit_cannot_take_is_a_sentence(a_trainer, x, kwargs, expected):
+    with pytest.raises(UserError, match=expected):
+        fit(x, trainer=a_trainer, **kwargs)
+
+
+def test_evaluate_and_predict_refuse_data_without_end(a_trainer):
+    for use in (a_trainer.evaluate, lambda data: a_trainer.predict(data.map(lambda images, _: images))):
+        with pytest.raises(UserError, match="steps: received None; the data have no end"):
+            use(without_end())
+
+
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [
+        ((np.zeros((8, 5, 5, 3), np.float32), LABELS[8:16]), r"batch of shape \(8, 5, 5, 3\); all must have the size"),
+        ((IMAGES[8:16], LABELS[8:16], -WEIGHTS[8:16]), "sample_weight: received -1.0"),
+    ],
+)
+def test_a_later_batch_of_another_size_or_weight_is_a_sentence(a_trainer, second, expected):
+    first = (IMAGES[:8], LABELS[:8], WEIGHTS[:8])[: len(second)]
+    with pytest.raises(UserError, match=expected):
+        fit(batches(first, second), trainer=a_trainer, steps_per_epoch=2)
+
+
+def test_examples_of_several_sizes_are_a_sentence(a_trainer):
+    specs = (tf.TensorSpec((None, None, 3)), tf.TensorSpec((), tf.int32))
+    data = tf.data.Dataset.from_generator(
+        lambda: batches((IMAGES[0], 0), (IMAGES[0, :4], 1)), output_signature=specs
+    ).batch(2)
+    with pytest.raises(UserError, match="images of several sizes; bring all images to one size"):
+        fit(data, trainer=a_trainer)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_pixels_that_are_not_finite_are_said(a_trainer, odd):
+    """Training skips their step, though an attack clips an infinite pixel to a finite one; all else refuses them."""
+    broken = IMAGES.copy()
+    broken[20, 0, 0, 0] = odd
+    data = tf.data.Dataset.from_tensor_slices((broken, LABELS)).batch(8)
+    with pytest.warns(UserWarning, match="1 of the steps changed nothing, because these were not finite: pixels"):
+        fit(broken, LABELS, trainer=a_trainer, shuffle=False)
+    for use in (a_trainer.evaluate, lambda data: a_trainer.predict(data.map(lambda images, _: images))):
+        with pytest.raises(UserError, match="images: received pixels that are not finite"):
+            use(data)
+
+
 def test_the_plain_fit_wants_labels_as_its_loss_does():
     one_hot = np.eye(CLASSES, dtype=np.float32)[LABELS]
     with pytest.raises(UserError, match=r"give integers .*or compile CategoricalCrossentropy"):

@@ -1,5 +1,7 @@
 """The same images and labels in every form give the same split; what is none is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,6 +15,10 @@ from cifs_tf.evaluation.tasks import Natural
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), dtype=np.uint8)
 LABELS = np.array([0, 1, 1, 0, 1, 0, 1], np.int32)
 FLOATS = (IMAGES / 255).astype(np.float32)
+SIZES = tf.data.Dataset.from_generator(
+    lambda: iter([(IMAGES[0], 0), (IMAGES[0, :4], 1)]),
+    output_signature=(tf.TensorSpec((None, None, 1), tf.uint8), tf.TensorSpec((), tf.int32)),
+)
 FORMS = {
     "split": Split(IMAGES, LABELS),
     "arrays": (IMAGES, LABELS),
@@ -21,6 +27,7 @@ FORMS = {
     "tensors and one-hot": (tf.constant(FLOATS), tf.one_hot(LABELS, 2)),
     "batches": tf.data.Dataset.from_tensor_slices((FLOATS, LABELS)).batch(3),
     "examples": tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)),
+    "one-hot examples": tf.data.Dataset.from_tensor_slices((FLOATS, tf.one_hot(LABELS, 2))),
     "weights": Split(IMAGES, LABELS).validation_batches(4),
 }
 
@@ -47,7 +54,19 @@ def test_pixels_of_more_than_8_bits_are_rounded_and_said():
         ((IMAGES, LABELS - 1), "number the classes from 0"),
         ((IMAGES[0], LABELS[:1]), "give .examples, height, width, channels."),
         (IMAGES, "give a cifs_tf.data.Split"),
-        (tf.data.Dataset.from_tensor_slices(IMAGES), "a dataset without labels"),
+        (tf.data.Dataset.from_tensor_slices(IMAGES), "elements without labels"),
+        (tf.data.Dataset.from_tensor_slices({"image": IMAGES, "label": LABELS}), "a dataset of dict"),
+        (tf.data.Dataset.from_tensor_slices(({"image": IMAGES}, LABELS)), "by name: give .images, labels."),
+        (tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(3).repeat(), "have no end"),
+        (tf.data.Dataset.from_tensor_slices((IMAGES[..., 0], LABELS)).batch(3), r"shape \(3, 8, 8\)"),
+        (tf.data.Dataset.from_tensor_slices((IMAGES[..., 0], tf.one_hot(LABELS, 2))).batch(7), r"shape \(7, 8, 8\)"),
+        (tf.data.Dataset.from_tensor_slices((IMAGES, LABELS, np.ones((7, 2)))).batch(3), r"shape \(3, 2\)"),
+        (tf.data.Dataset.from_tensor_slices((IMAGES, LABELS, -np.ones(7))).batch(3), "numbers of 0 or more"),
+        (SIZES, "bring all images to one size"),
+        (SIZES.batch(2), "images of several sizes; bring all images to one size"),
+        ((IMAGES // 128, LABELS), "uint8 pixels of 0 and 1 only"),
+        (Split(IMAGES // 128, LABELS), "uint8 pixels of 0 and 1 only"),
+        (([[1.0], [1.0, 2.0]], LABELS), "give an array"),
         (tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).take(0), "no images"),
     ],
 )
@@ -60,3 +79,24 @@ def test_evaluate_takes_arrays(make_victim):
     report = evaluate(make_victim(num_probes=0), (FLOATS, LABELS), [Natural()])
     assert report["num_examples"] == 7
     assert report["natural"] == evaluate(make_victim(num_probes=0), FORMS["batches"], [Natural()])["natural"]
+
+
+@pytest.mark.parametrize(
+    ("about", "expected"),
+    [
+        ({"f": np.float32(0.5), "n": np.arange(2), "p": Path("a")}, {"f": 0.5, "n": [0, 1], "p": "a"}),
+        ({"f": float("nan")}, "about"),
+        ({"f": object()}, "about"),
+        ([1, 2], "about"),
+        ({"class_names": ["one"]}, "one for each class"),
+    ],
+)
+def test_what_else_a_report_says_is_plain_or_refused_at_once(make_victim, about, expected):
+    def measure():
+        return evaluate(make_victim(num_probes=0), (FLOATS, LABELS), [Natural()], about=about)
+
+    if isinstance(expected, dict):
+        assert {name: measure()["about"][name] for name in expected} == expected
+    else:
+        with pytest.raises(UserError, match=expected):
+            measure()
