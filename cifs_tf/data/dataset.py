@@ -143,6 +143,8 @@ def load_dataset(config: DataConfig, splits: Collection[str] = SPLITS) -> ImageD
     source = _load_source(config)
     reader = source.reader
     whole, parts = _divide(source, config)
+    if isinstance(source.train.images, np.ndarray) and source.train.images.max(initial=0) == 1:
+        raise UserError("--dataset", config.dataset, "its 8-bit pixels are 0 and 1 only, all images are black")
     while reader is not None:
         if (images := _read(reader, parts, splits)) is not None:
             parts = images

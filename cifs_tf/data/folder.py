@@ -62,9 +62,10 @@ def _alike(class_names: Sequence[str]) -> list[str]:
     """Return a sentence for classes whose names a person may take for one."""
     forms: dict[str, list[str]] = {}
     for name in class_names:
-        forms.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+        forms.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
     return [
-        f"the classes {' and '.join(names)} are different ones, though their names differ in capitals or encoding only"
+        f"the classes {' and '.join(names)} are different ones, though their names differ in capitals, spaces or "
+        "encoding only"
         for names in forms.values()
         if len(names) > 1
     ]

@@ -15,6 +15,13 @@ SPLITS = {
     "validation": ("validation", "valid", "val"),
     "test": ("test", "testing"),
 }
+# Folders that systems put beside one's own, in lower case: thumbnails, recycle bins, what a ZIP of macOS holds.
+SYSTEM_FOLDERS = frozenset(
+    (
+        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin"),
+        *("__macosx", "__pycache__", "lost+found", "system volume information"),
+    )
+)
 # What begins the content of a file that the decoder reads.
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
 RIFF, WEBP = b"RIFF", b"WEBP"
@@ -164,6 +171,8 @@ def _checked(layout: Layout, dataset: str) -> Layout:
             name.encode()
         except UnicodeEncodeError as error:
             raise UserError("--dataset", dataset, f"the name {name!a} is not UTF-8, rename it") from error
+        if any(unicodedata.category(letter) == "Cc" for letter in name):
+            raise UserError("--dataset", dataset, f"the name {name!a} has a control character, rename it")
     return layout
 
 
@@ -176,6 +185,7 @@ def _read_split(folder: Path, root: Path, dataset: str) -> tuple[tuple[str, ...]
     if dead := next((child for child in beside if not child.exists()), None):
         raise UserError("--dataset", dataset, f"the link {dead} leads nowhere; mend or remove it")
     left_out = [LeftOut(str(child.relative_to(root)), "it lies in no class folder") for child in beside]
+    _check_apart(classes, dataset)
     for label, class_folder in enumerate(classes):
         images, others = _read_class(class_folder, label, root)
         if not images:
@@ -186,6 +196,16 @@ def _read_split(folder: Path, root: Path, dataset: str) -> tuple[tuple[str, ...]
     return tuple(_in_one_form([child.name for child in classes])), tuple(files), left_out
 
 
+def _check_apart(classes: list[Path], dataset: str) -> None:
+    """Refuse a class that is a link to the folder of another, or to one around it: images would have two labels."""
+    real = {folder: folder.resolve() for folder in classes}
+    for folder in filter(Path.is_symlink, classes):
+        for other in classes:
+            if other != folder and real[folder] in (real[other], *real[other].parents):
+                advice = f"the class {folder.name} is a link to {real[folder]}, with the images of {other.name}"
+                raise UserError("--dataset", dataset, f"{advice}; remove it")
+
+
 def _read_class(folder: Path, label: int, root: Path) -> tuple[list[ImageFile], list[LeftOut]]:
     """Find the images of a class in its folder and all folders below."""
     files: list[ImageFile] = []
@@ -193,10 +213,10 @@ def _read_class(folder: Path, label: int, root: Path) -> tuple[list[ImageFile], 
     for parent, folders, names in os.walk(folder, onerror=_raise):
         here = Path(parent)
         for name in sorted(folders):
-            kind = "a hidden folder" if name.startswith(".") else "a link to a folder"
-            if name.startswith(".") or (here / name).is_symlink():
+            kind = "a hidden folder, or of the system" if _is_aside(name) else "a link to a folder"
+            if _is_aside(name) or (here / name).is_symlink():
                 left_out.append(LeftOut(str((here / name).relative_to(root)), kind))
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_order)
+        folders[:] = sorted((name for name in folders if not _is_aside(name)), key=_order)
         for name in sorted(names, key=_order):
             file = here / name
             if reason := _reason_against(file):
@@ -242,4 +262,9 @@ def _raise(error: OSError) -> None:
 
 
 def _folders(root: Path) -> list[Path]:
-    return [child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")]
+    return [child for child in root.iterdir() if child.is_dir() and not _is_aside(child.name)]
+
+
+def _is_aside(name: str) -> bool:
+    """Return whether a folder is hidden, or the system's."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS

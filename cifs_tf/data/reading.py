@@ -32,8 +32,11 @@ from cifs_tf.hardware import usable_cores
 
 CHANNELS = 3
 READ_AS_ARE = "JPEG, PNG, WebP, GIF and BMP are"
-# Of a PNG file of 16 bits a channel whose values fill 12: the greatest.
-TWELVE_BITS = 4095
+# Of a PNG file: where its bits a channel and its kind of colour stand, and the kinds that end in a transparency.
+PNG_BITS, PNG_COLOUR, WITH_ALPHA = 24, 25, (4, 6)
+# Of 16 bits a channel, those that cameras and scanners fill, and what becomes of the image.
+FILLED = {12: "nearly black", 14: "dark"}
+MASK = "its pixels are 0 and 1 of 255 only: the image is black"
 TOO_MANY_PIXELS = "it has too many pixels to be a photograph, make it smaller"
 # Files in the works for each thread: enough that none waits, few enough that their pixels are no burden.
 AHEAD = 4
@@ -96,8 +99,18 @@ class Reader:
         return [bytes.fromhex(self._digests.get(file.path, "")) for file in files]
 
     def notes(self) -> list[str]:
-        """Return a sentence for each oddity of the files that were read, with their number."""
+        """Return a sentence for each oddity of the files that were read, with their number.
+
+        Raises:
+            UserError: if all of them are black.
+        """
         odd = collections.Counter(filter(None, self._odd.values()))
+        if odd[MASK] == len(self._odd) > 0:
+            raise UserError(
+                "--dataset",
+                self.config.dataset,
+                "the pixels of all its images are 0 and 1 of 255; write them times 255",
+            )
         return [f"{count:,} {'file' if count == 1 else 'files'}: {oddity}" for oddity, count in odd.items()]
 
     def _first(self, files: Sequence[ImageFile]) -> tuple[int, int, int] | None:
@@ -212,6 +225,8 @@ class Reader:
             pixels = _decoded(content)
             if self.size is not None:
                 pixels = resize_array(pixels, self.size, self.mode)
+            if oddity is None and pixels.max() == 1:
+                oddity = MASK
             return Decoded(pixels, digest_of(pixels), oddity, None, status.st_size, status.st_mtime_ns)
         except (tf.errors.InvalidArgumentError, OSError) as error:
             reason = (
@@ -219,6 +234,8 @@ class Reader:
             )
             if isinstance(error, OSError):
                 reason = str(error.strerror)
+            elif not file.path.stat().st_size:
+                reason = "it is empty"
             return Decoded(None, "", None, reason, 0, 0)
 
 
@@ -264,9 +281,9 @@ def _look_at(content: bytes) -> tuple[bytes, str | None]:
     oddity = None
     try:
         with Image.open(io.BytesIO(content)) as image:
-            oddity = _oddity(image)
+            oddity = _unfilled(content) or _oddity(image)
             is_moving_webp = image.format == "WEBP" and getattr(image, "n_frames", 1) > 1
-            if is_moving_webp or (image.format == "BMP" and image.mode in ("1", "P", "L")):
+            if is_moving_webp or image.format == "BMP":  # of which TensorFlow reads 24 bits rightly, and few others
                 return _as_png(image), oddity
     except Image.DecompressionBombError as error:  # TensorFlow would try, and end the process for want of memory
         raise OSError(errno.EFBIG, TOO_MANY_PIXELS) from error
@@ -275,10 +292,20 @@ def _look_at(content: bytes) -> tuple[bytes, str | None]:
     return content, oddity
 
 
+def _unfilled(content: bytes) -> str | None:
+    """Say that a PNG file of 16 bits a channel does not use them all."""
+    if not content.startswith(PNG) or content[PNG_BITS] != 16:
+        return None
+    pixels = tf.io.decode_png(content, dtype=tf.uint16).numpy()
+    colours = pixels[..., :-1] if content[PNG_COLOUR] in WITH_ALPHA else pixels
+    filled = next((bits for bits in FILLED if colours.max() < 2**bits), None)
+    if filled is None:
+        return None
+    return f"16 bits a channel, of which {filled} or fewer are used: the image is {FILLED[filled]}"
+
+
 def _oddity(image: Image.Image) -> str | None:
     """Say what is lost of an image when it is decoded to 8 bits of red, green and blue."""
-    if image.mode.startswith("I") and np.asarray(image).max() <= TWELVE_BITS:
-        return "16 bits a channel, of which 12 or fewer are used: the image is nearly black"
     if getattr(image, "n_frames", 1) > 1:
         return "animated: the first frame is used"
     if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:

@@ -72,9 +72,16 @@ def load_tfds(name: str, config: DataConfig) -> Source:
         images, labels = np.empty((sizes[split], *shape), np.uint8), np.empty(sizes[split], np.int32)
         examples = builder.as_dataset(split=split, shuffle_files=False)
         batches = examples.map(convert, tf.data.AUTOTUNE, deterministic=True).batch(READ_BATCH)
-        for index, (batch_images, batch_labels) in enumerate(batches.as_numpy_iterator()):
-            positions = slice(index * READ_BATCH, index * READ_BATCH + len(batch_labels))
-            images[positions], labels[positions] = batch_images, batch_labels
+        read = 0
+        try:
+            for batch_images, batch_labels in batches.as_numpy_iterator():
+                positions = slice(read, read := read + len(batch_labels))
+                images[positions], labels[positions] = batch_images, batch_labels
+        except (tf.errors.OpError, ValueError):  # cut, edited, or of another number than they say
+            read = -1
+        if read != sizes[split]:
+            advice = f"its files in {builder.data_path} are damaged or incomplete; remove that folder to get them again"
+            raise UserError("--dataset", config.dataset, advice)
         if np.any(labels < 0):
             raise UserError("--dataset", config.dataset, f"its {split} split hides the labels; give another set")
         return Split(images, labels)

@@ -13,6 +13,7 @@ from PIL import Image
 from cifs_tf.config import DataConfig
 from cifs_tf.data import load_dataset
 from cifs_tf.data.identity import hash_division
+from cifs_tf.data.reading import _look_at
 from cifs_tf.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 3), np.uint8)
@@ -302,17 +303,31 @@ def test_a_photograph_is_turned_upright(tmp_path):
     assert load(tmp_path).image_shape == (4, 8, 3)
 
 
+def png(bits, colour, pixels, side=8):
+    header = struct.pack(">IIBBBBB", side, side, bits, colour, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
+    parts = (struct.pack(">I", len(c)) + name + c + struct.pack(">I", zlib.crc32(name + c)) for name, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
 def test_an_image_of_too_many_pixels_is_refused(tmp_path):
     """A file of 200 kB that says that it is 40,000 pixels high and wide."""
-    header = struct.pack(">IIBBBBB", 40_000, 40_000, 1, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
-    parts = (struct.pack(">I", len(c)) + name + c + struct.pack(">I", zlib.crc32(name + c)) for name, c in chunks)
     make(tmp_path, {"a/{}.png": 5, "b/{}.png": 5})
-    (tmp_path / "a" / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    (tmp_path / "a" / "huge.png").write_bytes(png(1, 0, b"", 40_000))
     with pytest.raises(UserError, match=r"huge\.png cannot be read as an image \(it has too many pixels"):
         load(tmp_path)
     (left,) = load(tmp_path, on_corrupt="skip").left_out
     assert left.reason.startswith("it has too many pixels")
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+@pytest.mark.parametrize(("top", "bits"), [(2**12, "12 or fewer"), (2**14, "14 or fewer"), (2**16, None)])
+def test_bits_that_16_bit_images_do_not_fill_are_said(colour, channels, top, bits):
+    """Of grey and colour, without and with an opaque transparency, which fills all 16."""
+    pixels = np.random.default_rng(0).integers(0, top, (8, 8, channels)).astype(">u2")
+    pixels[0, 0], pixels[..., channels - 1] = top - 1, 2**16 - 1 if colour in (4, 6) else pixels[..., channels - 1]
+    _, oddity = _look_at(png(16, colour, b"".join(b"\0" + row.tobytes() for row in pixels)))
+    assert (oddity is None) if bits is None else bits in oddity
 
 
 def test_transparency_and_twelve_bits_are_said(tmp_path):
@@ -359,3 +374,73 @@ def split_of(dataset):
         for name, split in splits.items()
         for file, label in zip(split.names, split.labels, strict=True)
     }
+
+
+@pytest.mark.parametrize(
+    "name", ["@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", ".thumbnails", "lost+found", "__pycache__", ".git"]
+)
+def test_folders_of_systems_are_no_classes_and_hold_no_images(tmp_path, name):
+    make(tmp_path, {"a/{}.png": 6, "b/{}.png": 6, f"{name}/a/{{}}.png": 2, f"a/{name}/{{}}.png": 2})
+    for file in ("Thumbs.db", ".DS_Store", "desktop.ini", "._0.png"):
+        (tmp_path / "a" / file).write_bytes(b"none")
+    dataset = load(tmp_path)
+    assert (dataset.class_names, total(dataset)) == (("a", "b"), 12)
+    assert {left.file for left in dataset.left_out} == {
+        *(name, f"a/{name}", "a/Thumbs.db", "a/.DS_Store", "a/desktop.ini", "a/._0.png")
+    }
+
+
+def test_a_class_that_is_a_link_to_others_is_refused(tmp_path):
+    make(tmp_path, {"a/{}.png": 6, "b/{}.png": 6})
+    for target in (tmp_path / "a", tmp_path):
+        (tmp_path / "c").symlink_to(target)
+        with pytest.raises(UserError, match=r"the class c is a link to .*, with the images of a; remove it"):
+            load(tmp_path)
+        (tmp_path / "c").unlink()
+
+
+def test_names_that_look_alike_are_said_and_others_refused(tmp_path):
+    make(tmp_path, {"a b/{}.png": 3, "a  b /{}.png": 3})
+    assert "differ in capitals, spaces or encoding only" in load(tmp_path).notes[0]
+    make(tmp_path, {"c\nd/{}.png": 3})
+    with pytest.raises(UserError, match=r"the name 'c\\nd' has a control character, rename it"):
+        load(tmp_path)
+
+
+def test_an_empty_file_is_called_so(tmp_path):
+    make(tmp_path, {"a/{}.png": 3, "b/{}.png": 3})
+    (tmp_path / "a" / "0.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"0\.png cannot be read as an image \(it is empty\)"):
+        load(tmp_path)
+
+
+def test_images_of_zeros_and_ones_are_said_and_a_folder_of_them_refused(tmp_path):
+    make(tmp_path, {"a/{}.png": 3, "b/{}.png": 3})
+    mask = Image.fromarray(PIXELS[0, ..., 0] // 128)
+    mask.save(tmp_path / "a" / "mask.png")
+    assert load(tmp_path).notes == ("1 file: its pixels are 0 and 1 of 255 only: the image is black",)
+    for file in tmp_path.rglob("*.png"):
+        mask.save(file)
+    with pytest.raises(UserError, match="all its images are 0 and 1 of 255; write them times 255"):
+        load(tmp_path)
+
+
+def bmp(header, body, colours=b""):
+    start = 14 + len(header) + len(colours)
+    return b"BM" + struct.pack("<IHHI", start + len(body), 0, 0, start) + header + colours + body
+
+
+def test_bitmaps_of_all_kinds_are_read(tmp_path):
+    """Of 16 bits (5, 6 and 5), and OS/2's of 24: written by hand, read as they are."""
+    make(tmp_path, {"a/{}.png": 3, "b/{}.png": 3})
+    for file in tmp_path.rglob("*.png"):
+        file.unlink()
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    info = struct.pack("<IiiHHIIiiII", 40, 8, 8, 1, 16, 3, 128, 0, 0, 0, 0)
+    kinds = [bmp(info, struct.pack("<H", 0xF800) * 64, masks)]  # red
+    kinds.append(bmp(struct.pack("<IHHHH", 12, 8, 8, 1, 24), bytes((0, 0, 255)) * 64))
+    for name in ("a", "b"):
+        for index, content in enumerate(kinds * 2):
+            (tmp_path / name / f"{index}.bmp").write_bytes(content)
+    images = load(tmp_path).train.images
+    assert (np.asarray(images) == (255, 0, 0)).all()
