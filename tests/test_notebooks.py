@@ -61,6 +61,7 @@ def test_is_thin(notebook):
     assert any(module.startswith("cifs_tf") for module in modules)
 
 
+@pytest.mark.slow
 def test_runs_from_any_folder(notebook):
     """Nothing is read or written beside the notebook; temporary folders take what is written."""
     for code in code_of(notebook):

@@ -117,7 +117,7 @@ def test_a_signal_that_is_ignored_stays_so():
     assert out.split() == ["SIG_IGN", "_on_signal"]
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [SCRIPTS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in SCRIPTS[1:])])
 def test_help_in_a_narrow_terminal_that_knows_no_letters(script):
     process = start(
         str(ROOT / script),

@@ -262,7 +262,7 @@ def test_the_plain_fit_wants_labels_as_its_loss_does():
     plain_classifier(categorical).fit(IMAGES, 0.9 * one_hot + 0.1 / 3, verbose=0)
 
 
-@pytest.mark.parametrize("selection", [CIFS, CAS])
+@pytest.mark.parametrize("selection", [CIFS, pytest.param(CAS, marks=pytest.mark.slow)])
 def test_accuracy_in_training_is_the_networks_without_labels(selection):
     """Of images of noise it knows nothing, whatever the mask is told; one of 8 images is looked at."""
     trainer = make_trainer(SGD(1e-9), cuts={"low": selection()})
@@ -297,6 +297,7 @@ def test_an_attack_knows_the_classes_from_the_heads():
             attack(classifier.heads_fn(), tf.constant(IMAGES), labels, head_weights=head_weights(0, 0))
 
 
+@pytest.mark.slow
 def test_one_hot_labels_are_the_labels(expected):
     assert fit(IMAGES, keras.utils.to_categorical(LABELS, CLASSES), shuffle=False) == expected
     assert fit(IMAGES, LABELS[:, None], shuffle=False) == expected
@@ -309,6 +310,7 @@ def test_the_loss_is_the_methods(kwargs):
         trainer.compile(optimizer="sgd", **kwargs)
 
 
+@pytest.mark.slow
 def test_the_networks_own_losses_are_minimised_and_not_logged():
     """With an L2 of 1 the gradient gains 2 w, and one step of SGD at rate r moves w to w - r (g + 2 w)."""
     plain, ours = make_trainer(SGD(0.1)), make_trainer(SGD(0.1), kernel_regularizer=keras.regularizers.L2(1.0))

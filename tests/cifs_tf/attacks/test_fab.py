@@ -74,6 +74,7 @@ def test_one_step_by_hand():
         np.testing.assert_allclose(x, [[[[expected]]]], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_more_steps_come_closer():
     """The boundary is 0.1 away and the first step ends at 0.105; back to 0.4945, the next ends at 0.1005, by hand."""
     image, label = tf.constant([[[[0.4]]]], tf.float64), tf.constant([0])

@@ -207,7 +207,8 @@ def test_random_draws_are_the_seeds(name, trained):
 
 
 @pytest.mark.parametrize(
-    "name", ["pgd random start", pytest.param("apgd dlr", marks=pytest.mark.slow), "fab", "square"]
+    "name",
+    ["pgd random start", "square", *(pytest.param(name, marks=pytest.mark.slow) for name in ("apgd dlr", "fab"))],
 )
 def test_a_label_affects_only_its_own_image(name, trained):
     """Another label for example 0 moves no other example; in inference nothing else knows labels."""

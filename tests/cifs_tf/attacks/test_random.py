@@ -57,6 +57,7 @@ def test_threefry_is_that_of_its_authors(key, counter, expected):
     assert tuple(int(word) for word in threefry(key, counter)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "draw",
     [lambda seeds: uniform(seeds, (5, 5, 3), -1.0, 1.0, tf.float32), lambda seeds: normal(seeds, (75,), tf.float32)],

@@ -70,6 +70,7 @@ def test_the_lead_never_rises():
     assert np.mean([x.mean() for x in asked[-20:]]) > 0.56
 
 
+@pytest.mark.slow
 def test_squares_that_change_nothing_cost_no_query():
     """A batch of 64: once most pixels are bright, most squares of brightness leave them as they are."""
     asked = queries(Square(epsilon=0.1, num_queries=120), tf.fill([64, 4, 4, 1], 0.5))

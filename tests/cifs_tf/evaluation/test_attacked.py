@@ -107,6 +107,7 @@ def test_any_keras_model(plain_model, make_images):
     np.testing.assert_array_equal(victim.heads_fns["exact"](images)[:, 0], plain_model(images))
 
 
+@pytest.mark.slow
 def test_a_foreign_saved_model(plain_model, tmp_path, digits):
     """No signature of ours: what it has is attacked, and the report says what was not available."""
     plain_model.export(str(tmp_path / "foreign"), verbose=False)

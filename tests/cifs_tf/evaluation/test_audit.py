@@ -61,6 +61,7 @@ def test_an_adversarially_trained_network_passes(robust, digits):
     assert 0.2 < report["worst_case"]["accuracy"] < 0.95
 
 
+@pytest.mark.slow
 def test_every_head_and_mask_gradient_is_checked(trained, digits):
     found = checks_of(as_attacked(trained.classifier), digits, "Gradients", "Stability", "Flips")
     heads = ("the final head", "raw prediction 1", "raw prediction 2")

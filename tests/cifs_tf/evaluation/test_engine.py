@@ -166,7 +166,9 @@ def test_an_interrupted_evaluation_goes_on(small_suite, trained, digits, full_re
     assert resumed == whole
 
 
-@pytest.mark.parametrize("fault", ["doubled", "lost", "edited", "natural lost"])
+@pytest.mark.parametrize(
+    "fault", ["doubled", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("lost", "edited", "natural lost"))]
+)
 def test_a_ledger_that_was_touched_gives_the_same_report(fault, split, make_victim, tmp_path, capsys):
     """To the last count: what a task attacks is what the tasks before it left, not what those after it did."""
     victim, path = make_victim(), tmp_path / "l.jsonl"

@@ -98,7 +98,13 @@ def right(network, trained):
     return np.argmax(network(images), 1), gradient_of(lambda x: network(x)[:, None], images, labels)
 
 
-@pytest.mark.parametrize("name", ENDS)
+# One of each way to take an end off is tested always.
+ALWAYS = ("softmax", "dense sigmoid", "nested end", "dict", "subclass rounded")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in ALWAYS else pytest.mark.slow) for name in ENDS]
+)
 def test_every_end_gives_the_gradient_of_the_logits(name, network, right, trained):
     images, labels = trained.images[:16], trained.labels[:16]
     model = ENDS[name](network)
@@ -225,6 +231,7 @@ def test_answers_in_half_precision(end):
     )
 
 
+@pytest.mark.slow
 def test_a_saved_model_with_named_outputs(network, tmp_path, trained):
     ENDS["dict"](network).export(str(tmp_path / "model"), verbose=False)
     victim = load_attacked(tmp_path / "model")

@@ -92,7 +92,9 @@ def test_answers_that_depend_on_more_than_the_image(name, make_victim, labelled)
     assert report["believable"] is (not faults)
 
 
-@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in ("linear", "decoy") else pytest.mark.slow) for name in GRADIENTS]
+)
 def test_gradients_and_logits_that_mislead(name, make_victim, labelled):
     logits, faults = GRADIENTS[name]
     victim = make_victim(lambda images: logits(images)[:, None], num_classes=3, num_probes=0)
@@ -189,6 +191,7 @@ def test_a_sample_is_the_same_in_every_shard(make_victim, labelled):
     assert whole == 20 == sum(parts)
 
 
+@pytest.mark.slow
 def test_the_other_results_of_a_suite_stay(plain_model, digits):
     """With and without the checks every image is broken by the same task."""
     few = digits.take(np.arange(16))

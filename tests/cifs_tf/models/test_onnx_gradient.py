@@ -79,6 +79,7 @@ def test_every_family_converts(name, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_plain_operators_of_opset_17(cifs):
     model = onnx.load(cifs[1])
     assert {(opset.domain, opset.version) for opset in model.opset_import if opset.domain in ("", "ai.onnx")} == {

@@ -19,6 +19,8 @@ from cifs_tf.playground.server import PAGE, TYPES, make_server, read_file
 from cifs_tf.playground.vendor import vendor_runtime
 from cifs_tf.presets import from_preset
 
+pytestmark = pytest.mark.slow  # a browser's start alone takes seconds
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 if CHROMIUM is None:

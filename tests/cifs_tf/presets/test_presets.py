@@ -39,6 +39,7 @@ def test_natural_accuracy_is_the_cards(name, digits):
         assert found["interval"] == pytest.approx(wilson_interval(found["count"], found["of"]))
 
 
+@pytest.mark.slow
 def test_a_fresh_process_loads_one(tmp_path):
     code = "import cifs_tf; print(cifs_tf.from_preset('digits_cifs').image_shape)"
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}

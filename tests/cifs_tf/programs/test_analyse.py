@@ -75,6 +75,7 @@ def read_csv(file):
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.slow
 def test_everything_is_written_beside_the_run(run, summary):
     folder = run / "analysis"
     files = {file.name for file in folder.iterdir() if file.is_file()}

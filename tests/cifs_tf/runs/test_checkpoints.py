@@ -110,6 +110,7 @@ def test_damaged_and_foreign_ones_are_passed_over_and_leave_no_trace(make_traine
         np.testing.assert_array_equal(ours, fresh)
 
 
+@pytest.mark.slow
 def test_those_of_another_run_are_passed_over_unless_they_are_adopted(make_trainer, make_checkpoints, tmp_path, capsys):
     """And what the epochs logged comes with a checkpoint: the file of it is made again."""
     ours, theirs = ({"key": key, "defense": "cifs"} for key in ("ours", "theirs"))

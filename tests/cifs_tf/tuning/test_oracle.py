@@ -50,7 +50,9 @@ def step(oracle, worker):
     return trial.status, trial.trial_id
 
 
-@pytest.mark.parametrize("tuner", ["random", "bayesian", "hyperband"])
+@pytest.mark.parametrize(
+    "tuner", ["random", *(pytest.param(tuner, marks=pytest.mark.slow) for tuner in ("bayesian", "hyperband"))]
+)
 def test_the_memory_survives_a_kill_at_every_write(tuner, tmp_path, monkeypatch):
     """Killed before each of its writes in turn and read back, a search has each trial once, all with their values."""
     argv = ["--max_trials=4"] if tuner != "hyperband" else ["--epochs=3"]

@@ -19,7 +19,6 @@ from cifs_tf.runs.training import make_trainer
 STUDY = load_study()
 # Two arms are tested always, all of them by make test-all.
 ARMS = [pytest.param(arm, marks=[] if arm == "permuted" else pytest.mark.slow) for arm in STUDY.arms]
-CELLS = {cell.arm.name: cell for cell in plan_cells(STUDY, scale_of(STUDY, "smoke"), seeds=1)}
 
 
 def softmax(x):
@@ -74,7 +73,8 @@ def expected_importance(arm, layer, cut, pooled, labels):
 @pytest.fixture(scope="module", params=ARMS)
 def trained(request):
     """(arm, config, dataset, classifier after two steps), at the scale `smoke`."""
-    argv = CELLS[request.param].training.argv(Path("unused"))
+    cells = {cell.arm.name: cell for cell in plan_cells(STUDY, scale_of(STUDY, "smoke"), seeds=1)}
+    argv = cells[request.param].training.argv(Path("unused"))
     config = parse_config("run.py", "", argv)
     dataset = load_dataset(config.data)
     classifier = build(config, config.model, dataset)
@@ -88,6 +88,7 @@ def trained(request):
     return request.param, config, dataset, trainer.inference_classifier
 
 
+@pytest.mark.slow
 def test_arm_is_reachable_from_the_command_line_and_comes_back(trained):
     _, config, dataset, classifier = trained
     assert RunConfig.from_flat(config.flat()) == config
