@@ -27,6 +27,8 @@ const TOUR = [
     state: { image: 13, pixels: "", target: null, kind: "pgd", epsilon: 0.1, beta: "2", mask: "full", step: 20 }, look: "fooling" },
 ];
 
+// Networks that the URL names; the tour tells of the page's own.
+const asked = new URLSearchParams(location.search).getAll("model");
 const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
 let networks = [], shape = [], labels = [], stored = { images: [], labels: [] };
 let defaults = {}, state, request = 0, results = [], trajectories = [], rows = [], playing = null, views = [];
@@ -286,6 +288,7 @@ function fittingState() {
   if (!isOffered(read.beta)) read.beta = "0";
   read.label = Math.min(read.label, labels.length - 1);
   read.image = Math.min(read.image, Math.max(stored.images.length - 1, 0));
+  if (asked.length) read.tour = null;
   return read;
 }
 
@@ -317,6 +320,7 @@ function loaded(found) {
   }));
   const shares = networks.flatMap(({ name, about: { measured } }) => (measured?.paper ? [told(name, measured)] : []));
   $("honest").textContent = `These networks are small. ${shares.length ? `${shares.join("; ")}, at ε ${about.epsilon}.` : "Their robust accuracy was not given to this page."}`;
+  $("tour-start").hidden = asked.length > 0;
   makeViews();
   connectPad();
   measuring(false);
@@ -373,7 +377,6 @@ addEventListener("hashchange", () => { if (networks.length && location.hash.incl
 addEventListener("resize", () => show());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => show());
 
-const asked = new URLSearchParams(location.search).getAll("model");
 const urls = (asked.length ? asked : ["models/digits_vanilla", "models/digits_cifs"]).map((url) => new URL(url, document.baseURI));
 if (urls.every((url) => url.origin === location.origin)) {
   status("Loading the networks …");

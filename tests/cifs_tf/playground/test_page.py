@@ -322,3 +322,13 @@ def test_no_serious_fault_of_accessibility(which, request, axe):
     page.evaluate(axe)
     found = page.evaluate("axe.run().then(({ violations }) => violations)")
     assert [f"{each['id']}: {each['help']}" for each in found if each["impact"] in ("serious", "critical")] == []
+
+
+def test_networks_of_ones_own_have_no_tour(browser, url):
+    """It tells what the page's own networks do; of others that would be wrong."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(url + "?model=models/digits_cifs#tour=2")
+    page.wait_for_selector("body[data-ready=yes]")
+    assert page.is_hidden("#tour-start")
+    assert page.is_hidden("#tour")
