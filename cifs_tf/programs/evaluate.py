@@ -39,10 +39,10 @@ class EvaluateOptions(Group):
     Args:
         model: workdir of a run, .keras file, SavedModel folder, or .onnx file.
         suite: quick (a first look, with an audit), paper (Section 4.1, every beta_atk), paper_aa (Appendix B.1, APGD
-            and Square), apgd (APGD-CE and APGD-T, three targets), standard (AutoAttack), plus (with five
-            starts of APGD), rand (AutoAttack's for
-            networks that answer by chance, taken by itself where calls differ), adaptive (paper, then short runs of
-            APGD at every beta_atk through every mask gradient) or strict (per image, the worst case over all of it).
+            and Square), apgd (APGD-CE and APGD-T, three targets), standard (AutoAttack), plus (with five starts of
+            APGD), rand (AutoAttack's for networks that answer by chance, taken by itself where calls differ), adaptive
+            (paper, then short runs of APGD at every beta_atk through every mask gradient) or strict (per image, the
+            worst case over all of it).
         checkpoint: of a run: the network after its last epoch, or after its best on the validation images.
         defense: which network of a run; null is its own, not the twin.
         dataset: as for run.py; null is that of the run in whose workdir the model lies. With a run it says where the

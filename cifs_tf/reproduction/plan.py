@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Self
 from cifs_tf.config import EvaluationConfig
 from cifs_tf.files import read_results
 from cifs_tf.reproduction.catalogue import Figure, NetworkSpec, Row, Table
-from cifs_tf.reproduction.scales import EvaluationSetup, Scale, arguments, flat_config
-from cifs_tf.runs.run_options import RECIPES
+from cifs_tf.reproduction.scales import EvaluationSetup, Scale, flat_config
+from cifs_tf.runs.run_options import RECIPES, arguments
 from cifs_tf.runs.trained import find_network
 from cifs_tf.runs.workdir import PLACES, SETTLED_LATER, Workdir
 

@@ -2,12 +2,10 @@
 
 import dataclasses
 import functools
-import json
-import re
 from typing import Any
 
 from cifs_tf.reproduction.catalogue import NetworkSpec
-from cifs_tf.runs.run_options import RECIPES, parse_config
+from cifs_tf.runs.run_options import RECIPES, arguments, parse_config
 
 # A run ends with the cheapest evaluation; what a table needs is measured by commands of its own.
 QUICK_LOOK = {"twin": None, "attacks": ["fgsm"], "attack_betas": [0], "checkpoints": ["last"], "export": False}
@@ -99,23 +97,6 @@ def flat_config(recipe: str, changes: dict[str, Any] | None = None) -> dict[str,
 @functools.cache
 def _flat(recipe: str, changes: tuple[str, ...]) -> dict[str, Any]:
     return parse_config("reproduce.py", "", [f"--recipe={RECIPES / recipe}.yaml", *changes]).flat()
-
-
-def arguments(changes: dict[str, Any]) -> list[str]:
-    """Return options as a command line has them."""
-    return [f"--{name}={_text(value)}" for name, value in changes.items()]
-
-
-def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if not isinstance(value, list | tuple):
-        return str(value)
-    items = [_text(item) for item in value]
-    if all(re.fullmatch(r"[^][{},#\"'\s]([^][{},#\"']*[^][{},#\"'\s])?", item) for item in items):
-        return ",".join(items)
-    # A comma in a folder's name, for example, needs YAML's brackets and quotes.
-    return json.dumps(items, ensure_ascii=False)
 
 
 SCALES = {

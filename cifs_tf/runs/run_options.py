@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -88,6 +89,36 @@ def recipe_for(dataset: str) -> Path:
 def dump_yaml(config: RunConfig) -> str:
     """Return a config as the text of a recipe."""
     return yaml.safe_dump(config.flat(), sort_keys=False, allow_unicode=True)
+
+
+def changes_of(config: RunConfig, recipe: str) -> dict[str, Any]:
+    """Return the options of a run that differ from a recipe's, but for those that say where things are."""
+    base = parse_config("run.py", "", [f"--recipe={recipe}"]).flat()
+    places = ("workdir", "data_dir", "cache_dir")
+    return {name: value for name, value in config.flat().items() if value != base[name] and name not in places}
+
+
+def arguments(changes: dict[str, Any]) -> list[str]:
+    """Return options as a command line has them.
+
+    Example:
+        >>> from cifs_tf.runs.run_options import arguments
+        >>> arguments({"twin": None, "attacks": ["fgsm", "pgd20"]})
+        ['--twin=null', '--attacks=fgsm,pgd20']
+    """
+    return [f"--{name}={_text(value)}" for name, value in changes.items()]
+
+
+def _text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if not isinstance(value, list | tuple):
+        return str(value)
+    items = [_text(item) for item in value]
+    if all(re.fullmatch(r"[^][{},#\"'\s]([^][{},#\"']*[^][{},#\"'\s])?", item) for item in items):
+        return ",".join(items)
+    # A comma in a folder's name, for example, needs YAML's brackets and quotes.
+    return json.dumps(items, ensure_ascii=False)
 
 
 def run_preemptible(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
