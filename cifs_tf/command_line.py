@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import errno
 import importlib
+import itertools
 import json
 import os
 import re
@@ -24,6 +25,11 @@ from cifs_tf.extras import how_to_install
 from cifs_tf.signals import EXIT_CLOSED_OUTPUT, EXIT_INTERRUPTED, INTERRUPTED, program_name
 
 EXIT_USER_ERROR = 2
+# What the system says of a path that no program can use.
+UNUSABLE = (
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+)
 
 register_type(Ratio, serializer=lambda ratio: ratio.text if "/" in ratio.text else float(ratio), deserializer=Ratio)
 
@@ -54,6 +60,10 @@ def parse_options(
 class _Parser(ArgumentParser):
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         return super().format_help(formatter).replace("[ITEM,...]", "A,B,C")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print a help text (argparse's hook, which would say nothing of an output that is full or closed)."""
+        print(message, end="", file=file or sys.stderr, flush=True)
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -178,9 +188,13 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
             raise
         code = EXIT_CLOSED_OUTPUT
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            code = _complain(f"{program}: error: {error.filename or 'the output'}: no space is left on the device", 1)
+        elif error.filename and (error.errno in UNUSABLE or _option_of(error.filename)):
+            sentence = f"{error.filename} cannot be used ({error.strerror}), give another file or folder"
+            code = _complain(f"{program}: error: {_option_of(error.filename)}{sentence}.", EXIT_USER_ERROR)
+        else:
             raise
-        code = _complain(f"{program}: error: {error.filename or 'the output'}: no space is left on the device", 1)
     except SystemExit as end:
         # rich ends a program whose output was closed.
         code = EXIT_CLOSED_OUTPUT if isinstance(end.__context__, BrokenPipeError) else end.code
@@ -192,6 +206,18 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
             code = _complain(f"{program}: error: the output cannot be written ({error.strerror})", 1)
     signals.settle(code if isinstance(code, int) else 0)
     sys.exit(code)
+
+
+def _option_of(path: Any) -> str:
+    """Return the option whose value is a path, or a folder around it, as a sentence begins; empty if there is none."""
+    for before, argument in itertools.pairwise(sys.argv):
+        option, _, value = argument.partition("=")
+        if not option.startswith("--"):
+            option, value = (before if before.startswith("--") else ""), argument
+        value = value.removeprefix("folder:").rstrip("/")
+        if option and not value.isdigit() and f"/{value or '/'}/" in f"/{path}/":
+            return f"{with_underscores(option)}: "
+    return ""
 
 
 def _complain(sentence: str, code: int) -> int:

@@ -73,12 +73,12 @@ class Group:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if not field.metadata:
-                continue
-            low, high, above = (field.metadata[key] for key in ("low", "high", "above"))
             value = getattr(self, field.name)
+            if isinstance(value, str) and "\0" in value:
+                raise UserError(f"--{field.name}", repr(value), "give a text without the character NUL")
+            low, high, above = (field.metadata.get(key, 0) for key in ("low", "high", "above"))
             for number in value if isinstance(value, tuple) else (value,):
-                if number is None or (low <= number <= high and number > above):
+                if number is None or not field.metadata or (low <= number <= high and number > above):
                     continue
                 lower = f"above {above:,}" if above > -math.inf else f"of {low:,} or more"
                 upper = f" and at most {high:,}" if high < math.inf else ""

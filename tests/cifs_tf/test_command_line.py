@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifs_tf.command_line import command, normalise, parse_options
+from cifs_tf.command_line import command, normalise, parse_options, run_program
+from cifs_tf.config import OutputConfig
 from cifs_tf.errors import UserError
 
 
@@ -114,3 +117,28 @@ def test_help_shows_the_form_and_the_command(capsys, monkeypatch):
     assert command("run") == "cifs-tf run"
     monkeypatch.setattr("sys.argv", ["training/tune.py"])
     assert command("run") == "python training/run.py"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--recipe", "x" * 300], "--recipe: x+ cannot be used .File name too long., give another file or folder"),
+        (["--dataset=folder:file/below"], "--dataset: file/below/a cannot be used .Not a directory."),
+        (["--out-dir", "folder"], "--out_dir: folder cannot be used .Is a directory."),
+        (["folder"], "error: folder cannot be used .Is a directory."),
+    ],
+)
+def test_a_path_that_the_system_refuses_is_one_sentence(argv, words, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["run.py", *argv])
+    value = argv[-1].partition("folder:")[2] + "/a" if ":" in argv[-1] else argv[-1]
+    with pytest.raises(SystemExit, match="2"):
+        run_program(lambda argv: Path(value).read_text())
+    assert re.fullmatch(rf"run\.py: error: {words.removeprefix('error: ')}.*\.\n", capsys.readouterr().err)
+
+
+def test_a_text_with_the_character_nul_is_refused():
+    with pytest.raises(UserError, match=r"--workdir: received 'a.*NUL"):
+        OutputConfig(workdir="a\0b")

@@ -129,10 +129,13 @@ def test_help_in_a_narrow_terminal_that_knows_no_letters(script):
     assert "--" in out
 
 
-def test_an_output_that_is_full():
-    program = "import sys; from cifs_tf.command_line import run_program; run_program(lambda argv: print('x' * 9999))"
+PRINTING = "import sys; from cifs_tf.command_line import run_program; run_program(lambda argv: print('x' * 9999))"
+
+
+@pytest.mark.parametrize("program", [["-c", PRINTING], ["training/run.py", "--help"], ["serving/client.py", "--help"]])
+def test_an_output_that_is_full(program):
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        done = subprocess.run([sys.executable, *program], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert "error: the output" in done.stderr
     assert "Traceback" not in done.stderr
