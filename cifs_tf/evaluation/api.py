@@ -25,6 +25,12 @@ from cifs_tf.evaluation.report import build_report
 from cifs_tf.evaluation.suites import describe_change, describe_missing, make_suite
 from cifs_tf.evaluation.tasks import Natural, Task
 
+# Of a report's description what the evaluation itself says.
+MEASURED = (
+    *("network", "num_probes", "num_classes", "mask_gradients", "limits", "num_examples", "seed", "precision"),
+    *("tensor_float_32", "tasks", "norm", "epsilon", "epsilon_given"),
+)
+
 
 def evaluate(
     model: keras.Model | AttackedModel,
@@ -77,8 +83,8 @@ def evaluate(
         ("epsilon", epsilon, epsilon is None or _is_number(epsilon, 0, most), f"a number above 0, at most {most:g}"),
         ("seed", seed, _is_number(seed, -1, 2**31 - 1, whole=True), "a whole number from 0 to 2147483647"),
         ("batch_size", batch_size, _is_number(batch_size, 0, math.inf, whole=True), "a whole number of 1 or more"),
-        ("ledger_file", ledger_file, isinstance(ledger_file, str | os.PathLike | None), "the path of a file"),
-        ("card_file", card_file, isinstance(card_file, str | os.PathLike | None), "the path of a file"),
+        ("ledger_file", ledger_file, ledger_file is None or _is_path(ledger_file), "the path of a file"),
+        ("card_file", card_file, card_file is None or _is_path(card_file), "the path of a file"),
         ("on_progress", on_progress, callable(on_progress), "a function of (task, share, survivors)"),
     ):
         if not is_right:
@@ -101,7 +107,7 @@ def evaluate(
             raise UserError("suite", [task.name for task in tasks], "put Natural() first: a report needs it")
     check_input(attacked, split, tasks, shard)
     names = about.get("class_names")
-    if names is not None and (isinstance(names, str) or len(names) != attacked.num_classes):
+    if names is not None and not (isinstance(names, list) and len(names) == attacked.num_classes):
         raise UserError("about", f"class_names {names}", f"give a list of {attacked.num_classes}, one for each class")
     header = header_of(attacked, split, tasks, seed=seed, shard=shard, about=about)
     header["about"]["limits"] += [*told, *describe_missing(attacked), *describe_change(about.get("suite"), tasks)]
@@ -133,11 +139,17 @@ def _plain(about: Any) -> dict[str, Any]:
         return os.fspath(value) if isinstance(value, os.PathLike) else value.tolist()
 
     try:
-        plain = json.loads(json.dumps(about or {}, default=simple, allow_nan=False))
-        return dict(plain)
+        plain = dict(json.loads(json.dumps(about or {}, default=simple, allow_nan=False)))
     except (TypeError, ValueError, AttributeError) as error:
         advice = "give a dict of text, finite numbers, true, false, None, and lists and dicts of these"
         raise UserError("about", about, advice) from error
+    if own := [name for name in MEASURED if name in plain]:
+        raise UserError("about", ", ".join(own), "the evaluation says this itself, give it another name")
+    return plain
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike) and "\0" not in str(value)
 
 
 def _are_tasks(suite: Any) -> bool:

@@ -353,6 +353,8 @@ def merge(paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str
     _check_cover(ledgers)
 
     target = Path(target)
+    if number > 1 and any(target.resolve() == path.resolve() for path in ledgers):
+        raise UserError("merge", target, "it is one of the ledgers to join, give another file or folder")
     if target.exists():
         there = Ledger.read(target)
         check_same(target, {**there.header, "shard": ""}, {**first.header, "shard": ""}, f"{first_path}")

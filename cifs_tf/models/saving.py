@@ -31,11 +31,11 @@ def load_model(path: str | os.PathLike[str], **kwargs: Any) -> keras.Model:
         True
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         files = sorted(str(file.relative_to(path)) for file in path.rglob("*.keras"))
         advice = f"this is a folder, give one of its files: {', '.join(files)}" if files else "it holds no .keras file"
         raise UserError("model", path, advice)
-    if not path.exists():
+    if not os.path.exists(path):  # nor can a name be that no system takes
         raise UserError("model", path, "there is no such file, give a .keras file")
     try:
         return keras.models.load_model(path, **kwargs)

@@ -75,7 +75,7 @@ def preset_card(preset: str | os.PathLike[str]) -> dict[str, Any]:
 def preset_folder(preset: str | os.PathLike[str]) -> Path:
     """Find the folder of a preset; raise `UserError` if there is none."""
     names = preset_names()
-    folder = FOLDER / preset if isinstance(preset, str) and preset in names else Path(preset).expanduser()
-    if not (folder / "model.keras").is_file():
+    folder = FOLDER / preset if isinstance(preset, str) and preset in names else Path(os.path.expanduser(preset))
+    if not os.path.isfile(folder / "model.keras"):
         raise UserError("preset", preset, f"give one of {', '.join(names)}, or a folder that save_to_preset wrote")
     return folder

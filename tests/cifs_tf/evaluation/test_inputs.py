@@ -89,6 +89,8 @@ def test_evaluate_takes_arrays(make_victim):
         ({"f": object()}, "about"),
         ([1, 2], "about"),
         ({"class_names": ["one"]}, "one for each class"),
+        ({"class_names": 2}, "one for each class"),
+        ({"num_examples": 2, "limits": "none"}, "limits, num_examples; the evaluation says this itself"),
     ],
 )
 def test_what_else_a_report_says_is_plain_or_refused_at_once(make_victim, about, expected):

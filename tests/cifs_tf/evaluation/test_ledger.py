@@ -265,6 +265,13 @@ def test_merging_does_not_overwrite_what_is_not_finished(shards, tmp_path, make_
     assert (tmp_path / "ledger.jsonl").read_bytes() == before
 
 
+def test_merging_does_not_overwrite_a_shard(shards):
+    before = shards[0].read_bytes()
+    with pytest.raises(UserError, match="it is one of the ledgers to join"):
+        merge(shards, shards[0])
+    assert shards[0].read_bytes() == before
+
+
 def test_a_torn_shard_is_not_finished(shards, tmp_path):
     shards[1].write_bytes(shards[1].read_bytes()[:-5])
     with pytest.raises(UserError, match="shard 2/3 is not finished, run its command again"):
