@@ -132,9 +132,9 @@ def describe_files(path: Path, without: str) -> dict[str, Any]:
     }
 
 
-def write_origin(path: Path, origin: Mapping[str, Any]) -> None:
-    """Write into a version that is otherwise complete where it is from, and the hashes of its files."""
-    content = {"origin": dict(origin), "files": describe_files(path, ORIGIN_FILE)}
+def write_origin(path: Path, origin: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> None:
+    """Write into a version that is otherwise complete where it is from, of its recipe, and the hashes of its files."""
+    content = {"origin": dict(origin), "recipe": dict(recipe or {}), "files": describe_files(path, ORIGIN_FILE)}
     write_json(path / ORIGIN_FILE, content)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -53,7 +53,7 @@ class ImageDataset:
         notes: what a person should know of the images, a sentence each.
         unlike_run: in what they differ from the images of the run whose network they are for, a phrase each; empty if
             they are the run's, or there is none.
-        home: where the pixels of a folder's images are, as a sentence goes on after "images are".
+        home: where the pixels are, if not in memory of a set by name, as a sentence goes on after "images are".
     """
 
     name: str
@@ -122,13 +122,16 @@ class ImageDataset:
         )
 
 
-def load_dataset(config: DataConfig, splits: Collection[str] = SPLITS) -> ImageDataset:
+def load_dataset(
+    config: DataConfig, splits: Collection[str] = SPLITS, test_part: Callable[[Split], Split] | None = None
+) -> ImageDataset:
     """Load the images that a config asks for.
 
     Args:
         config: which images, how many of them, and where they are kept.
         splits: those whose pixels are wanted, of `train`, `validation` and `test`; of a folder's others no file is
             decoded. Default all.
+        test_part: takes the part of the test images that is wanted; the others are not decoded. Default None: all.
 
     Returns:
         the dataset.
@@ -142,7 +145,7 @@ def load_dataset(config: DataConfig, splits: Collection[str] = SPLITS) -> ImageD
     """
     source = _load_source(config)
     reader = source.reader
-    whole, parts = _divide(source, config)
+    whole, parts = _divide(source, config, test_part)
     if isinstance(source.train.images, np.ndarray) and source.train.images.max(initial=0) == 1:
         raise UserError("--dataset", config.dataset, "its 8-bit pixels are 0 and 1 only, all images are black")
     while reader is not None:
@@ -150,7 +153,7 @@ def load_dataset(config: DataConfig, splits: Collection[str] = SPLITS) -> ImageD
             parts = images
             break
         source = _without_unreadable(source, reader, config)
-        whole, parts = _divide(source, config)
+        whole, parts = _divide(source, config, test_part)
     identity, duplicates = identify(whole)
     return ImageDataset(
         name=config.dataset,
@@ -163,11 +166,13 @@ def load_dataset(config: DataConfig, splits: Collection[str] = SPLITS) -> ImageD
         duplicates=duplicates,
         left_out=(*source.left_out, *(reader.unreadable.values() if reader else ())),
         notes=(*(reader.notes() if reader else ()), *source.notes),
-        home=reader.home if reader else "",
+        home=reader.home if reader else source.home,
     )
 
 
-def _divide(source: Source, config: DataConfig) -> tuple[Source, dict[str, Split]]:
+def _divide(
+    source: Source, config: DataConfig, test_part: Callable[[Split], Split] | None
+) -> tuple[Source, dict[str, Split]]:
     """Return the source with a test split, if it had none, and the parts of its splits that a run takes."""
     if source.test is None:
         if source.train.names is not None:
@@ -184,10 +189,11 @@ def _divide(source: Source, config: DataConfig) -> tuple[Source, dict[str, Split
     train = train.subset(config.train_examples, "--train_examples")
     if train.names is not None:
         _check_classes(train, source, config)
+    tested = test.subset(test_examples, "--test_examples")
     return source, {
         "train": train,
         "validation": validation,
-        "test": test.subset(test_examples, "--test_examples"),
+        "test": test_part(tested) if test_part else tested,
     }
 
 

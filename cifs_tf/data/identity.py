@@ -13,7 +13,7 @@ import numpy as np
 
 from cifs_tf.data.source import Source
 from cifs_tf.data.split import Split
-from cifs_tf.data.stored import UnreadImages
+from cifs_tf.data.stored import StoredImages, UnreadImages
 
 SCHEMA = 1
 HASH_BYTES = 8
@@ -163,6 +163,8 @@ def _digests(split: Split, source: Source) -> list[bytes]:
     """Return the hash of each image's pixels; of a file that was not decoded nothing."""
     if isinstance(split.images, UnreadImages):
         return source.reader.digests(split.images.files) if source.reader else [b""] * len(split)
+    if isinstance(split.images, StoredImages):
+        return split.images.digests()
     return [hashlib.blake2b(image.tobytes(), digest_size=HASH_BYTES).digest() for image in split.images]
 
 

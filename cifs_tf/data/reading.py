@@ -6,11 +6,9 @@ import collections
 import concurrent.futures
 import errno
 import functools
-import hashlib
 import io
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +18,12 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from cifs_tf.config import DataConfig
-from cifs_tf.data import decoding, resizing
 from cifs_tf.data.decoding import EXIF_MARKS, JPEG, PNG, decode_image
 from cifs_tf.data.folder_scan import ImageFile, LeftOut, is_image_by_content
-from cifs_tf.data.memory import check_memory, fits_memory
+from cifs_tf.data.home import cache_folder, lives_in_memory
 from cifs_tf.data.progress import decoding_progress
 from cifs_tf.data.resizing import mode_of, resize_array
-from cifs_tf.data.stored import Records, StoredImages, check_disk, digest_of, join_names
+from cifs_tf.data.stored import Records, StoredImages, check_disk, digest_of
 from cifs_tf.errors import UserError
 from cifs_tf.hardware import usable_cores
 
@@ -90,7 +87,7 @@ class Reader:
             return None
         num_bytes = len(files) * math.prod(first)
         with concurrent.futures.ThreadPoolExecutor(usable_cores()) as self._pool:
-            into = self._into_memory if self._is_for_memory(num_bytes) else self._into_cache
+            into = self._into_memory if lives_in_memory(self.config, num_bytes) else self._into_cache
             found = into(splits, first)
         return None if any(file.path in self.unreadable for file in files) else found
 
@@ -123,12 +120,6 @@ class Reader:
                 return image.shape
         return None
 
-    def _is_for_memory(self, num_bytes: int) -> bool:
-        cache = self.config.cache
-        if cache == "memory":
-            check_memory("--cache", cache, num_bytes)
-        return cache == "memory" or (cache == "auto" and fits_memory(num_bytes))
-
     def _into_memory(self, splits: Mapping[str, Sequence[ImageFile]], shape: tuple[int, int, int]) -> dict[str, Any]:
         images = {split: np.empty((len(files), *shape), np.uint8) for split, files in splits.items()}
         places = [(split, place) for split, files in splits.items() for place in range(len(files))]
@@ -140,7 +131,8 @@ class Reader:
         return images
 
     def _into_cache(self, splits: Mapping[str, Sequence[ImageFile]], shape: tuple[int, int, int]) -> dict[str, Any]:
-        records, root = Records(self._cache_folder()), self.root
+        root = self.root
+        records = Records(cache_folder(self.config, root.resolve().name, [str(root.resolve())]))
         names = {file.path: file.path.relative_to(root).as_posix() for chosen in splits.values() for file in chosen}
 
         def missing() -> list[ImageFile]:
@@ -156,7 +148,7 @@ class Reader:
                     if decoded.image is not None:
                         image = self._fitting(file, decoded.image, shape)
                         add(image, names[file.path], decoded.size, decoded.changed, decoded.digest, decoded.oddity)
-        self.home = f"read from {records.folder}, {len(names) * math.prod(shape) / 2**20:,.0f} MiB, as they are needed"
+        self.home = records.describe(len(names))
         return {
             split: StoredImages(
                 records,
@@ -176,18 +168,6 @@ class Reader:
             return False
         self._digests[file.path], self._odd[file.path] = entry.digest, entry.oddity
         return True
-
-    def _cache_folder(self) -> Path:
-        """Return the folder for these files, brought to this size in this way by this code."""
-        base = Path(os.path.expanduser(self.config.cache_dir or default_cache_dir()))
-        code = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (decoding, resizing))
-        how = (
-            str(self.size),
-            self.mode if self.size else "",
-            tf.__version__,
-            hashlib.sha256(code.encode()).hexdigest(),
-        )
-        return base / f"{self.root.resolve().name}-{join_names((str(self.root.resolve()), *how))}"
 
     def _decoded(self, files: Sequence[ImageFile]) -> Iterator[Decoded]:
         """Decode files in parallel, and yield them in order, a few ahead of what is taken."""
@@ -237,11 +217,6 @@ class Reader:
             elif not file.path.stat().st_size:
                 reason = "it is empty"
             return Decoded(None, "", None, reason, 0, 0)
-
-
-def default_cache_dir() -> str:
-    """Return where decoded images are kept if nothing else is said: in the user's folder of caches."""
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "cifs-tf", "images")
 
 
 def _decoded(content: bytes) -> np.ndarray:

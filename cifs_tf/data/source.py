@@ -25,7 +25,8 @@ class Source:
         class_names: one name per class, in the order of the labels.
         left_out: files that are not used, and why.
         notes: what a person should know of the images, a sentence each.
-        reader: of files that are not decoded yet; None if the images are in memory.
+        reader: of files that are not decoded yet; None if there are none.
+        home: where the images are that need no reader, as a sentence goes on after "images are"; empty in memory.
     """
 
     train: Split
@@ -35,6 +36,7 @@ class Source:
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     reader: Reader | None = None
+    home: str = ""
 
     @property
     def splits(self) -> dict[str, Split]:

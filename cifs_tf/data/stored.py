@@ -117,10 +117,18 @@ class Records:
         """Bytes of an image."""
         return math.prod(self.shape or ())
 
+    def describe(self, number: int) -> str:
+        """Say where so many of them are, as a sentence goes on after "images are"."""
+        return f"read from {self.folder}, {number * self.record_bytes / 2**20:,.0f} MiB, as they are needed"
+
     def find(self, name: str, size: int, changed: int) -> Entry | None:
         """Return the record of a file of this size and time; None if there is none."""
         entry = self.entries.get(name)
         return entry if entry is not None and (entry.size, entry.time) == (size, changed) else None
+
+    def digest(self, record: int) -> bytes:
+        """Return the hash of the pixels of a record."""
+        return bytes.fromhex(self.entries[self._names[record]].digest)
 
     @contextlib.contextmanager
     def writing(self, shape: tuple[int, int, int]) -> Iterator[Callable[..., None]]:
@@ -304,6 +312,10 @@ class StoredImages:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Read all of them into memory (NumPy's protocol)."""
         return self[:].astype(dtype or self.dtype, copy=False)
+
+    def digests(self) -> list[bytes]:
+        """Return the hash of each image's pixels, without reading them."""
+        return [self.records.digest(number) for number in self.numbers.tolist()]
 
     def take(self, indices: np.ndarray) -> StoredImages:
         """Return some of them, which are not read by that."""

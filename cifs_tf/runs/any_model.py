@@ -13,7 +13,6 @@ from rich.console import Console, RenderableType
 from cifs_tf.command_line import command, import_plugins
 from cifs_tf.config import RunConfig
 from cifs_tf.data import Split, load_dataset
-from cifs_tf.data.source import SPLITS
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import AttackedModel, as_attacked, build_report, load_attacked, merge, write_report
 from cifs_tf.evaluation.card import Card, merge_cards
@@ -29,7 +28,7 @@ from cifs_tf.files import print_written
 from cifs_tf.runs.cluster import make_local_cluster
 from cifs_tf.runs.images import MEASURED, OTHERWISE, load_images, read_record
 from cifs_tf.runs.measurement import attack, card_name, ledger_name
-from cifs_tf.runs.origin import Origin, match_origin, read_origin
+from cifs_tf.runs.origin import Origin, load_for_origin, match_origin, read_origin
 from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.runs.workdir import Workdir
@@ -86,11 +85,23 @@ def evaluate_model(
         victim = _load(model, trust)
         other = None if surrogate is None else _load_surrogate(surrogate, trust)
     origin = read_origin(Path(model)) if isinstance(model, str) else Origin()
+
+    def part(test: Split) -> Split:
+        number = examples or min(at_most or len(test), len(test))
+        return test.class_balanced(number, "--examples") if examples or at_most else test
+
     dataset = (
-        # A file that tells of its images is compared with the hash of all of them.
-        load_dataset(config.data, MEASURED if origin.images is None else SPLITS)
+        load_for_origin(config.data, origin, part, other_images=other_images)
         if run is None
-        else load_images(config.data, [run], "--model", other_images=other_images, advice=OTHERWISE, splits=MEASURED)
+        else load_images(
+            config.data,
+            [run],
+            "--model",
+            other_images=other_images,
+            advice=OTHERWISE,
+            splits=MEASURED,
+            test_part=part,
+        )
     )
     if isinstance(model, str):
         dataset = match_origin(dataset, origin, Path(model), other_images=other_images)
@@ -98,8 +109,6 @@ def evaluate_model(
         advice = f"its classes are {', '.join(names)}; give one with those of the model, in the same order"
         raise UserError("--surrogate", other.name if other else None, advice)
     split = dataset.test
-    if examples is not None or at_most is not None:
-        split = split.class_balanced(examples or min(at_most or 0, len(split)), "--examples")
     console = Console()
     if dataset.home:
         console.print(f"images are {dataset.home}", soft_wrap=True, markup=False, highlight=False)

@@ -3,10 +3,10 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from cifs_tf.config import DataConfig
-from cifs_tf.data import ImageDataset, load_dataset
+from cifs_tf.data import ImageDataset, Split, load_dataset
 from cifs_tf.data.identity import Identity, differences, hash_division
 from cifs_tf.data.source import SPLITS
 from cifs_tf.errors import UserError
@@ -41,6 +41,7 @@ def load_images(
     other_images: bool = False,
     advice: str = "restore them",
     splits: Collection[str] = SPLITS,
+    test_part: Callable[[Split], Split] | None = None,
 ) -> ImageDataset:
     """Load images for trained networks, and refuse others than those that their runs were trained on.
 
@@ -56,6 +57,7 @@ def load_images(
             False.
         advice: what to do about other images. Default: to restore those of the run.
         splits: those whose pixels are wanted, see `load_dataset`. Default all.
+        test_part: of the test images, see `load_dataset`. Default None: all.
 
     Returns:
         the images.
@@ -67,7 +69,7 @@ def load_images(
     for run, record in records.items():
         if record is None:
             _check_unrecorded(data, run, option)
-    dataset = load_dataset(data, splits)
+    dataset = load_dataset(data, splits, test_part)
     recorded = {run: record.identity for run, record in records.items() if record}
     if len({identity.class_names for identity in recorded.values()}) > 1:
         names = ", ".join(str(run.path) for run in recorded)

@@ -64,8 +64,15 @@ def inspect_networks(
         UserError: for input that does not fit; nothing has been written then.
     """
     runs = {network.path.resolve(): network.run for network in networks.values()}
-    dataset = load_images(data, list(runs.values()), other_images=other_images, advice=OTHERWISE, splits=MEASURED)
-    split = dataset.test if examples is None else dataset.test.class_balanced(examples, "--examples")
+    dataset = load_images(
+        data,
+        list(runs.values()),
+        other_images=other_images,
+        advice=OTHERWISE,
+        splits=MEASURED,
+        test_part=lambda test: test if examples is None else test.class_balanced(examples, "--examples"),
+    )
+    split = dataset.test
     labels = None if classes is None else _labels_of(classes, dataset, split)
     loaded = {name: _load(network, attack, attack_beta) for name, network in networks.items()}
     with tf32_disabled():

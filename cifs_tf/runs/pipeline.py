@@ -22,6 +22,7 @@ from cifs_tf.runs.image_table import show_images
 from cifs_tf.runs.images import check_images, load_training_images, record_images
 from cifs_tf.runs.measurement import check_test_images, measure_checkpoints
 from cifs_tf.runs.networks import build_networks, model_configs
+from cifs_tf.runs.origin import PARTS
 from cifs_tf.runs.precision import settle
 from cifs_tf.runs.provenance import describe
 from cifs_tf.runs.trained import TrainedNetwork
@@ -173,6 +174,7 @@ def _export(config: RunConfig, workdir: Workdir, dataset: ImageDataset, console:
         "weights": fingerprint_of(classifier),
         "formats": list(formats),
     }
+    recipe = {part: getattr(config.data, part) for part in PARTS}
     versions = sorted((version for version in base.glob("[1-9]*") if version.name.isdecimal()), key=_number)
     for version in versions:
         fault = find_fault(version, origin)
@@ -190,7 +192,7 @@ def _export(config: RunConfig, workdir: Workdir, dataset: ImageDataset, console:
                 version=None if versions else 1,
                 formats=formats,
                 resize=served_mode(config.data),
-                add_files=[lambda path: write_origin(path, origin)],
+                add_files=[lambda path: write_origin(path, origin, recipe)],
             )
         except ExportError as error:
             advice = f"{error}; the trained network and result.json are whole, give --export false to go without"

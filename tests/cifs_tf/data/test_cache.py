@@ -122,6 +122,12 @@ def test_only_what_is_used_is_decoded(pets, decoded):
     measured = load_dataset(config(pets, "memory"), ("test",))
     assert len(decoded) == len(measured.test)
     assert measured.image_shape == (16, 16, 3)
+    decoded.clear()
+    part = load_dataset(config(pets, "memory"), ("test",), lambda test: test.class_balanced(3, "--examples"))
+    assert len(decoded) == len(part.test) == 3
+    chosen = measured.test.class_balanced(3, "--examples")
+    np.testing.assert_array_equal(part.test.images, chosen.images)
+    assert part.num_test_images == len(measured.test)
     with pytest.raises(RuntimeError, match="were not loaded"):
         measured.train.images[0]
 

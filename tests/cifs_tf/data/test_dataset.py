@@ -1,13 +1,15 @@
 """Named datasets: digits, and those of TensorFlow Datasets that lie on this machine."""
 
+import dataclasses
 import os
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from cifs_tf.config import DataConfig
-from cifs_tf.data import load_dataset
+from cifs_tf.data import load_dataset, tfds
 from cifs_tf.errors import UserError
 
 SHARED = Path(os.environ.get("CIFS_SHARED", Path(__file__).parents[4] / "shared"))
@@ -119,6 +121,37 @@ def test_tfds(dataset, name, data_dir):
         assert set(split.labels) == set(range(10))
         # Every image was read: none is left as it was allocated, all of one value.
         assert np.all(np.ptp(split.images.reshape(len(split), -1), axis=1) > 0)
+
+
+def test_tfds_on_disk(data_dir, tmp_path, monkeypatch):
+    """The same images, labels and identity as in memory; what was read before an end is not read again."""
+    config = DataConfig(dataset="svhn", data_dir=data_dir, cache="disk", cache_dir=str(tmp_path))
+    memory = load_dataset(dataclasses.replace(config, cache="auto"))
+    assert memory.home == ""
+    monkeypatch.setattr(tfds, "STORE_BATCH", 10)
+    with monkeypatch.context() as patched:
+        patched.setattr(tfds, "digest_of", mock.Mock(side_effect=[*["00"] * 25, KeyboardInterrupt]))
+        with pytest.raises(KeyboardInterrupt):
+            load_dataset(config)
+    (index,) = tmp_path.glob("*/index.jsonl")
+    assert len(index.read_text().splitlines()) == 1 + 25
+    index.unlink()
+    load_dataset(config)
+    with monkeypatch.context() as patched:
+        patched.setattr(tfds, "digest_of", mock.Mock(side_effect=AssertionError("nothing is read again")))
+        disk = load_dataset(config)
+    assert disk.home.startswith(f"read from {tmp_path}")
+    assert disk.identity == memory.identity
+    assert disk.duplicates == memory.duplicates
+    for name, split in memory.splits.items():
+        np.testing.assert_array_equal(np.asarray(disk.splits[name].images), split.images)
+        np.testing.assert_array_equal(disk.splits[name].labels, split.labels)
+    # One line less is one image less.
+    lines = index.read_text().splitlines(keepends=True)
+    index.write_text("".join([*lines[:300], *lines[301:]]))
+    mended = load_dataset(config)
+    assert len(index.read_text().splitlines()) == len(lines)
+    np.testing.assert_array_equal(np.asarray(mended.train.images), memory.train.images)
 
 
 def test_tfds_by_its_own_name_and_in_another_size(data_dir):

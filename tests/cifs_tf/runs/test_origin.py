@@ -5,13 +5,14 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data import load_dataset
 from cifs_tf.errors import UserError
 from cifs_tf.export import describe_files, write_origin
 from cifs_tf.runs.checkpoints import write_arrays
-from cifs_tf.runs.origin import Origin, match_origin, read_origin
+from cifs_tf.runs.origin import Origin, load_for_origin, match_origin, read_origin
 
 NAMES = [str(label) for label in range(10)]
 
@@ -47,6 +48,35 @@ def test_a_published_version_tells_them_in_its_card(digits, tmp_path):
     card = {"data": {"images": digits.identity.hash}, "files": describe_files(folder, "model_card.json")}
     (folder / "model_card.json").write_text(json.dumps(card))
     assert read_origin(folder) == Origin(digits.identity.hash, tuple(NAMES))
+
+
+def test_the_images_of_a_run_on_a_part_are_known_elsewhere(tmp_path):
+    """The run looked at 16 files of 40 for its hash; an evaluation of 6 others looks at those and at its own."""
+    rng = np.random.default_rng(0)
+    for split, number in (("train", 12), ("test", 8)):
+        for name in ("ant", "bee"):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for index in range(number):
+                file = tmp_path / "set" / split / name / f"{index}.png"
+                Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(file)
+    whole = DataConfig(dataset=f"folder:{tmp_path / 'set'}")
+    of_run = dataclasses.replace(whole, train_examples=8, val_examples=4, test_examples=4)
+    exported = version(tmp_path / "1", ["ant", "bee"])
+    recipe = {"train_examples": 8, "val_examples": 4, "test_examples": 4}
+    write_origin(exported, {"images": load_dataset(of_run).identity.hash}, recipe)
+    origin = read_origin(exported)
+
+    def load(**options):
+        dataset = load_for_origin(whole, origin, lambda test: test.class_balanced(6, ""), **options)
+        return match_origin(dataset, origin, exported, **options)
+
+    assert (len(load().test), load().num_test_images, load().unlike_run) == (6, 16, ())
+    Image.new("RGB", (8, 8)).save(next((tmp_path / "set" / "train" / "ant").iterdir()))
+    for file in (tmp_path / "set" / "train" / "bee").iterdir():
+        Image.new("RGB", (8, 8)).save(file)
+    with pytest.raises(UserError, match="these are not the images of the run"):
+        load()
+    assert len(load(other_images=True).unlike_run) == 1
 
 
 def test_others_tell_less(tmp_path):
