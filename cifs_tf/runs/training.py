@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +97,11 @@ def fit(
     with cluster.translate_worker_errors(), cluster.strategy.scope():
         trainer = make_trainer(config, model, classifier, steps_per_epoch)
 
-    def batches_from(step: int) -> tf.data.Dataset:
+    def batches_from(step: int, share: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
         augmentation = config.data.augmentation
-        return dataset.train.training_batches(batch_size, seed=train.seed, start_step=step, augmentation=augmentation)
+        return dataset.train.training_batches(
+            batch_size, seed=train.seed, start_step=step, augmentation=augmentation, share=share
+        )
 
     logging = [keras.callbacks.TensorBoard(workdir.tensorboard(defense), write_graph=False)]
     verbosity = 1 if sys.stdout.isatty() else 2
@@ -132,7 +134,7 @@ def fit(
                 continue
             with cluster.translate_worker_errors(), dataset.naming_faults():
                 trainer.fit(
-                    batches_from(first * steps_per_epoch + skipped),
+                    _own_batches(batches_from, first * steps_per_epoch + skipped, cluster),
                     initial_epoch=first,
                     epochs=last,
                     steps_per_epoch=steps_per_epoch - skipped,
@@ -145,6 +147,17 @@ def fit(
     if cluster.is_chief:
         _write_networks(config, defense, workdir, trainer, identity)
     cluster.wait_for_all()
+
+
+def _own_batches(
+    batches_from: Callable[..., tf.data.Dataset], step: int, cluster: Cluster
+) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+    """Return batches of which each worker reads its own part; of workers with several devices each reads the whole."""
+    if not 1 < cluster.num_workers == cluster.num_replicas:
+        return batches_from(step)
+    return cluster.strategy.distribute_datasets_from_function(
+        lambda context: batches_from(step, (context.input_pipeline_id, context.num_input_pipelines))
+    )
 
 
 def _is_finished(config: RunConfig, defense: str, workdir: Workdir, identity: Mapping[str, Any]) -> bool:
