@@ -16,7 +16,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import threading
 import time
 import zlib
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cifs_tf.data.arrays import ReusedArrays
 from cifs_tf.data.folder_scan import ImageFile
 from cifs_tf.errors import UserError
 from cifs_tf.files import hold_lock
@@ -35,8 +35,6 @@ HASH_BYTES = 8
 LOCK_SECONDS = 1.0
 # Records that are written to the disk together.
 FLUSHED_TOGETHER = 128
-# Of arrays that TensorFlow does not copy, in floats.
-ALIGNMENT = 16
 
 
 class Entry(NamedTuple):
@@ -100,6 +98,8 @@ class Records:
             self.shape = tuple(header["shape"])
             for line in lines[1:]:
                 entry = Entry(*json.loads(line))
+                if [type(value) for value in (*entry[:5], entry.checksum)] != [str, int, int, int, str, int]:
+                    raise ValueError(line)
                 if entry.record < 0:
                     self.entries.pop(entry.name, None)
                 elif (entry.record + 1) * self.record_bytes <= stored:
@@ -161,7 +161,7 @@ class Records:
                 pixels.seek(following * self.record_bytes)
 
                 def put_into_index(entries: Sequence[Entry]) -> None:
-                    os.fdatasync(pixels.fileno())
+                    getattr(os, "fdatasync", os.fsync)(pixels.fileno())  # macOS has the second alone
                     index.write(b"".join(json.dumps(entry, ensure_ascii=True).encode() + b"\n" for entry in entries))
                     index.flush()
                     os.fsync(index.fileno())
@@ -208,23 +208,37 @@ class Records:
             UserError: if it is not what was written; it is taken out of the index. `fault` keeps the error, which
                 tf.data passes on as one of its own.
         """
-        with self._opening:
-            if self._file is None:
-                self._file = os.open(self.folder / "pixels.bin", os.O_RDONLY)
-        found = os.preadv(self._file, [image.data], record * self.record_bytes)
-        if record in self._checked:
+        try:
+            with self._opening:
+                if self._file is None:
+                    self._file = os.open(self.folder / "pixels.bin", os.O_RDONLY)
+            found = os.preadv(self._file, [image.data], record * self.record_bytes)
+        except OSError as error:  # the folder was removed, or its disk is damaged
+            self.fault = UserError("--cache_dir", self.folder, f"it cannot be read any more ({error.strerror})")
+            raise self.fault from error
+        if found == self.record_bytes and record in self._checked:
             return
         name = self._names[record]
         if found != self.record_bytes or zlib.crc32(image.data) != self.entries[name].checksum:
-            self._forget(name)
-            advice = f"its record of {name} is damaged; the same command decodes that file again"
+            number = self._forget_damaged()
+            others = "" if number == 1 else f", as {number - 1:,} others are"
+            advice = f"its record of {name} is damaged{others}; the same command decodes them again"
             self.fault = UserError("--cache_dir", self.folder, advice)
             raise self.fault
         self._checked.add(record)
 
-    def _forget(self, name: str) -> None:
+    def _forget_damaged(self) -> int:
+        """Take all that is not what was written out of the index, so that one command more decodes it; count it."""
+        size, file = self.record_bytes, self._file or 0
+
+        def is_damaged(entry: Entry) -> bool:
+            return zlib.crc32(os.pread(file, size, entry.record * size)) != entry.checksum
+
+        damaged = list(filter(is_damaged, self.entries.values()))
+        lines = [json.dumps(Entry(entry.name, 0, 0, -1, "", None, 0)).encode() + b"\n" for entry in damaged]
         with contextlib.suppress(OSError), self._lock(), (self.folder / "index.jsonl").open("ab") as index:
-            index.write(json.dumps(Entry(name, 0, 0, -1, "", None, 0)).encode() + b"\n")
+            index.write(b"".join(lines))
+        return len(damaged)
 
     def _begin(self, shape: tuple[int, int, int]) -> None:
         """Start with empty files, the index last: without one there is nothing."""
@@ -271,7 +285,7 @@ class StoredImages:
 
     def __init__(self, records: Records, numbers: np.ndarray):
         self.records, self.numbers = records, numbers
-        self._arrays = _Arrays()
+        self._arrays = ReusedArrays()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -322,30 +336,6 @@ class StoredImages:
         return StoredImages(self.records, self.numbers[indices])
 
 
-class _Arrays:
-    """Float32 arrays that are taken again when nobody has them: fresh memory of the system takes longer to come."""
-
-    def __init__(self) -> None:
-        self._owners: list[np.ndarray] = []
-        self._never_viewed = [np.empty(0, np.float32)]
-        self._taking = threading.Lock()
-
-    def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return an array of a shape, whose content is anything, aligned so that TensorFlow takes it as it is."""
-        size = math.prod(shape)
-        with self._taking:
-            owners, free = self._owners, sys.getrefcount(self._never_viewed[0])
-            # Views hold their owner; of one without any, as many know as of that which never was viewed.
-            fitting = (i for i in range(len(owners)) if len(owners[i]) == size + ALIGNMENT)
-            index = next((i for i in fitting if sys.getrefcount(owners[i]) == free), None)
-            if index is None:
-                index = len(owners)
-                owners.append(np.empty(size + ALIGNMENT, np.float32))
-            owner = owners[index]
-            start = -owner.ctypes.data // owner.itemsize % ALIGNMENT
-            return owner[start : start + size].reshape(shape)
-
-
 class UnreadImages:
     """Image files that are not decoded (yet); they stand where an array (examples, ...) would.
 
@@ -386,7 +376,8 @@ def check_disk(folder: Path, num_bytes: int) -> None:
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if num_bytes > free:
-        advice = f"the decoded images take {num_bytes / 2**30:.1f} GiB and its disk has {free / 2**30:.1f} GiB left"
+        needed, left = (math.ceil(number / 2**20) for number in (num_bytes, free))
+        advice = f"the decoded images take {needed:,} MiB and its disk has {left:,} MiB left"
         raise UserError("--cache_dir", folder, f"{advice}; give a folder on another, or a smaller --image_size")
 
 

@@ -1,7 +1,9 @@
 """Images on disk: the same pixels and batches as in memory, decoded once, whatever ends the process."""
 
 import hashlib
+import json
 import os
+import shutil
 import signal
 import threading
 
@@ -236,6 +238,46 @@ def test_a_process_may_be_killed_at_any_moment(tmp_path, moment, kept):
     assert len(records.entries) == 12
     numbers = np.array([records.find(f"{number}.png", number, number).record for number in range(12)])
     assert StoredImages(records, numbers)[:][:, 0, 0, 0].tolist() == list(range(12))
+
+
+def test_all_damaged_records_are_written_again_by_one_command(pets, decoded):
+    """An index of another time: many records are not what it says, in one run they are all found."""
+    load_dataset(config(pets))
+    (index,) = pets.parent.glob("cache/*/index.jsonl")
+    header, *lines = index.read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    others = [[*entry[:3], (entry[3] + 1) % len(entries), *entry[4:]] for entry in entries[:10]]
+    index.write_text("\n".join([header, *map(json.dumps, [*others, *entries[10:]]), ""]))
+    decoded.clear()
+    with pytest.raises(UserError, match=r"is damaged, as 9 others are; the same command"):
+        np.asarray(load_dataset(config(pets)).train.images)
+    mended, memory = load_dataset(config(pets)), load_dataset(config(pets, "memory"))
+    assert len(decoded) == 10 + 80
+    for name, split in mended.splits.items():
+        np.testing.assert_array_equal(np.asarray(split.images), memory.splits[name].images)
+
+
+@pytest.mark.parametrize("line", ['["cat/00.jpg", 1, 2, 0.5, "00", null, 7]', "null", "[]", '{"name": 1}'])
+def test_an_index_that_says_nonsense_is_none(tmp_path, line):
+    add_images(tmp_path, range(3))
+    with (tmp_path / "index.jsonl").open("a") as index:
+        index.write(line + "\n")
+    assert Records(tmp_path).entries == {}
+
+
+def test_a_cache_that_is_removed_or_cut_meanwhile_is_named(pets):
+    """What was read and checked before, too: never are pixels taken that are not there."""
+    dataset = load_dataset(config(pets))
+    whole = np.asarray(dataset.train.images)
+    (pixels,) = pets.parent.glob("cache/*/pixels.bin")
+    os.truncate(pixels, pixels.stat().st_size // 2)
+    with pytest.raises(UserError, match="damaged, as"), dataset.naming_faults():
+        list(dataset.train.validation_batches(4))
+    np.testing.assert_array_equal(np.asarray(load_dataset(config(pets)).train.images), whole)
+    unread = load_dataset(config(pets))
+    shutil.rmtree(pixels.parent)
+    with pytest.raises(UserError, match=r"^--cache_dir: .*it cannot be read any more \(No such file"):
+        np.asarray(unread.train.images)
 
 
 def test_lost_pixels_are_written_again(tmp_path):
