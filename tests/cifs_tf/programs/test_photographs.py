@@ -52,7 +52,7 @@ def test_a_run_killed_while_it_decodes_or_trains_ends_with_the_same_weights(
 @pytest.mark.soak
 def test_two_workers_that_read_their_shares_from_the_cache_make_the_step_of_one(tmp_path):
     """To the tolerance of docs/scaling.md, after one step."""
-    make_photographs(tmp_path / "photographs", 80)
+    make_photographs(tmp_path / "photographs", 120)
     argv = [*ON_32_PIXELS, "--precision=float32", "--train_examples=40", "--epochs=1", "--export=false"]
     code, _, err = run(*argv, "--cache=memory", "--workdir=memory", cwd=tmp_path)
     assert code == 0, err
