@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
 from cifs_tf.attacks.ball import NORMS, Ball
 from cifs_tf.attacks.objective import HeadsFn
-from cifs_tf.checks import check_images, check_labels
+from cifs_tf.checks import as_array, check_images, check_labels
 from cifs_tf.errors import UserError
 
 
@@ -84,22 +84,24 @@ class Attack(Ball, abc.ABC):
             raise UserError("seed", None, "give one per example (example_seeds), the attack draws random numbers")
         if tf.executing_eagerly():
             heads_fn = _checking(heads_fn, labels)
-            labels = self._checked(images, labels)
+            images, labels = self._checked(images, labels)
         return self.search(heads_fn, images, labels, head_weights, seed, target_rank)
 
-    def _checked(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    def _checked(self, images: Any, labels: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Refuse images outside the bounds; return labels as integers. In a graph, whoever built it has checked."""
         low, high = self.bounds
-        numbers = check_labels(labels)
-        if len(images) != len(numbers):
-            raise UserError("labels", f"{len(numbers)} labels", f"give one for each of the {len(images)} images")
-        if (low, high) == (0.0, 1.0):
+        numbers, pixels = check_labels(labels), as_array(images, "images")
+        if (low, high) == (0.0, 1.0) or pixels.dtype.kind in "OUS":
             check_images(images)
-        elif (np.asarray(images) < low).any() or (np.asarray(images) > high).any():
+        elif (pixels < low).any() or (pixels > high).any():
             raise UserError(
                 "images", "pixels outside the bounds", f"give pixels from {low:g} to {high:g}, or other bounds"
             )
-        return tf.constant(numbers)
+        if pixels.ndim == 0 or len(pixels) != len(numbers):
+            number = len(pixels) if pixels.ndim else 0
+            raise UserError("labels", f"{len(numbers)} labels", f"give one for each of the {number} images")
+        # Arrays of NumPy, of whichever precision, are taken as `Model.predict` takes them.
+        return images if tf.is_tensor(images) else tf.constant(pixels, tf.float32), tf.constant(numbers)
 
     @abc.abstractmethod
     def search(

@@ -386,11 +386,23 @@ def test_an_attack_called_by_hand_looks_too(images, labels, expected):
         attack(classifier.heads_fn(), tf.constant(images), tf.constant(labels), head_weights=head_weights(0, 0))
 
 
-def test_an_attack_called_by_hand_takes_one_hot_labels():
+def test_an_attack_called_by_hand_takes_arrays_lists_and_one_hot_labels():
     classifier = make_trainer().classifier
     attack = PGD(epsilon=0.03, step_size=0.01, num_steps=1)
-    found = [
-        attack(classifier.heads_fn(), tf.constant(IMAGES), labels, head_weights=head_weights(0, 0)).numpy()
-        for labels in (tf.constant(LABELS), keras.utils.to_categorical(LABELS, CLASSES))
-    ]
-    np.testing.assert_array_equal(*found)
+    expected, *found = (
+        attack(classifier.heads_fn(), images, labels, head_weights=head_weights(0, 0)).numpy()
+        for images, labels in (
+            (tf.constant(IMAGES), tf.constant(LABELS)),
+            (tf.constant(IMAGES), keras.utils.to_categorical(LABELS, CLASSES)),
+            (IMAGES.astype(np.float64), LABELS),
+            (IMAGES.tolist(), LABELS.tolist()),
+        )
+    )
+    for each in found:
+        np.testing.assert_array_equal(each, expected)
+
+
+@pytest.mark.parametrize("images", [{"image": IMAGES}, "photograph.png", None])
+def test_an_attack_called_by_hand_refuses_what_is_no_image(images):
+    with pytest.raises(UserError, match="images: received"):
+        PGD(epsilon=0.03, step_size=0.01, num_steps=1)(None, images, LABELS, head_weights=head_weights(0, 0))
