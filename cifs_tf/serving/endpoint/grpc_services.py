@@ -36,7 +36,14 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
 
 from cifs_tf.errors import UserError
-from cifs_tf.serving.endpoint.classification import CLASSIFY, REGRESS, infer, infer_all
+from cifs_tf.serving.endpoint.classification import (
+    CLASSIFY,
+    REGRESS,
+    infer,
+    infer_all,
+    result_message,
+    serialized_examples,
+)
 from cifs_tf.serving.endpoint.config_files import check_model_config
 from cifs_tf.serving.endpoint.grpc_tensors import read_tensor, write_tensor
 from cifs_tf.serving.endpoint.predictor import Predictor
@@ -126,8 +133,9 @@ class PredictionService:
         api, name = method.rpartition("/")[2].capitalize(), request.model_spec.signature_name
         strict = self._predictor.options.enable_signature_method_name_check
         with self._predictor.count(request.model_spec.name, api, "GRPC"), self._use(request) as version:
-            result = infer(version.loaded, name, method, request.input, deadline, strict)
-            return _spec(version, name or DEFAULT_SIGNATURE), result
+            examples = serialized_examples(request.input)
+            found = infer(version.loaded, name, method, examples, deadline, strict)
+            return _spec(version, name or DEFAULT_SIGNATURE), result_message(found)
 
     def _use(self, request: Any) -> contextlib.AbstractContextManager[Version]:
         if not request.HasField("model_spec"):
@@ -183,6 +191,7 @@ async def make_grpc_server(
     addresses: Sequence[str],
     *,
     ending: threading.Event,
+    answering: set[Any],
     credentials: grpc.ServerCredentials | None = None,
 ) -> grpc.aio.Server:
     """Bind, but do not start, a server.
@@ -192,6 +201,7 @@ async def make_grpc_server(
         addresses: HOST:PORT, or `unix:PATH`.
         ending: once it is set calls are refused, those that came before are answered: gRPC itself, when it shuts
             down, cancels calls that it has received and not begun.
+        answering: holds the calls that are being answered, as long as they are.
         credentials: of TLS, but for UNIX sockets. Default none.
 
     Returns:
@@ -224,6 +234,8 @@ async def make_grpc_server(
         async def answer(content: bytes, context: grpc.aio.ServicerContext) -> bytes:
             if ending.is_set():
                 await context.abort(Code.UNAVAILABLE, "The server is ending")
+            answering.add(context)
+            context.add_done_callback(answering.discard)
             left = context.time_remaining()  # the client's; the server has no limit of its own, as TF Serving
             deadline = math.inf if left is None else time.monotonic() + left
             try:

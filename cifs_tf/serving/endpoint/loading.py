@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from cifs_tf.serving.endpoint.classification import CLASSIFY, REGRESS, infer, infer_all
+from cifs_tf.serving.endpoint.classification import CLASSIFY, REGRESS, infer, infer_all, serialized_examples
 from cifs_tf.serving.endpoint.config_files import read_session_config
 from cifs_tf.serving.endpoint.grpc_tensors import read_tensor
 from cifs_tf.serving.endpoint.metrics import Metrics
@@ -156,7 +156,7 @@ def _run_record(servable: Servable, log: PredictionLog) -> str | None:
         infer_all(servable, request)
     elif kind in ("classify_log", "regress_log"):
         method = CLASSIFY if kind == "classify_log" else REGRESS
-        infer(servable, request.model_spec.signature_name, method, request.input)
+        infer(servable, request.model_spec.signature_name, method, serialized_examples(request.input))
     elif kind == "predict_log":
         # An ONNX file has fewer signatures than the SavedModel beside it.
         if request.model_spec.signature_name not in ("", *servable.signatures):

@@ -20,7 +20,8 @@ from tensorflow_serving.apis.get_model_metadata_pb2 import SignatureDefMap
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
-from cifs_tf.serving.endpoint.classification import METHODS, infer, read_examples_body, write_result
+from cifs_tf.serving.endpoint.classification import METHODS, infer
+from cifs_tf.serving.endpoint.json_examples import read_examples_body, write_result
 from cifs_tf.serving.endpoint.json_requests import PredictBody, SignatureInputs, find_inputs, read_predict_body
 from cifs_tf.serving.endpoint.json_responses import write_predict_body
 from cifs_tf.serving.endpoint.lane import Lane
@@ -45,7 +46,7 @@ CLOSE = {"connection": "close"}
 # What metrics call the methods.
 ACTIONS = {"predict": "Predict", "classify": "Classify", "regress": "Regress", "explain": "Predict"}
 # A body, or an answer, beyond is read and written by a process; smaller ones take 20 ms at most.
-LARGE_BYTES, GZIP_RATIO = 2**18, 20
+LARGE_BYTES, PACKED_RATIO = 2**18, 20
 LARGE_THREADS = 4
 
 
@@ -124,7 +125,7 @@ class RestApi:
                 deadline = time.monotonic() + self._predictor.options.timeout
                 if method != "POST":
                     return self._with_cors(self._answer(method, path, headers, b"", deadline))
-                is_large = len(body) > (LARGE_BYTES // GZIP_RATIO if _is_gzip(headers) else LARGE_BYTES)
+                is_large = len(body) > (LARGE_BYTES // PACKED_RATIO if _is_packed(headers) else LARGE_BYTES)
                 threads = self._large_threads if is_large else self._threads
                 return self._with_cors(await answer(threads, self._answer, method, path, headers, body, deadline))
         except TooLargeError as error:
@@ -170,7 +171,7 @@ class RestApi:
     def _answer(self, method: str, path: str, headers: dict[bytes, bytes], body: bytes, deadline: float) -> Response:
         """Find out what is asked and answer it; runs in a thread if it may take long."""
         try:
-            text = _unzip(body, self._predictor.options.max_request_bytes) if _is_gzip(headers) else body
+            text = _unzip(body, self._predictor.options.max_request_bytes) if _is_packed(headers) else body
             if V2_PATH.fullmatch(path):
                 return self._v2.answer(method, path, headers, text, len(text) > LARGE_BYTES, deadline)
             if method == "POST" and (found := PREDICTION_PATH.fullmatch(path)):
@@ -218,10 +219,13 @@ class RestApi:
         return self._lane.run(deadline, function, *arguments) if is_large else function(*arguments)
 
     def _infer(self, method: str, target: Target, text: bytes, deadline: float) -> str:
-        signature_name, examples = read_examples_body(text)
+        is_large = len(text) > LARGE_BYTES
+        signature_name, examples = self._by(is_large, deadline, read_examples_body, text)
         strict = self._predictor.options.enable_signature_method_name_check
         with self._use(target) as version:
-            return write_result(infer(version.loaded, signature_name, method, examples, deadline, strict))
+            outputs = infer(version.loaded, signature_name, method, examples, deadline, strict)
+        is_large = sum(tensor.size for tensor in outputs.values()) > LARGE_VALUES
+        return self._by(is_large, deadline, write_result, outputs)
 
     def _status(self, target: Target) -> str:
         # Labels are ignored here, as in TF Serving.
@@ -254,14 +258,14 @@ def _metadata_text(version: Version) -> str:
     )
 
 
-def _is_gzip(headers: dict[bytes, bytes]) -> bool:
-    return headers.get(b"content-encoding", b"").strip().lower() == b"gzip"
+def _is_packed(headers: dict[bytes, bytes]) -> bool:
+    return headers.get(b"content-encoding", b"").strip().lower() in (b"gzip", b"deflate")
 
 
 def _unzip(body: bytes, limit: int) -> bytes:
     """Unpack a body; one that is damaged, or would be too large, is an empty one, as in TF Serving."""
     try:
-        unzipper = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        unzipper = zlib.decompressobj(32 + zlib.MAX_WBITS)  # finds out which of the two
         text = unzipper.decompress(body, limit)
         return text if unzipper.eof else b""
     except zlib.error:

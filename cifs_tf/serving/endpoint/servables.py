@@ -140,7 +140,7 @@ class SavedModel:
             tensors = run([inputs[name] for name in sorted(inputs)], milliseconds)
         except tf.errors.OpError as error:
             raise StatusError(BY_NUMBER[error.error_code], error.message) from error
-        return dict(zip(outputs, map(np.asarray, tensors), strict=True))
+        return dict(zip(outputs, map(_as_tensor, tensors), strict=True))
 
     def close(self) -> None:
         """Release its memory; nothing runs any more."""
@@ -158,6 +158,11 @@ class SavedModel:
                 fetches = [signature.outputs[name].name for name in outputs]
                 self._runners[key] = make_session_runner(self._session, feeds, fetches)
             return self._runners[key]
+
+
+def _as_tensor(value: Any) -> np.ndarray:
+    """Return what a session fetched as an array; of one text NumPy would drop the zero bytes at its end."""
+    return np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
 
 
 class OnnxModel:

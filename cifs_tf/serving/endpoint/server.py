@@ -73,6 +73,7 @@ class _Server:
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
         self._ending = threading.Event()
+        self._answering: set[Any] = set()
         metrics = Metrics()
         self._versions = Versions(
             lambda path: load_version(path, options, metrics),
@@ -147,7 +148,10 @@ class _Server:
     async def _end_grpc(self, grpc_server: grpc.aio.Server) -> None:
         """Tell clients that ask on, for a moment: what comes while gRPC stops it cancels, and does not say why."""
         await asyncio.sleep(GRPC_GOODBYE_SECONDS)
-        await grpc_server.stop(self._options.drain_timeout_in_ms / 1000)
+        until = time.monotonic() + self._options.drain_timeout_in_ms / 1000
+        while self._answering and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        await grpc_server.stop(GRPC_GOODBYE_SECONDS)  # streams, as of who watches the health, have no end
 
     def _on_signal(self, stop: asyncio.Event) -> None:
         if stop.is_set():
@@ -166,6 +170,7 @@ class _Server:
                 self._predictor,
                 addresses,
                 ending=self._ending,
+                answering=self._answering,
                 credentials=_credentials(options.ssl_config_file),
             )
         except RuntimeError as error:

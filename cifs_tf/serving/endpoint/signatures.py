@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import struct_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 
@@ -164,6 +165,7 @@ def check_is_tensor(name: str, info: TensorInfo, what: str) -> None:
         StatusError: UNIMPLEMENTED, with what to export instead.
     """
     kind = info.WhichOneof("encoding")
+    opaque = {types_pb2.DT_VARIANT: "a variant", types_pb2.DT_RESOURCE: "a resource"}.get(info.dtype)
     spec = info.composite_tensor.type_spec
     if kind == "coo_sparse":
         advice = "a sparse tensor: export tf.sparse.to_dense of it, or its indices and values"
@@ -174,6 +176,8 @@ def check_is_tensor(name: str, info: TensorInfo, what: str) -> None:
             f"{spec.type_spec_class_name or 'no tensor'}, no tensor: export the model without it; a classifier of "
             "scikit-learn without ZipMap (skl2onnx: options={'zipmap': False})"
         )
+    elif opaque:
+        advice = f"{opaque}, such as a list of tensors or a table: export the tensors that it holds"
     else:
         return
     raise StatusError(Code.UNIMPLEMENTED, f"The {what} {name} is {advice}")

@@ -8,6 +8,7 @@ import numpy as np
 # Numbers and names of tensorflow/core/framework/types.proto.
 FLOAT, DOUBLE, INT32, UINT8, INT16, INT8, STRING, INT64, BOOL = 1, 2, 3, 4, 5, 6, 7, 9, 10
 BFLOAT16, UINT16, HALF, UINT32, UINT64 = 14, 17, 19, 22, 23
+COMPLEX64, COMPLEX128 = 8, 18
 NUMPY_TYPES: dict[int, np.dtype] = {
     FLOAT: np.dtype(np.float32),
     DOUBLE: np.dtype(np.float64),
@@ -23,6 +24,8 @@ NUMPY_TYPES: dict[int, np.dtype] = {
     HALF: np.dtype(np.float16),
     UINT32: np.dtype(np.uint32),
     UINT64: np.dtype(np.uint64),
+    COMPLEX64: np.dtype(np.complex64),
+    COMPLEX128: np.dtype(np.complex128),
 }
 _NUMBERS = {dtype: number for number, dtype in NUMPY_TYPES.items()}
 _NAMES = {FLOAT: "float", DOUBLE: "double", HALF: "half", STRING: "string", BOOL: "bool"}

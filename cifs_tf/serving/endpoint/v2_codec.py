@@ -35,6 +35,7 @@ DATATYPES = {
 _NUMBERS = {name: number for number, name in DATATYPES.items()}
 HEADER_LENGTH = "inference-header-content-length"
 EXTENSIONS = ["binary_tensor_data"]
+MAX_VALUES = 2**58
 
 
 class InferRequest(NamedTuple):
@@ -80,6 +81,8 @@ def read_infer_request(body: bytes, header_length: int | None) -> InferRequest:
         raise invalid_argument("The request must be a JSON object")
     parameters = _parameters(root, "the request")
     inputs: dict[str, np.ndarray] = {}
+    if "inputs" not in root.names():
+        raise invalid_argument("The request has no inputs")
     for item in _items(root, "inputs"):
         name = _member(item, "name", str, "an input")
         where = f"input {name}"
@@ -97,8 +100,6 @@ def read_infer_request(body: bytes, header_length: int | None) -> InferRequest:
                 raise invalid_argument(f"binary_data_size of {where} is {size}, {len(rest)} bytes are left of the body")
             inputs[name] = read_bytes(rest[:size], number, shape, where)
             rest = rest[size:]
-    if not inputs:
-        raise invalid_argument("The request has no inputs")
     if len(rest):
         raise invalid_argument(f"{len(rest)} bytes of the body belong to no input")
     binary_of = {}
@@ -108,10 +109,12 @@ def read_infer_request(body: bytes, header_length: int | None) -> InferRequest:
         if wanted.get("classification"):
             raise invalid_argument(f"output {name}: the classification extension is not offered")
         binary_of[name] = bool(wanted.get("binary_data", parameters.get("binary_data_output", False)))
-    identity = root.find("id", "")
+    identity, signature_name = root.find("id", ""), parameters.get("signature_name", "")
+    if not isinstance(signature_name, str):
+        raise invalid_argument(f"The parameter signature_name must be a text, received {signature_name}")
     return InferRequest(
         identity if isinstance(identity, str) else "",
-        str(parameters.get("signature_name", "")),
+        signature_name,
         inputs,
         tuple(binary_of),
         bool(parameters.get("binary_data_output", False)),
@@ -182,6 +185,8 @@ def check_shape(sizes: Sequence[Any], where: str) -> tuple[int, ...]:
     """Return a shape that has no negative and not too many dimensions."""
     if len(sizes) > MAX_RANK or any(not isinstance(size, int) or size < 0 or size is True for size in sizes):
         raise invalid_argument(f"The shape of {where} must be a list of whole numbers of 0 or more")
+    if math.prod(size or 1 for size in sizes) > MAX_VALUES:  # beside a 0 too: NumPy cannot hold it
+        raise invalid_argument(f"The shape of {where} is too large")
     return tuple(sizes)
 
 

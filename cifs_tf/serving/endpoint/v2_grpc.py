@@ -10,7 +10,7 @@ from cifs_tf.serving.endpoint import tensor_types as types
 from cifs_tf.serving.endpoint.predictor import Predictor
 from cifs_tf.serving.endpoint.protos import make_messages
 from cifs_tf.serving.endpoint.rest_paths import Target
-from cifs_tf.serving.endpoint.signatures import find_signature, narrow
+from cifs_tf.serving.endpoint.signatures import narrow
 from cifs_tf.serving.endpoint.status import invalid_argument
 from cifs_tf.serving.endpoint.v2_codec import (
     DATATYPES,
@@ -21,7 +21,7 @@ from cifs_tf.serving.endpoint.v2_codec import (
     type_of,
     write_bytes,
 )
-from cifs_tf.serving.endpoint.v2_models import describe_model, is_ready
+from cifs_tf.serving.endpoint.v2_models import choose_signature, describe_model, is_ready
 
 NAME, VERSION = (1, "name", "string"), (2, "version", "string")
 MODEL = ((1, "model_name", "string"), (2, "model_version", "string"), (3, "id", "string"))
@@ -151,9 +151,11 @@ class InferenceService:
         with self._predictor.count(target.model, "Predict", "GRPC"):
             for index, item in enumerate(request.inputs):
                 raw = request.raw_input_contents[index] if request.raw_input_contents else None
+                if item.name in inputs:
+                    raise invalid_argument(f"There are two of input {item.name}")
                 inputs[item.name] = _read(item, raw)
             with self._predictor.versions.use(target.model, target.version) as version:
-                name, signature = find_signature(version.loaded.signatures, name)
+                name, signature = choose_signature(version.loaded.signatures, name)
                 inputs = narrow(signature, inputs) if version.loaded.widens else inputs
                 wanted = [output.name for output in request.outputs]
                 outputs = self._predictor.predict(version, name, inputs, wanted, deadline)

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from cifs_tf.serving.endpoint.predictor import Predictor
 from cifs_tf.serving.endpoint.rest_paths import Target
 from cifs_tf.serving.endpoint.signatures import find_signature
-from cifs_tf.serving.endpoint.status import StatusError
+from cifs_tf.serving.endpoint.status import DEFAULT_SIGNATURE, StatusError
 from cifs_tf.serving.endpoint.v2_codec import DATATYPES
 from cifs_tf.serving.endpoint.versions import Versions
 
@@ -25,14 +26,34 @@ def is_ready(versions: Versions, target: Target) -> bool:
     return any(state.state == AVAILABLE for state in states)
 
 
+def is_known(versions: Versions, target: Target) -> bool:
+    """Return whether there is such a model and, if one is named, such a version, in whichever state."""
+    try:
+        return target.model in versions.configs() and (
+            target.version is None or bool(versions.states(target.model, target.version))
+        )
+    except StatusError:
+        return False
+
+
+def choose_signature(signatures: Mapping[str, SignatureDef], name: str) -> tuple[str, SignatureDef]:
+    """Look a signature up; without a name it is `serving_default`, or the only one that a model has.
+
+    Raises:
+        StatusError: FAILED_PRECONDITION if there is none of that name.
+    """
+    only = next(iter(signatures)) if len(signatures) == 1 else ""
+    return find_signature(signatures, name or (only if DEFAULT_SIGNATURE not in signatures else ""))
+
+
 def describe_model(predictor: Predictor, target: Target) -> dict[str, Any]:
-    """Describe the inputs and outputs of a model's `serving_default`.
+    """Describe the inputs and outputs of a model's `serving_default`, or only signature.
 
     Raises:
         StatusError: if there is no such version, or signature.
     """
     with predictor.versions.use(target.model, target.version) as version:
-        _, signature = find_signature(version.loaded.signatures, "")
+        _, signature = choose_signature(version.loaded.signatures, "")
         states = predictor.versions.states(target.model)
         return {
             "name": target.model,

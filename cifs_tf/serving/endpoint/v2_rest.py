@@ -11,7 +11,7 @@ from cifs_tf.extras import own_version
 from cifs_tf.serving.endpoint.predictor import Predictor
 from cifs_tf.serving.endpoint.rest_paths import Target, read_target
 from cifs_tf.serving.endpoint.rest_responses import JSON, json_response
-from cifs_tf.serving.endpoint.signatures import find_signature, narrow
+from cifs_tf.serving.endpoint.signatures import narrow
 from cifs_tf.serving.endpoint.status import invalid_argument
 from cifs_tf.serving.endpoint.v2_codec import (
     EXTENSIONS,
@@ -21,7 +21,7 @@ from cifs_tf.serving.endpoint.v2_codec import (
     read_infer_request,
     write_infer_response,
 )
-from cifs_tf.serving.endpoint.v2_models import describe_model, is_ready
+from cifs_tf.serving.endpoint.v2_models import choose_signature, describe_model, is_known, is_ready
 
 V2_PATH = re.compile(r"/v2/?|/v2/health/.*|/v2/models/.+", re.DOTALL)
 _MODEL_PATH = re.compile(
@@ -80,7 +80,8 @@ class InferenceProtocol:
         if found and method == "GET" and action == "ready":
             target = read_target(found)
             ready = is_ready(self._predictor.versions, target)
-            return _json({"name": target.model, "ready": ready}, 200 if ready else 503)
+            status = 200 if ready else 503 if is_known(self._predictor.versions, target) else 404
+            return _json({"name": target.model, "ready": ready}, status)
         if found and method == "GET" and action is None:
             return _json(describe_model(self._predictor, read_target(found)))
         raise invalid_argument(f"Malformed request: {method} {path}")
@@ -88,7 +89,7 @@ class InferenceProtocol:
     def _infer(self, target: Target, request: InferRequest, explain: bool, deadline: float) -> Response:
         name = request.signature_name or (EXPLAIN if explain else "")
         with self._predictor.versions.use(target.model, target.version) as version:
-            name, signature = find_signature(version.loaded.signatures, name)
+            name, signature = choose_signature(version.loaded.signatures, name)
             inputs = narrow(signature, request.inputs) if version.loaded.widens else request.inputs
             outputs = self._predictor.predict(version, name, inputs, request.outputs, deadline)
             head = {"model_name": version.model, "model_version": str(version.number)}

@@ -153,6 +153,17 @@ def test_rows_of_other_clients_have_no_part_in_an_answer(function, options, capl
     assert len([line for line in caplog.messages if "is not batched from now on" in line]) == 1
 
 
+def test_the_same_rows_prove_nothing():
+    """A mean over a run of the same rows is that of each."""
+    version = Version("m", 1, Path("m/1"), servable=Mixing(lambda x: x - x.mean()))
+    batcher = Batcher(BatchingOptions(max_batch_size=4, num_batch_threads=1, batch_timeout_micros=10_000_000))
+    with ThreadPoolExecutor(4) as pool:
+        for values in [(1.0,) * 4] * (TRIALS + 1) + [(1.0, 2.0, 3.0, 4.0)]:
+            arguments = (({"x": np.array([value])},) for value in values)
+            found = pool.map(lambda given: batcher(version, "serving_default", given[0], ("y",)), arguments)
+            assert [each["y"].tolist() for each in found] == [[0.0]] * 4
+
+
 def test_rows_that_do_not_mix_are_batched_after_some_trials(version):
     batcher = Batcher(BatchingOptions(max_batch_size=4, num_batch_threads=1))
     version.trials["serving_default"] = TRIALS

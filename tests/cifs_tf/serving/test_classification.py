@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from tensorflow.core.example.example_pb2 import Example
 
-from cifs_tf.serving.endpoint.classification import read_examples_body
+from cifs_tf.serving.endpoint.json_examples import read_examples_body
 from cifs_tf.serving.endpoint.status import Code, StatusError
 
 
@@ -34,9 +35,14 @@ def test_good_examples_name_their_signature():
     example = {"b": [True, 1, False], "f": [1.5, 2.0], "s": ["x", {"b64": "eA=="}], "none": [], "one": -(2**63)}
     body = {"signature_name": "other", "context": example, "examples": [example, {}]}
     name, found = read_examples_body(json.dumps(body).encode())
-    first = found.example_list_with_context.examples[0].features.feature
-    assert name == "other"
+    first, second = (Example.FromString(each).features.feature for each in found)
+    assert (name, len(found)) == ("other", 2)
     assert list(first["b"].int64_list.value) == [1, 1, 0]
     assert list(first["s"].bytes_list.value) == [b"x", b"x"]
-    assert list(found.example_list_with_context.context.features.feature["f"].float_list.value) == [1.5, 2.0]
+    assert list(second["f"].float_list.value) == [1.5, 2.0]  # the context's
     assert first["none"].WhichOneof("kind") is None
+
+
+def test_names_that_are_no_text_are_refused():
+    with pytest.raises(StatusError, match="no UTF-8"):
+        read_examples_body(b'{"examples": [{"\xff": 1}]}')

@@ -1,7 +1,9 @@
 """Models that are not this project's: rows that are no examples, texts, defaults, classes, half precision, labels."""
 
+import gzip
 import json
 import socket
+import zlib
 
 import grpc
 import httpx
@@ -51,6 +53,13 @@ SIGNATURES = {
     "sparse": (lambda x: {"y": tf.sparse.from_dense(x[None])}, spec([None])),
     "classes": (classes, EXAMPLES),
     "values": (lambda inputs: {"outputs": 2 * parsed(inputs)}, EXAMPLES),
+    "ended": (lambda text: {"y": tf.strings.join([text, "\0\0"])}, spec([], tf.string, "text")),
+    "turned": (lambda x: {"y": x * 1j}, spec([None], tf.complex64)),
+    "listed": (
+        lambda x: {"y": tf.raw_ops.TensorListFromTensor(tensor=x, element_shape=tf.zeros(0, tf.int32))},
+        spec([None]),
+    ),
+    "constant": (lambda: {"y": tf.constant([1.0, 2.0])},),
     "scaled": (lambda x, factor: {"y": x * factor}, spec([None]), spec([], name="factor")),
 }
 
@@ -115,12 +124,38 @@ def test_texts_that_begin_like_image_files(server):
     assert ask(server, body) == {"predictions": [19, 9, 6]}
 
 
-@pytest.mark.parametrize(("signature", "word"), [("ragged", "row_splits"), ("sparse", "to_dense")])
+@pytest.mark.parametrize(
+    ("signature", "word"), [("ragged", "row_splits"), ("sparse", "to_dense"), ("listed", "a variant")]
+)
 def test_what_is_no_tensor_is_said(server, signature, word):
     response = httpx.post(f"{server.url}/v1/models/m:predict", json={"signature_name": signature, "instances": [1.0]})
     assert response.status_code == 501
     assert word in response.json()["error"]
     assert word in server.log.read_text()
+
+
+def test_one_text_keeps_the_zero_bytes_at_its_end(server):
+    assert ask(server, {"signature_name": "ended", "inputs": "a"}) == {"outputs": "a\0\0"}
+    body = {"parameters": {"signature_name": "ended", "binary_data_output": True}}
+    body["inputs"] = [{"name": "text", "datatype": "BYTES", "shape": [], "data": ["a"]}]
+    answer = httpx.post(f"{server.url}/v2/models/m/infer", json=body, timeout=60)
+    assert answer.content[int(answer.headers["inference-header-content-length"]) :] == b"\3\0\0\0a\0\0"
+
+
+def test_complex_numbers_travel_over_grpc(server):
+    request = PredictRequest(model_spec={"name": "m", "signature_name": "turned"})
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.array([1 + 2j], np.complex64)))
+    with grpc.insecure_channel(server.grpc) as channel:
+        answer = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60)
+    assert tf.make_ndarray(answer.outputs["y"]).tolist() == [-2 + 1j]
+    assert ask(server, {"signature_name": "turned", "inputs": [1]})["error"].endswith("to type: complex64")
+
+
+@pytest.mark.parametrize(("coding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_a_signature_without_inputs_and_packed_bodies(server, coding, pack):
+    body = pack(json.dumps({"parameters": {"signature_name": "constant"}, "inputs": []}).encode())
+    answer = httpx.post(f"{server.url}/v2/models/m/infer", content=body, headers={"Content-Encoding": coding})
+    assert answer.json()["outputs"][0]["data"] == [1, 2]
 
 
 def test_an_input_with_a_default_may_be_missing(server):
@@ -183,7 +218,7 @@ def test_the_open_inference_protocol_asks_the_same_models(server):
         assert http.get("/v2").json()["extensions"] == ["binary_tensor_data"]
         assert http.get("/v2/health/live").status_code == http.get("/v2/health/ready").status_code == 200
         assert http.get("/v2/models/m/ready").json() == {"name": "m", "ready": True}
-        assert http.get("/v2/models/nobody/ready").status_code == 503
+        assert http.get("/v2/models/nobody/ready").status_code == 404
         metadata = http.get("/v2/models/m/versions/1").json()
         assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1]}]
         assert (metadata["versions"], metadata["platform"]) == (["1"], "tensorflow_savedmodel")
@@ -277,6 +312,11 @@ def test_large_bodies_are_read_and_written_by_a_process(server):
     bad = ask(server, {"signature_name": "running_sum", "inputs": [*values.tolist(), True]})
     assert "Type: True is not of expected type: float" in bad["error"]
     assert "Servable not found" in ask(server, {"inputs": values.tolist()}, model="nobody")["error"]
+    examples = [{"a": value} for value in values[:30_000].tolist()]
+    found = ask(server, {"signature_name": "values", "examples": examples}, "regress")["results"]
+    np.testing.assert_allclose(found, 2 * values[:30_000], rtol=1e-6)
+    bad = ask(server, {"signature_name": "classes", "examples": [*examples, {"a": None}]}, "classify")
+    assert bad == {"error": "Feature: a has element with unexpected JSON type: Null"}
     assert "JSON Parse error" in ask_raw(server, b'{"inputs": [' + b"1, " * 200_000)["error"]
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [100_000], "data": values.tolist()}]}
     body["parameters"] = {"signature_name": "running_sum"}

@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import pytest
 import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
@@ -197,7 +198,11 @@ def test_options_that_cannot_be_met(arguments, named):
 
 def test_other_hosts_are_said_aloud_taken_ports_refused_and_ctrl_c_ends_in_order(tmp_path, models_folder):
     arguments = [f"--model_base_path={models_folder / 'plain'}"]
-    with running_server(tmp_path / "log", *arguments, "--host=0.0.0.0") as server:
+    flags = ["--host=0.0.0.0", "--enable_grpc_healthcheck_service", "--drain_timeout_in_ms=600000"]
+    with running_server(tmp_path / "log", *arguments, *flags) as server, grpc.insecure_channel(server.grpc) as channel:
+        # Who watches the health has no request that the end could wait for.
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
         assert "WARNING listening on 0.0.0.0" in server.log.read_text()
         taken = server.url.rpartition(":")[2]
         command = [sys.executable, "serving/server.py", *arguments, f"--rest_api_port={taken}", f"--port={free_port()}"]

@@ -6,9 +6,11 @@ import struct
 import ml_dtypes
 import numpy as np
 import pytest
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from cifs_tf.serving.endpoint.status import StatusError
 from cifs_tf.serving.endpoint.v2_codec import read_infer_request, write_infer_response
+from cifs_tf.serving.endpoint.v2_models import choose_signature
 
 
 def body_of(*items, **members):
@@ -85,6 +87,8 @@ def test_answers_in_json():
         (body_of({"name": "x"}), None, "datatype"),
         (body_of(item("FP8", [1], [1])), None, "none of BOOL"),
         (body_of(item("FP32", [-1], [1])), None, "whole numbers"),
+        (body_of(item("FP32", [0, 2**62], [])), None, "too large"),
+        (body_of(item("FP32", [1], [1]), parameters={"signature_name": 5}), None, "must be a text, received 5"),
         (body_of(item("FP32", [2], [1])), None, "has 1 values"),
         (body_of(item("FP32", [2], [[1], [2, 3]])), None, "evenly nested"),
         (body_of(item("FP32", [2], [1, True])), None, "not all of type FP32"),
@@ -115,3 +119,22 @@ def test_binary_contents_that_do_not_fit(datatype, shape, content):
     text = body_of(item(datatype, shape, None, parameters={"binary_data_size": len(content)}))
     with pytest.raises(StatusError):
         read_infer_request(text + content, len(text))
+
+
+@pytest.mark.parametrize(
+    ("signatures", "name", "expected"),
+    [
+        (("a", "serving_default"), "", "serving_default"),
+        (("only",), "", "only"),
+        (("a", "b"), "b", "b"),
+        (("a", "b"), "", "serving_default"),
+        (("only",), "other", "other"),
+    ],
+)
+def test_without_a_name_the_only_signature_is_meant(signatures, name, expected):
+    found = {each: SignatureDef() for each in signatures}
+    if expected in signatures:
+        assert choose_signature(found, name)[0] == expected
+    else:
+        with pytest.raises(StatusError, match=f'"{expected}" not found'):
+            choose_signature(found, name)
