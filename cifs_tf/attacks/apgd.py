@@ -1,7 +1,7 @@
 """Auto-PGD: projected gradient ascent that chooses its own step size, on any weighting of the heads."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from cifs_tf.attacks.apgd_l1 import STAGES, search_l1
 from cifs_tf.attacks.attack import Attack
-from cifs_tf.attacks.objective import HeadsFn, fooled, per_example, select_target, value_and_gradient
+from cifs_tf.attacks.objective import HeadsFn, choose, fooled, per_example, select_target, value_and_gradient
+from cifs_tf.attacks.packing import loop_packed
 from cifs_tf.errors import UserError
 from cifs_tf.losses import contract, cross_entropy, dlr, targeted_dlr
 
@@ -19,15 +20,14 @@ MINIMUM_CLASSES = {"cross_entropy": 2, "dlr": 3, "targeted_dlr": 4}
 class _State(NamedTuple):
     """State of the loop, from one iteration to the next: points (batch, ...) and values (batch,)."""
 
-    step: tf.Tensor
+    x_adv: tf.Tensor
+    broken: tf.Tensor
     x: tf.Tensor
     previous: tf.Tensor
     gradient: tf.Tensor
     best: tf.Tensor
     best_loss: tf.Tensor
     best_gradient: tf.Tensor
-    x_adv: tf.Tensor
-    broken: tf.Tensor
     step_size: tf.Tensor
     loss: tf.Tensor
     num_rises: tf.Tensor
@@ -41,8 +41,8 @@ class APGD(Attack):
 
     Momentum, a step size of 2 epsilon that is halved for each example by itself where the loss has stopped rising, with
     a return to the best point. In L1 steps are sparse, and begin in larger balls, see `search_l1`. An example that is
-    fooled on the way comes back as its last misclassified iterate; the others, and those that are misclassified without
-    an attack, come back as they were.
+    fooled on the way comes back as its first misclassified iterate (in L1 the last); the others, and those that are
+    misclassified without an attack, come back as they were.
 
     Args:
         epsilon: radius, in the units of the images, see `Ball`.
@@ -106,7 +106,7 @@ class APGD(Attack):
             return images
         targets = select_target(natural, target_rank) if self.is_targeted else labels
 
-        def objective(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def objective(x: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             heads = heads_fn(x)
             return contract(self._per_head_loss(heads, labels, targets), head_weights), heads
 
@@ -114,21 +114,22 @@ class APGD(Attack):
         if self.norm == "l1":
             far = dataclasses.replace(self, epsilon=STAGES[0][0] * float(self.epsilon))
             start = far.random_surface_point(images, seed)
-            return search_l1(self, self.num_steps, objective, images, labels, already, start)
+            return search_l1(
+                self, self.num_steps, lambda x: objective(x, labels, targets), images, labels, already, start
+            )
         start = self.random_surface_point(images, seed)
-        loss, heads, gradient = value_and_gradient(objective, start)
+        loss, heads, gradient = value_and_gradient(lambda x: objective(x, labels, targets), start)
         start_fooled = fooled(heads, labels)
         zeros = tf.zeros_like(loss)
         state = _State(
-            step=tf.constant(0),
+            x_adv=choose(start_fooled & ~already, start, images),
+            broken=already | start_fooled,
             x=start,
             previous=start,
             gradient=gradient,
             best=start,
             best_loss=loss,
             best_gradient=gradient,
-            x_adv=tf.where(per_example(start_fooled & ~already, images), start, images),
-            broken=already | start_fooled,
             step_size=zeros + 2 * self.epsilon,
             loss=zeros if self.compat else loss,
             num_rises=zeros,
@@ -139,59 +140,67 @@ class APGD(Attack):
         # Length of the stretch that ends at each checkpoint, by number of finished iterations; 0 elsewhere.
         stretch = np.zeros(self.num_steps + 1)
         stretch[checkpoints] = np.diff(checkpoints, prepend=0)
-        project = self.around(images)
 
-        def iterate(*values: tf.Tensor) -> _State:
-            state = _State(*values)
-            x = self._move(state, project)
-            loss, heads, gradient = value_and_gradient(objective, x)
+        def iterate(index: tf.Tensor, values: Sequence[tf.Tensor], constants: Sequence[tf.Tensor]) -> _State:
+            state, (images, labels, targets) = _State(*values), constants
+            x = self._move(index, state, self.around(images))
+            loss, heads, gradient = value_and_gradient(lambda x: objective(x, labels, targets), x)
             now_fooled = fooled(heads, labels)
-            x_adv = tf.where(per_example(now_fooled & ~already, images), x, state.x_adv)
-            state = state._replace(x_adv=x_adv, broken=state.broken | now_fooled)
-            return self._review(state, x, loss, gradient, tf.constant(stretch, loss.dtype))
+            state = state._replace(
+                x_adv=choose(now_fooled & ~state.broken, x, state.x_adv), broken=state.broken | now_fooled
+            )
+            return self._review(state, x, loss, gradient, tf.constant(stretch, loss.dtype)[index + 1])
 
-        return tf.while_loop(
-            lambda *values: tf.reduce_any(~_State(*values).broken),
+        return loop_packed(
             iterate,
+            lambda *values: _State(*values).broken,
             state,
-            maximum_iterations=self.num_steps,
-            parallel_iterations=1,
-        ).x_adv
+            (images, labels, targets),
+            num_steps=self.num_steps,
+            num_results=1,
+        )[0]
 
-    def _move(self, state: _State, project: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    def _move(self, index: tf.Tensor, state: _State, project: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
         """Make a projected step, mixed with the one before it (momentum)."""
-        share = tf.where(state.step == 0, tf.ones([], state.x.dtype), tf.constant(0.75, state.x.dtype))
+        share = tf.where(index == 0, tf.ones([], state.x.dtype), tf.constant(0.75, state.x.dtype))
         step_size = per_example(state.step_size, state.x)
         ahead = project(state.x + step_size * self.steepest(state.gradient))
         return project(state.x + share * (ahead - state.x) + (1 - share) * (state.x - state.previous))
 
-    def _review(self, state: _State, x: tf.Tensor, loss: tf.Tensor, gradient: tf.Tensor, stretch: tf.Tensor) -> _State:
-        """Take in a new point; at a checkpoint halve the steps that failed to rise, and go back to the best point."""
+    def _review(self, state: _State, x: tf.Tensor, loss: tf.Tensor, gradient: tf.Tensor, length: tf.Tensor) -> _State:
+        """Take in a new point; at a checkpoint halve the steps that failed to rise, and go back to the best point.
+
+        Args:
+            length: of the stretch that ends here; 0 where there is no checkpoint.
+        """
         better = loss > state.best_loss
-        best = tf.where(per_example(better, x), x, state.best)
-        best_gradient = tf.where(per_example(better, x), gradient, state.best_gradient)
         best_loss = tf.where(better, loss, state.best_loss)
         num_rises = state.num_rises + tf.cast(loss > state.loss, loss.dtype)
-
-        length = stretch[state.step + 1]
-        check = length > 0
-        oscillates = num_rises <= self.rho * length
-        stalls = ~state.halved & (state.loss_at_check >= best_loss)
-        halve = check & (oscillates | stalls)
-        return state._replace(
-            step=state.step + 1,
-            x=tf.where(per_example(halve, x), best, x),
+        state = state._replace(
+            x=x,
             previous=state.x,
-            gradient=tf.where(per_example(halve, x), best_gradient, gradient),
-            best=best,
+            gradient=gradient,
+            best=choose(better, x, state.best),
+            best_gradient=choose(better, gradient, state.best_gradient),
             best_loss=best_loss,
-            best_gradient=best_gradient,
-            step_size=tf.where(halve, state.step_size / 2, state.step_size),
             loss=loss,
-            num_rises=tf.where(check, tf.zeros_like(num_rises), num_rises),
-            halved=tf.where(check, halve, state.halved),
-            loss_at_check=tf.where(check, best_loss, state.loss_at_check),
+            num_rises=num_rises,
         )
+
+        def check() -> _State:
+            oscillates = num_rises <= self.rho * length
+            stalls = ~state.halved & (state.loss_at_check >= best_loss)
+            halve = oscillates | stalls
+            return state._replace(
+                x=choose(halve, state.best, x),
+                gradient=choose(halve, state.best_gradient, gradient),
+                step_size=tf.where(halve, state.step_size / 2, state.step_size),
+                num_rises=tf.zeros_like(num_rises),
+                halved=halve,
+                loss_at_check=best_loss,
+            )
+
+        return _State(*tf.cond(length > 0, check, lambda: state))
 
     def _per_head_loss(self, heads: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         if self.loss == "cross_entropy":

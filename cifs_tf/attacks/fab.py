@@ -1,12 +1,14 @@
 """Targeted FAB: the nearest point of the decision boundary, approached by projections (Croce and Hein 2020)."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from cifs_tf.attacks.attack import Attack
-from cifs_tf.attacks.objective import HeadsFn, fooled, per_example, select_target, value_and_gradient
+from cifs_tf.attacks.objective import HeadsFn, choose, fooled, select_target, value_and_gradient
+from cifs_tf.attacks.packing import loop_packed
 from cifs_tf.losses import contract
 
 MINIMUM_STEP = 1e-8
@@ -64,13 +66,15 @@ class FABT(Attack):
         # z_t - z_y, as a weighting of the classes.
         towards = tf.one_hot(targets, classes, dtype=natural.dtype) - tf.one_hot(labels, classes, dtype=natural.dtype)
         already = fooled(natural, labels)
-        origin = tf.reshape(images, [tf.shape(images)[0], -1])
 
-        def objective(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            heads = heads_fn(x)
-            return contract(tf.reduce_sum(heads * towards[:, None, :], axis=-1), head_weights), heads
+        def step(_: tf.Tensor, state: Sequence[tf.Tensor], constants: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+            (best, best_distance, x), (images, labels, towards) = state, constants
+            origin = tf.reshape(images, [tf.shape(images)[0], -1])
 
-        def step(x: tf.Tensor, best: tf.Tensor, best_distance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            def objective(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                heads = heads_fn(x)
+                return contract(tf.reduce_sum(heads * towards[:, None, :], axis=-1), head_weights), heads
+
             difference, _, gradient = value_and_gradient(objective, x)
             normal = tf.reshape(gradient, tf.shape(origin))
             point = tf.reshape(x, tf.shape(origin))
@@ -88,21 +92,20 @@ class FABT(Attack):
 
             misclassified = fooled(heads_fn(x), labels)
             distance = self.distance(x, images)
-            better = misclassified & (distance < best_distance)
-            best = tf.where(per_example(better, images), x, best)
-            best_distance = tf.where(better, distance, best_distance)
-            x = tf.where(per_example(misclassified, images), images + self.backward * (x - images), x)
-            return x, best, best_distance
+            better = misclassified & (distance < best_distance) & (best_distance > self.epsilon)
+            best, best_distance = choose(better, x, best), tf.where(better, distance, best_distance)
+            return [best, best_distance, choose(misclassified, images + self.backward * (x - images), x)]
 
         start = tf.where(already, tf.zeros_like(contract(natural[..., 0], head_weights)), FAR)
-        _, best, best_distance = tf.while_loop(
-            lambda x, best, best_distance: tf.reduce_any(best_distance > self.epsilon),
+        best, best_distance = loop_packed(
             step,
-            (images, images, start),
-            maximum_iterations=self.num_steps,
-            parallel_iterations=1,
+            lambda best, best_distance, x: best_distance <= self.epsilon,
+            [images, start, images],
+            [images, labels, towards],
+            num_steps=self.num_steps,
+            num_results=2,
         )
-        return tf.where(per_example(best_distance <= self.epsilon, images), best, images)
+        return choose(best_distance <= self.epsilon, best, images)
 
 
 def project_onto_hyperplane(

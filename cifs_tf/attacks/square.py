@@ -1,13 +1,14 @@
 """Square Attack: random search that asks for logits only (Andriushchenko et al. 2020)."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from cifs_tf.attacks.attack import Attack
 from cifs_tf.attacks.bumps import SMALLEST, Bumps, bring_to_surface, tiles
-from cifs_tf.attacks.objective import HeadsFn, fooled, per_example
+from cifs_tf.attacks.objective import HeadsFn, choose, fooled
 from cifs_tf.attacks.random import fold_in, uniform
 from cifs_tf.errors import UserError
 from cifs_tf.losses import contract, margin
@@ -101,7 +102,7 @@ class Square(Attack):
             (tf.constant(0), start, lead, broken | already),
             parallel_iterations=1,
         )
-        return tf.where(per_example(broken & ~already, images), x, images)
+        return choose(broken & ~already, x, images)
 
     def _start(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Return the first point: vertical stripes, or bumps all over the image."""
@@ -125,16 +126,17 @@ class Square(Attack):
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Make the queries from `first` to the next hundred; return x, the label's lead, and which are fooled."""
         _, height, width, channels = images.shape
-        rows, columns = tf.range(height)[None, :], tf.range(width)[None, :]
         sides = tf.constant(self.sides(height, width))
         # The reference never draws the last place.
         places = tf.constant([height, width]) + (0 if self.compat else 1)
-        project = self.around(images)
         is_bump = self.norm != "linf"
         shape = tf.TensorShape([DRAWN_AT_ONCE, (5 if is_bump else 2) + channels])
         bumps = Bumps(self, self.sides(height, width), images.shape) if is_bump else None
         seed = self._shared(fold_in(seed, 1 + first // DRAWN_AT_ONCE))
         drawn = uniform(seed, shape, 0.0, 1.0, images.dtype)
+        # A square takes its pixels to the far side of the ball: to the lowest or the highest value there.
+        project = self.around(images)
+        lowest, highest = (_flat(project(images + shift * self.epsilon)) for shift in (-2, 2))
 
         def query(
             index: tf.Tensor, x: tf.Tensor, lead: tf.Tensor, broken: tf.Tensor
@@ -143,29 +145,49 @@ class Square(Attack):
             corners = tf.cast(numbers[:, :2] * tf.cast(places - side, numbers.dtype), tf.int32)
             if bumps is not None:
                 others = tf.cast(numbers[:, 2:4] * tf.cast(places - side, numbers.dtype), tf.int32)
-                return judge(
-                    index, x, lead, broken, bumps.move(images, x, side, corners, others, numbers[:, 4], numbers[:, 5:])
+                moved = bumps.move(images, x, side, corners, others, numbers[:, 4], numbers[:, 5:])
+                changed = tf.reduce_any(moved != x, axis=[1, 2, 3]) & ~broken
+                return judge(index, x, lead, broken, changed, lambda asked: tf.gather(moved, asked))
+            # The square's pixels alone are looked at: most squares are small.
+            steps = tf.range(side)
+            inside = (corners[:, :1, None] + steps[:, None]) * width + corners[:, 1:, None] + steps
+            inside = tf.reshape(inside, [-1, side * side])
+            own_lowest, own_highest, own = (
+                tf.gather(values, inside, axis=1, batch_dims=1) for values in (lowest, highest, _flat(x))
+            )
+            wanted = tf.where(numbers[:, None, 2:] < 0.5, own_lowest, own_highest)
+            changed = tf.reduce_any(wanted != own, axis=[1, 2]) & ~broken
+
+            def draw(asked: tf.Tensor) -> tf.Tensor:
+                pixels = tf.gather(inside, asked)
+                row = tf.tile(tf.range(tf.shape(asked)[0])[:, None], [1, side * side])
+                found = tf.tensor_scatter_nd_update(
+                    _flat(tf.gather(x, asked)), tf.stack([row, pixels], axis=-1), tf.gather(wanted, asked)
                 )
-            in_rows = (rows >= corners[:, :1]) & (rows < corners[:, :1] + side)
-            in_columns = (columns >= corners[:, 1:]) & (columns < corners[:, 1:] + side)
-            inside = tf.cast(in_rows[:, :, None] & in_columns[:, None, :], images.dtype)
-            shift = 2 * self.epsilon * tf.sign(numbers[:, 2:] - 0.5)
-            return judge(index, x, lead, broken, project(x + inside[..., None] * shift[:, None, None, :]))
+                return tf.reshape(found, [-1, height, width, channels])
+
+            return judge(index, x, lead, broken, changed, draw)
 
         def judge(
-            index: tf.Tensor, x: tf.Tensor, lead: tf.Tensor, broken: tf.Tensor, candidate: tf.Tensor
+            index: tf.Tensor,
+            x: tf.Tensor,
+            lead: tf.Tensor,
+            broken: tf.Tensor,
+            changed: tf.Tensor,
+            draw: Callable[[tf.Tensor], tf.Tensor],
         ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
             # Many squares find every pixel where they would put it: only what has changed is worth a query.
-            changed = tf.reduce_any(candidate != x, axis=[1, 2, 3]) & ~broken
             asked = _first_rows(changed)
-            new_lead, now_fooled = self._judge(
-                heads_fn, tf.gather(candidate, asked), tf.gather(labels, asked), head_weights
+            candidate = draw(asked)
+            new_lead, now_fooled = self._judge(heads_fn, candidate, tf.gather(labels, asked), head_weights)
+            accept = tf.gather(changed, asked) & ((new_lead < tf.gather(lead, asked)) | now_fooled)
+            accepted = tf.where(accept)[:, 0]
+            rows = tf.gather(asked, accepted)[:, None]
+            x, lead, broken = (
+                tf.tensor_scatter_nd_update(values, rows, tf.gather(new, accepted))
+                for values, new in ((x, candidate), (lead, new_lead), (broken, now_fooled))
             )
-            new_lead = tf.tensor_scatter_nd_update(lead, asked[:, None], new_lead)
-            now_fooled = tf.tensor_scatter_nd_update(broken, asked[:, None], now_fooled)
-            accept = changed & ((new_lead < lead) | now_fooled)
-            x = tf.where(per_example(accept, images), candidate, x)
-            return index + 1, x, tf.where(accept, new_lead, lead), broken | (accept & now_fooled)
+            return index + 1, x, lead, broken
 
         last = tf.minimum(first + DRAWN_AT_ONCE, self.num_queries)
         _, x, lead, broken = tf.while_loop(
@@ -185,6 +207,12 @@ class Square(Attack):
     def _shared(self, seed: tf.Tensor) -> tf.Tensor:
         """Return one seed for all examples, if `compat`."""
         return tf.tile(seed[:1], [tf.shape(seed)[0], 1]) if self.compat else seed
+
+
+def _flat(images: tf.Tensor) -> tf.Tensor:
+    """Return (batch, pixels, channels)."""
+    _, height, width, channels = images.shape
+    return tf.reshape(images, [-1, height * width, channels])
 
 
 def _first_rows(chosen: tf.Tensor) -> tf.Tensor:

@@ -1,13 +1,16 @@
 """Options of `benchmark.py`, a class for each of its commands; TensorFlow is not needed to refuse a bad one."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
 
 from cifs_tf.config import AttackConfig, DataConfig, Group, ModelConfig, Precision, RunConfig, TrainConfig, bounded
 from cifs_tf.errors import UserError
+from cifs_tf.files import read_json
 from cifs_tf.runs.workdir import Workdir
 
+STANDARD_ATTACKS = ("apgd_ce", "apgd_t", "fab_t", "square")
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "reference" / "golden"
 
 
@@ -163,20 +166,43 @@ class AttackOptions(BenchmarkOptions):
         recording: the .npz file, see tests/reference/golden.
         threads: processor threads to use; null leaves it to TensorFlow (and TF_NUM_INTRAOP_THREADS).
         batch_size: images per batch.
+        official: file with the seconds of the official attacks on this machine, which `python
+            tests/reference/official_seconds.py RECORDING FILE` writes in an environment with PyTorch and the official
+            package; null quotes those of the recording, of another machine.
     """
 
     recording: str = str(GOLDEN / "autoattack_fashion_mnist.npz")
     threads: int | None = bounded(1, low=1)
     batch_size: int = bounded(250, low=1)
+    official: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not Path(self.recording).is_file():
             raise UserError("--recording", self.recording, "there is no such file, give an autoattack_*.npz")
+        self.official_seconds()
 
     def described(self) -> dict[str, Any]:
-        """Return the options as the JSON file has them, of the recording the name alone."""
-        return {**super().described(), "recording": Path(self.recording).name}
+        """Return the options as the JSON file has them, of files the names alone."""
+        official = self.official and Path(self.official).name
+        return {**super().described(), "recording": Path(self.recording).name, "official": official}
+
+    def official_seconds(self) -> dict[str, float] | None:
+        """Return the seconds of the file, by attack; None without one.
+
+        Raises:
+            UserError: if they are not positive numbers, or an attack of the standard version is not among them.
+        """
+        if self.official is None:
+            return None
+        found = read_json(Path(self.official))
+        seconds = found.get("seconds") if isinstance(found, dict) else None
+        names = seconds if isinstance(seconds, dict) else {}
+        for attack in STANDARD_ATTACKS:
+            taken = names.get(attack)
+            if isinstance(taken, bool) or not isinstance(taken, int | float) or not 0 < taken < math.inf:
+                raise UserError("--official", self.official, f"it has no seconds of {attack}, measure them anew")
+        return {attack: float(names[attack]) for attack in STANDARD_ATTACKS}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,14 +75,19 @@ def attack_table(result: dict[str, Any]) -> Table:
     """Lay out the seconds of the attacks of `attack` beside the official ones."""
     seconds = result["seconds"]
     compiling = sum(seconds[f"{attack}, compiling"] for attack in ATTACKS)
+    here = result["options"].get("official") is not None
     runs = {
-        "official, its machine": result["official_seconds"],
+        f"official, {'this' if here else 'its'} machine": result["official_seconds"],
         f"ours, this machine, compiling included ({compiling:.1f} s)": seconds,
     }
     rows = []
     for name, found in runs.items():
         taken = [found[attack] for attack in ATTACKS]
         rows.append([name, *(f"{part:.1f}" for part in (*taken, sum(taken)))])
+    if here:
+        ours, theirs = ([found[attack] for attack in ATTACKS] for found in (seconds, result["official_seconds"]))
+        shares = [own / other for own, other in zip((*ours, sum(ours)), (*theirs, sum(theirs)), strict=True)]
+        rows.append(["ours, of the official", *(f"{share:.0%}" for share in shares)])
     return Table(["seconds", *ATTACKS.values(), "sum"], rows)
 
 

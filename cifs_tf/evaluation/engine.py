@@ -180,9 +180,10 @@ def check_input(model: AttackedModel, split: Split, tasks: Sequence[Task], shard
 
 
 def _batch_sizes(batch_size: int, replicas: int) -> list[int]:
-    """Return the few sizes that batches have: the whole one and its halves, so that the last one has little padding."""
+    """Return the few sizes that batches have: sixteenths of the whole one, so that the last one has little padding."""
     largest = math.ceil(batch_size / replicas)
-    return [replicas * math.ceil(largest / 2**halvings) for halvings in range((largest - 1).bit_length() + 1)]
+    unit = math.ceil(largest / 16)
+    return [replicas * min(largest, unit * part) for part in range(math.ceil(largest / unit), 0, -1)]
 
 
 def hash_split(split: Split) -> str:

@@ -5,7 +5,7 @@ import pytest
 
 from cifs_tf.attacks import Square
 from cifs_tf.benchmarks import attack, convolutions, tables, timing
-from cifs_tf.benchmarks.options import GOLDEN
+from cifs_tf.benchmarks.options import GOLDEN, AttackOptions
 from cifs_tf.errors import UserError
 from cifs_tf.models import Classifier, resnet
 from cifs_tf.programs import benchmark
@@ -222,3 +222,20 @@ def test_attacks_are_timed_beside_the_official_ones(small_recording, tmp_path, c
 def test_a_recording_that_is_not_there_is_refused():
     with pytest.raises(UserError, match="--recording: received none"):
         benchmark.main(["attack", "--recording", "none"])
+
+
+def test_seconds_of_the_official_attacks_on_this_machine(small_recording, tmp_path):
+    file = tmp_path / "official.json"
+    seconds = {"apgd_ce": 10, "apgd_t": 20.0, "fab_t": 40.0, "square": 30.0}
+    file.write_text(json.dumps({"seconds": seconds}))
+    options = AttackOptions(recording=str(small_recording), official=str(file))
+    assert options.official_seconds() == seconds
+    ours = {name: taken / 2 for name, taken in seconds.items()} | {f"{name}, compiling": 1.0 for name in seconds}
+    result = {"options": options.described(), "seconds": ours, "official_seconds": options.official_seconds()}
+    text = tables.attack_table(result).markdown()
+    assert "official, this machine | 10.0 | 20.0 | 40.0 | 30.0 | 100.0" in text
+    assert "ours, of the official | 50% | 50% | 50% | 50% | 50%" in text
+    for broken in ("{}", "[]", '{"seconds": {"apgd_ce": 0}}', "{"):
+        file.write_text(broken)
+        with pytest.raises(UserError):
+            AttackOptions(recording=str(small_recording), official=str(file))
