@@ -18,6 +18,8 @@ PASS, WARN, FAIL, SKIP, INFO = "pass", "warn", "fail", "skip", "info"
 MAX_UNFAITHFUL = 0.1
 MAX_JUMPS = 0.1
 MAX_GONE = 0.05
+# Of images that are right in another range of pixels, to those in the given one; beside intervals that lie apart.
+BETTER = 1.1
 MAX_BEYOND = 0.02
 MAX_UNFINISHED = 0.25
 MAX_UNREACHED = 0.1
@@ -158,7 +160,7 @@ def _ranges(ledger: Ledger) -> list[Check]:
     best = int(np.argmax(counts[1:])) + 1
     share = float(counts[0] / number)
     (_, high), (low, _) = wilson_interval(int(counts[0]), number), wilson_interval(int(counts[best]), number)
-    if low > high and counts[best] > 1.5 * counts[0]:
+    if low > high and counts[best] > BETTER * counts[0]:
         sentence = (
             f"{counts[0]} of {number} images are right with pixels {RANGES[0]}, {counts[best]} with pixels "
             f"{RANGES[best]}: put this scaling in front of the network."

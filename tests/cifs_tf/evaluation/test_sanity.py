@@ -14,7 +14,7 @@ from cifs_tf.evaluation import as_attacked, evaluate, load_attacked, suites
 from cifs_tf.evaluation.chance import Voted, rand_tasks
 from cifs_tf.evaluation.sanity import Faithful, Trajectory, entrance_tasks, sanity_tasks
 from cifs_tf.evaluation.tasks import Crafted, Natural
-from cifs_tf.evaluation.verdicts import judge, next_step
+from cifs_tf.evaluation.verdicts import judge, next_step, sanity_verdicts
 
 EPSILON = 0.1
 WEIGHTS = tf.constant(np.random.default_rng(0).normal(size=(64, 3)), tf.float32)
@@ -107,6 +107,16 @@ def test_gradients_and_logits_that_mislead(name, make_victim, labelled):
     report = evaluate(victim, labelled, tasks)
     assert faults <= failed(report)
     assert report["believable"] is (not faults)
+
+
+@pytest.mark.parametrize(("right", "verdict"), [((78, 0, 96), "fail"), ((90, 0, 96), "pass"), ((96, 98, 0), "pass")])
+def test_a_network_that_is_better_with_other_pixels(right, verdict, make_ledger):
+    """Of 100 images so many are right in each range."""
+    flags = np.arange(100)[:, None] < np.array(right)
+    tasks = [{"name": name, "kind": name, "section": "sanity"} for name in ("consistency", "ranges")]
+    ledger = make_ledger(tasks, {"ranges": (range(100), {"right": flags})}, num_examples=100)
+    found = {check.name: check.verdict for check in sanity_verdicts(ledger)}
+    assert found["the pixels' range"] == verdict
 
 
 @pytest.mark.parametrize(
