@@ -9,6 +9,7 @@ from cifs_tf.benchmarks.options import GOLDEN, AttackOptions
 from cifs_tf.errors import UserError
 from cifs_tf.models import Classifier, resnet
 from cifs_tf.programs import benchmark
+from tests.photographs import make_photographs
 
 TINY = ["--width", "4", "--batch-size=4", "--pairs", "2", "--image_size", "8", "--num-steps", "2"]
 
@@ -119,6 +120,21 @@ def test_memory_does_not_grow_with_the_attack(tmp_path):
     assert 0 < long < 3 * short
     assert max(found["peak_bytes"] for found in result["attacks"].values()) < ballast.nbytes
     assert result["input_images_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_images_per_second_of_every_way(tmp_path):
+    """Speeds of each, in every turn; nothing is left of the caches, and a table has a line for each way."""
+    make_photographs(tmp_path / "photographs", 40)
+    options = ["--image_size=16", "--batch_size=4", "--turns=2", f"--cache_dir={tmp_path}"]
+    benchmark.main(["images", f"--folder={tmp_path}/photographs", *options, f"--json={tmp_path}/images.json"])
+    result = json.loads((tmp_path / "images.json").read_text())
+    assert result["images"] == 32
+    for clock in ("images_per_second", "images_per_processor_second"):
+        assert set(result[clock]) == set(tables.IMAGES)
+        assert all(len(found) == 2 and min(found) > 0 for found in result[clock].values())
+    assert tables.images_table(result).rows[0][2:] == ["1.00", "1.00"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images.json", "photographs"]
 
 
 @pytest.mark.parametrize("option", ["--num_steps=[]", "--num_steps=[0]", "--width=0", "--batches=0"])
