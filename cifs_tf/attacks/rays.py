@@ -89,7 +89,7 @@ class RayS(Attack):
                 now = is_fooled(direction, middle)
                 return tf.where(now, low, middle), tf.where(now, middle, high)
 
-            low = tf.where(chosen, tf.zeros_like(radius), radius - 1)
+            low = tf.where(chosen, tf.zeros_like(radius), radius)
             return tf.while_loop(
                 lambda low, high: tf.reduce_any(high - low > 1), halve, (low, radius), parallel_iterations=1
             )[1]

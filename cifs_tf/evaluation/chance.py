@@ -22,7 +22,7 @@ from cifs_tf.evaluation.tasks import SAME, Crafted, Natural, Task, differs, insi
 EOT, VOTES = 20, 20
 
 
-def answers_by_chance(model: AttackedModel, calls: int = 3) -> bool:
+def answers_by_chance(model: AttackedModel, calls: int = 10) -> bool:
     """Return whether several calls of a network, on fixed images, give different answers; NaN is like NaN."""
     network, images = next(iter(model.heads_fns.values())), probe_images(model.image_shape)
 

@@ -252,6 +252,17 @@ def test_a_ray_is_divided_until_every_pixel_had_its_turn():
     assert RayS(epsilon=0.1, num_queries=40).parts(8)[15].tolist() == [0, 8]
 
 
+def test_a_ray_stays_in_the_ball_whatever_the_network_says():
+    """Of a network that answers by a coin, which seems to be fooled at any radius."""
+    images = tf.fill([40, 4, 4, 1], 0.5)
+
+    def heads(x):
+        return tf.random.stateless_uniform((len(x), 1, 2), tf.random.uniform((2,), 0, 2**30, tf.int32))
+
+    x = RayS(epsilon=2 / 255, num_queries=60)(heads, images, tf.zeros(40, tf.int32), head_weights=[1.0])
+    assert np.max(np.abs(x - images)) <= 2 / 255 + 1e-6
+
+
 def test_votes_of_no_number_are_for_no_class(make_victim):
     """Three calls of four are NaN: class 0, the argmax of NaN, has a quarter of the votes, not all of them."""
     calls = itertools.cycle([1.0, np.nan, np.nan, np.nan])
