@@ -133,14 +133,18 @@ def write_result(outputs: Mapping[str, np.ndarray]) -> str:
         writer.array(float_texts(outputs[VALUES].reshape(-1)))
         writer.single_line = False
     else:
-        labels, scores = outputs.get(CLASSES), outputs.get(SCORES)
+        count, width = next(iter(outputs.values())).shape
+        labels, scores = ['""'] * (count * width), ["0.0"] * (count * width)
+        if CLASSES in outputs:
+            labels = [string_text(label_text(label)) for label in outputs[CLASSES].reshape(-1)]
+        if SCORES in outputs:
+            scores = float_texts(outputs[SCORES].reshape(-1).astype(np.float32))
+        pairs = list(zip(labels, scores, strict=True))
         writer.start(array=True)
-        for row in range(len(next(iter(outputs.values())))):
-            numbers = None if scores is None else float_texts(scores[row].astype(np.float32))
-            texts = None if labels is None else [string_text(label_text(label)) for label in labels[row]]
+        for row in range(count):
             writer.single_line = True
             writer.start(array=True)
-            for pair in zip(texts or ['""'] * len(numbers or ()), numbers or ["0.0"] * len(texts or ()), strict=True):
+            for pair in pairs[row * width : (row + 1) * width]:
                 writer.array(list(pair))
             writer.end()
             writer.single_line = False

@@ -93,7 +93,7 @@ class ServerOptions:
             serving/export.py writes.
         max_concurrent_requests: of either API; more are refused.
         max_buffered_bytes: of the bodies of all REST requests at a time; more are refused.
-        max_connections: of REST; more are closed as they come.
+        max_connections: of REST; beyond, the one that has been idle longest is closed.
         receive_timeout_in_ms: a client that sends its REST request more slowly is cut off.
         drain_timeout_in_ms: at the end, so long for requests that have come.
     """

@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 from tensorflow.core.example.example_pb2 import Example
 
-from cifs_tf.serving.endpoint.json_examples import read_examples_body
+from cifs_tf.serving.endpoint.json_examples import read_examples_body, write_result
 from cifs_tf.serving.endpoint.status import Code, StatusError
 
 
@@ -46,3 +47,17 @@ def test_good_examples_name_their_signature():
 def test_names_that_are_no_text_are_refused():
     with pytest.raises(StatusError, match="no UTF-8"):
         read_examples_body(b'{"examples": [{"\xff": 1}]}')
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        ({"outputs": np.float32([[0.5], [2]])}, [0.5, 2.0]),
+        ({"scores": np.float32([[0.5, 1], [2, 3]])}, [[["", 0.5], ["", 1.0]], [["", 2.0], ["", 3.0]]]),
+        ({"classes": np.array([[b"a"], [b"b"]], object)}, [[["a", 0.0]], [["b", 0.0]]]),
+        ({"classes": np.array([[b"a"]], object), "scores": np.array([[0.1]])}, [[["a", 0.1]]]),
+        ({"scores": np.zeros((2, 0), np.float32)}, [[], []]),
+    ],
+)
+def test_answers_of_both_methods(outputs, expected):
+    assert json.loads(write_result(outputs)) == {"results": expected}
