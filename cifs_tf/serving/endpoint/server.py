@@ -40,7 +40,7 @@ from cifs_tf.serving.endpoint.versions import Versions
 
 LOGGER = logging.getLogger("serving")
 # How long clients that hold an open connection have, at the end, to learn with their next request that it closes.
-GOODBYE_SECONDS = 0.5
+GOODBYE_SECONDS = 0.35
 GRPC_GOODBYE_SECONDS = 0.15
 BACKLOG = 2048
 

@@ -42,8 +42,8 @@ def choose_signature(signatures: Mapping[str, SignatureDef], name: str) -> tuple
     Raises:
         StatusError: FAILED_PRECONDITION if there is none of that name.
     """
-    only = next(iter(signatures)) if len(signatures) == 1 else ""
-    return find_signature(signatures, name or (only if DEFAULT_SIGNATURE not in signatures else ""))
+    own = [each for each in signatures if not each.startswith("__")]  # beside TensorFlow's __saved_model_init_op
+    return find_signature(signatures, name or (own[0] if len(own) == 1 else DEFAULT_SIGNATURE))
 
 
 def describe_model(predictor: Predictor, target: Target) -> dict[str, Any]:
