@@ -172,7 +172,8 @@ def check_ends(data: Any, steps: Any, argument: str = "steps_per_epoch") -> None
     Raises:
         UserError: if so.
     """
-    endless = hasattr(data, "cardinality") and int(data.cardinality()) == ENDLESS
+    cardinality = getattr(data, "cardinality", None)  # a number of what a strategy distributes
+    endless = (cardinality() if callable(cardinality) else cardinality) == ENDLESS
     if hasattr(data, "__getitem__") and hasattr(data, "num_batches"):
         endless = data.num_batches is None
     if endless and steps is None:
