@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cifs_tf.command_line import run_program
 from cifs_tf.errors import UserError
 from cifs_tf.runs.run_options import arguments, changes_of, recipe_for
 from cifs_tf.runs.trained import TrainedNetwork, find_network
@@ -83,6 +84,13 @@ def _worst_case(report: dict[str, Any] | None) -> dict[str, Any] | None:
     return report and accuracy_of(report["worst_case"]["count"], report["num_examples"])
 
 
-if __name__ == "__main__":
-    run, defense, folder, *more = sys.argv[1:]
+def main(argv: Sequence[str]) -> None:
+    """Make a preset, as the module's text says."""
+    if len(argv) < 3:
+        raise UserError("arguments", list(argv), "give RUN DEFENSE FOLDER [RECIPE [OPTIONS OF STRICT]]")
+    run, defense, folder, *more = argv
     save_run_to_preset(find_network(run, defense, option="run"), Path(folder), more[0] if more else None, more[1:])
+
+
+if __name__ == "__main__":
+    run_program(main)
