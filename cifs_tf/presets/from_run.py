@@ -6,7 +6,6 @@ What the suite strict found is in the card if it was measured before:
 `cifs-tf evaluate --model runs/digits --defense cifs --suite strict [OPTIONS OF STRICT]`.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
