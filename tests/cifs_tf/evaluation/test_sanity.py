@@ -119,6 +119,19 @@ def test_a_network_that_is_better_with_other_pixels(right, verdict, make_ledger)
     assert found["the pixels' range"] == verdict
 
 
+@pytest.mark.parametrize(("jumping", "verdict"), [(0, "pass"), (10, "pass"), (49, "warn"), (100, "fail")])
+def test_masks_may_jump_for_some_images_hard_labels_do_for_all(jumping, verdict, make_ledger):
+    """A trained CIFS network jumped for 19 of 39 images, and hid nothing."""
+    tasks = [{"name": name, "kind": name, "section": "sanity"} for name in ("faithful", "boundary")]
+    jumps, never = np.arange(100) < jumping, np.zeros(100, bool)
+    values = {
+        "faithful": (range(100), {"unexplained": never, "blind": never}),
+        "boundary": (range(100), {"jumps": jumps, "reached": ~never}),
+    }
+    found = {check.name: check.verdict for check in sanity_verdicts(make_ledger(tasks, values, num_examples=100))}
+    assert found["the answer changes gradually"] == verdict
+
+
 @pytest.mark.parametrize(
     ("task", "elsewhere", "fault"),
     [
