@@ -103,16 +103,34 @@ def as_attacked(
         return _from_classifier(model, name)
     shape, dtype = _input_of(model, name, image_shape)
     check_input_of(name, shape, dtype)
-    answers, limits = keras_answers(model, shape[1:])
+    answers, told = keras_answers(model, shape[1:])
+    limits = tuple(told)
+    modes = sorted({mode for layer in layers_of(model) if (mode := getattr(layer, "quantization_mode", None))})
+    if modes:
+        limits = (*limits, f"Layers compute in {', '.join(modes)}: attacks see gradients through their rounding only.")
     half = next((layer.compute_dtype for layer in layers_of(model) if layer.compute_dtype in HALF_TYPES), None)
     found = single_head(answers, shape[1:], backward)
     return dataclasses.replace(
         found,
         name=name,
-        fingerprint=fingerprint_of(model),
+        fingerprint=fingerprint_of(model) + ("" if backward is None else f"-{_hash_function(backward)}"),
         limits=(*limits, *found.limits),
-        precision=half or (model.compute_dtype if found.precision == "float32" else found.precision),
+        precision=(modes or [half])[0] or (model.compute_dtype if found.precision == "float32" else found.precision),
     )
+
+
+def _hash_function(function: Any) -> str:
+    """Hash a function: its code, and the networks and numbers that it was made with."""
+    if isinstance(function, keras.Model):
+        return fingerprint_of(function)
+    code, digest = getattr(function, "__code__", None), hashlib.sha256(type(function).__qualname__.encode())
+    if code is not None:
+        digest.update(code.co_code + repr((code.co_names, [str(type(each)) for each in code.co_consts])).encode())
+        digest.update(repr([each for each in code.co_consts if isinstance(each, int | float | str)]).encode())
+    for cell in getattr(function, "__closure__", None) or ():
+        held = cell.cell_contents
+        digest.update((_hash_function(held) if callable(held) else repr(held)).encode())
+    return digest.hexdigest()[:16]
 
 
 def fingerprint_of(model: keras.Model) -> str:

@@ -143,7 +143,8 @@ def _from_foreign(loaded: Any, name: str, fingerprint: str) -> AttackedModel:
 
 def _hash_files(folder: Path) -> str:
     digest = hashlib.sha256()
-    for file in (folder / "saved_model.pb", *sorted((folder / "variables").glob("*"))):
+    read = [file for part in ("variables", "assets") for file in sorted((folder / part).rglob("*")) if file.is_file()]
+    for file in (folder / "saved_model.pb", *read):
         digest.update(file.name.encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

@@ -165,6 +165,8 @@ def read_record(run: Workdir, option: str = "--run") -> Record | None:
         record = Record(Identity.from_json(found), dict(found["division"]))
         if found["hash"] != record.identity.hash:
             raise ValueError("its hash is not that of its content")
+        if run.key is not None and found.get("run") not in (None, run.key):
+            raise ValueError("it is of another run")
         return record
     except FileNotFoundError:
         return None

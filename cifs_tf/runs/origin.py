@@ -49,13 +49,13 @@ def read_origin(path: Path, option: str = "--model") -> Origin:
     Raises:
         UserError: if files of an export are not those that were exported, or what tells of them is damaged.
     """
-    if path.is_file():
+    if path.is_file() and path.suffix != ".onnx":
         try:
             images = read_stamp(path, {"key": None}).get("images")
         except ValueError:  # whatever it is, who loads it says so
             images = None
         return Origin(images)
-    folder, file = version_folder(path), None
+    folder, file = path.parent if path.is_file() else version_folder(path), None
     try:
         names = _read(file := folder / LABELS_FILE)
         if (told := _read(file := folder / ORIGIN_FILE)) is not None:

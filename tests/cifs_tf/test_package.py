@@ -59,7 +59,7 @@ def test_what_registers_is_watched():
         if name not in reached and name in modules:
             reached.add(name)
             ahead += [imported for imported, _ in modules[name]]
-    light = {f"cifs_tf.{name}" for name in ("checks", "config", "errors", "files", "sizes", "tables")}
+    light = {f"cifs_tf.{name}" for name in ("checks", "config", "errors", "files", "hardware", "sizes", "tables")}
     parts = {".".join(name.split(".")[:2]) for name in reached} - light
     assert parts == set(WATCHED)
 

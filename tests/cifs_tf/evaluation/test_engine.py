@@ -312,3 +312,16 @@ def test_a_network_that_is_never_right_or_never_a_number(split, make_victim):
         assert report["natural"]["accuracy"] == report["worst_case"]["accuracy"] == 0
         assert "skip" in {check["verdict"] for check in report["audit"] if check["name"].startswith("gradient")}
     assert report["believable"] is False
+
+
+def test_a_ledger_does_not_go_on_with_a_network_that_answers_otherwise(split, make_victim, tmp_path):
+    """What a hash of weights and options does not tell: the code of a plugin, the order of inputs, a constant."""
+    tasks = [Natural(), Crafted(name="a", attack=fgsm(0.01), mask_gradient="detached", family="fgsm", counts=True)]
+    victim, path = make_victim(), tmp_path / "l.jsonl"
+    report = evaluate(victim, split, tasks, batch_size=5, ledger_file=path)
+    assert evaluate(victim, split, tasks, batch_size=5, ledger_file=path)["worst_case"] == report["worst_case"]
+    turned = {mask: lambda images, fn=fn: -fn(images) for mask, fn in victim.heads_fns.items()}
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="get another answer than its ledger says"):
+        evaluate(dataclasses.replace(victim, heads_fns=turned), split, tasks, batch_size=5, ledger_file=path)
+    assert path.read_bytes() == before

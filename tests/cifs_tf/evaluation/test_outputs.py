@@ -255,6 +255,9 @@ def test_a_stand_in_for_the_gradient(trained, digits):
 
     model = Ends(lambda images: network(levels(images)), keras.layers.Identity())
     victim = as_attacked(model, image_shape=(8, 8, 1), backward=network)
+    others = {as_attacked(model, image_shape=(8, 8, 1), backward=each).fingerprint for each in (None, network, levels)}
+    assert len(others) == 3
+    assert victim.fingerprint in others
     found = victim.heads_fns["exact"](levels(digits.images[:4] / np.float32(255)))
     np.testing.assert_allclose(found[:, 0], network(levels(digits.images[:4] / np.float32(255))), atol=1e-4)
     attack = PGD(epsilon=0.1, step_size=0.02, num_steps=10)

@@ -224,6 +224,7 @@ def damage(run, change):
         (lambda run: damage(run, lambda record: record.update(schema=2)), "schema 2"),
         (lambda run: damage(run, lambda record: record.pop("division")), "division"),
         (lambda run: damage(run, lambda record: record["splits"]["test"].clear()), "hash"),
+        (lambda run: damage(run, lambda record: record.update(run="0" * 16)), "another run"),
     ],
 )
 def test_a_damaged_record_is_one_sentence(spoil, reason, tmp_path):

@@ -37,6 +37,7 @@ def test_a_run_s_export_tells_its_images_and_classes(digits, tmp_path):
     write_origin(version(tmp_path / "base" / "1", ["other"]), {"images": "0" * 16})
     newest = version(tmp_path / "base" / "12")
     write_origin(newest, {"images": digits.identity.hash})
+    assert read_origin(newest / "model.onnx") == Origin(digits.identity.hash, tuple(NAMES))
     (newest / "model.onnx").unlink()
     for path in (newest, tmp_path / "base"):
         assert read_origin(path) == Origin(digits.identity.hash, tuple(NAMES))
