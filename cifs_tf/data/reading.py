@@ -9,6 +9,7 @@ import functools
 import io
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,7 +164,7 @@ class Reader:
             status = file.path.stat()
         except OSError:
             return False  # decoding says why
-        entry = records.find(names[file.path], status.st_size, status.st_mtime_ns)
+        entry = records.find(names[file.path], status.st_size, _changed(status))
         if entry is None:
             return False
         self._digests[file.path], self._odd[file.path] = entry.digest, entry.oddity
@@ -207,7 +208,7 @@ class Reader:
                 pixels = resize_array(pixels, self.size, self.mode)
             if oddity is None and pixels.max() == 1:
                 oddity = MASK
-            return Decoded(pixels, digest_of(pixels), oddity, None, status.st_size, status.st_mtime_ns)
+            return Decoded(pixels, digest_of(pixels), oddity, None, status.st_size, _changed(status))
         except (tf.errors.InvalidArgumentError, OSError) as error:
             reason = (
                 f"it cannot be decoded, {READ_AS_ARE}" if not _readable(file.path) else "it is damaged or cut short"
@@ -217,6 +218,11 @@ class Reader:
             elif not file.path.stat().st_size:
                 reason = "it is empty"
             return Decoded(None, "", None, reason, 0, 0)
+
+
+def _changed(status: os.stat_result) -> int:
+    """Return when a file was changed last, in ns: its content, or its name, which keeps the time of the content."""
+    return max(status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _decoded(content: bytes) -> np.ndarray:

@@ -51,10 +51,11 @@ def read_origin(path: Path, option: str = "--model") -> Origin:
     """
     if path.is_file() and path.suffix != ".onnx":
         try:
-            images = read_stamp(path, {"key": None}).get("images")
+            told = read_stamp(path, {"key": None})
         except ValueError:  # whatever it is, who loads it says so
-            images = None
-        return Origin(images)
+            told = {}
+        names = told.get("class_names")
+        return Origin(told.get("images"), None if names is None else tuple(names))
     folder, file = path.parent if path.is_file() else version_folder(path), None
     try:
         names = _read(file := folder / LABELS_FILE)

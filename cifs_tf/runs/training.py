@@ -145,7 +145,7 @@ def fit(
                     verbose=verbosity,
                 )
     if cluster.is_chief:
-        _write_networks(config, defense, workdir, trainer, identity)
+        _write_networks(config, defense, workdir, trainer, identity, dataset.class_names)
     cluster.wait_for_all()
 
 
@@ -199,7 +199,12 @@ def _write_history(config: RunConfig, defense: str, workdir: Workdir, history: l
 
 
 def _write_networks(
-    config: RunConfig, defense: str, workdir: Workdir, trainer: AdversarialTrainer, identity: Mapping[str, Any]
+    config: RunConfig,
+    defense: str,
+    workdir: Workdir,
+    trainer: AdversarialTrainer,
+    identity: Mapping[str, Any],
+    class_names: Sequence[str],
 ) -> None:
     """Write curves and networks of a training that is finished."""
     history = read_json(workdir.history_file(defense))
@@ -208,7 +213,8 @@ def _write_networks(
     def write(checkpoint: str, epoch: int) -> None:
         def save(path: Path) -> None:
             trainer.save(path)
-            stamp(path, {**identity, "checkpoint": checkpoint, "epoch": epoch, "history": history})
+            told = {**identity, "checkpoint": checkpoint, "epoch": epoch, "history": history}
+            stamp(path, {**told, "class_names": list(class_names)})
 
         write_atomically(workdir.model_file(defense, checkpoint), save)
 

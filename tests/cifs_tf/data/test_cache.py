@@ -1,5 +1,6 @@
 """Images on disk: the same pixels and batches as in memory, decoded once, whatever ends the process."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -314,3 +315,21 @@ def test_unreadable_files_make_room_for_others(pets):
         cats = np.array(dataset.train.names)[dataset.train.labels == 0]
         assert all(int(name[:2]) % 2 for name in cats)
         assert len(dataset.unreadable) >= 1
+
+
+def test_files_that_were_exchanged_by_their_names_are_decoded_again(tmp_path):
+    """Of one size, and with the time of their content, as some archives leave them."""
+    rng = np.random.default_rng(0)
+    for place in ("ant/0", "ant/1", "ant/2", "bee/0", "bee/1", "bee/2"):
+        file = tmp_path / "set" / f"{place}.bmp"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(file)
+        os.utime(file, ns=(10**18, 10**18))
+    config = DataConfig(dataset=f"folder:{tmp_path / 'set'}", cache="disk", cache_dir=str(tmp_path / "cache"))
+    before = load_dataset(config).identity.hash
+    first, second, free = (tmp_path / "set" / name for name in ("ant/0.bmp", "bee/0.bmp", "free"))
+    first.rename(free)
+    second.rename(first)
+    free.rename(second)
+    assert load_dataset(config).identity.hash != before
+    assert load_dataset(config).identity.hash == load_dataset(dataclasses.replace(config, cache="memory")).identity.hash
