@@ -139,6 +139,9 @@ def watch_batch(
     Raises:
         UserError: while the step is traced, for images, labels or weights of a wrong shape.
     """
+    # Steps may be called by hand, with arrays.
+    images = tf.convert_to_tensor(images)
+    weights, labels = (None if each is None else tf.convert_to_tensor(each) for each in (weights, labels))
     if not images.shape.is_compatible_with((None, *shape)):
         check_images(tf.zeros([size or 0 for size in images.shape]), shape=shape)
     if weights is not None and not any(weights.shape.is_compatible_with(each) for each in ((None,), (None, 1))):
