@@ -188,7 +188,7 @@ def plot_importances(natural: np.ndarray, adversarial: np.ndarray, title: str = 
         the figure.
 
     Example:
-        >>> plot_importances(importance.mean(axis=0), importance_attacked.mean(axis=0), "conv1")
+        >>> plot_importances(np.array([1.2, 0.8]), np.array([0.9, 1.1]), "conv1").savefig("importances.png")
     """
     figure = make_figure((5, 3))
     axes = figure.subplots()
