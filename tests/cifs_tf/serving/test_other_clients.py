@@ -91,7 +91,7 @@ def test_load(program, server, tmp_path):
     (tmp_path / "ask.lua").write_text(f"wrk.method = 'POST'\nwrk.body = '{body}'\n")
     commands = {
         "hey": ["hey", "-n", "400", "-c", "8", "-m", "POST", "-D", tmp_path / "body.json", url],
-        "wrk": ["wrk", "-t1", "-c8", "-d5s", "-s", tmp_path / "ask.lua", url],
+        "wrk": ["wrk", "-t1", "-c8", "-d5s", "--timeout", "30s", "-s", tmp_path / "ask.lua", url],
     }
     told = subprocess.run(commands[program], capture_output=True, text=True, timeout=120, check=True).stdout
     print(told)
