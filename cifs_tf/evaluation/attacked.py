@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -119,17 +120,22 @@ def as_attacked(
     )
 
 
-def _hash_function(function: Any) -> str:
-    """Hash a function: its code, and the networks and numbers that it was made with."""
+def _hash_function(function: Any, seen: tuple[int, ...] = ()) -> str:
+    """Hash a function: its code, and the networks, layers and plain values that it was made with."""
     if isinstance(function, keras.Model):
         return fingerprint_of(function)
-    code, digest = getattr(function, "__code__", None), hashlib.sha256(type(function).__qualname__.encode())
-    if code is not None:
-        digest.update(code.co_code + repr((code.co_names, [str(type(each)) for each in code.co_consts])).encode())
-        digest.update(repr([each for each in code.co_consts if isinstance(each, int | float | str)]).encode())
-    for cell in getattr(function, "__closure__", None) or ():
-        held = cell.cell_contents
-        digest.update((_hash_function(held) if callable(held) else repr(held)).encode())
+    digest = hashlib.sha256(type(function).__qualname__.encode())
+    for weight in getattr(function, "weights", ()):
+        digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    code = getattr(function, "__code__", None)
+    if code:
+        plain = [each for each in code.co_consts if isinstance(each, int | float | str)]
+        digest.update(code.co_code + repr((code.co_names, plain)).encode())
+    for held in inspect.getclosurevars(function).nonlocals.values() if inspect.isfunction(function) else ():
+        if callable(held) and id(held) not in seen:  # a function may hold itself
+            digest.update(_hash_function(held, (*seen, id(function), id(held))).encode())
+        elif isinstance(held, int | float | str | np.ndarray):
+            digest.update(np.asarray(held).tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -36,8 +36,7 @@ STEPS = 40
 LAST_STEPS = 4
 BISECTIONS = 18
 # Shares from which on an image counts: of a change that the gradient does not explain, of the lead that is lost in a
-# jump, of what a step can gain that is left at the end.
-# (Masks of the top-k classes jump too, where the set changes: by up to the lead, not to its opposite.)
+# jump (masks jump too, where what they select changes), of what a step can gain that is left at the end.
 UNEXPLAINED, JUMP, NOT_STATIONARY = 0.5, 1.25, 0.5
 GRID = 255
 
