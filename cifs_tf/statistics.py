@@ -58,6 +58,25 @@ def interval_over_seeds(shares: Sequence[float], number: int) -> tuple[float, fl
     return max(mean - math.hypot(half, mean - low), 0.0), min(mean + math.hypot(half, high - mean), 1.0)
 
 
+def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median, the upper one of an even number, and its 95% interval by order statistics.
+
+    Args:
+        values: one at least; infinite ones are larger than any.
+
+    Returns:
+        (median, low, high).
+
+    Example:
+        >>> from cifs_tf.statistics import median_interval
+        >>> median_interval(range(20))
+        (10.0, 5.0, 14.0)
+    """
+    ordered, number = sorted(map(float, values)), len(values)
+    outer = max(int(stats.binom.ppf((1 - CONFIDENCE) / 2, number, 0.5)), 1)
+    return ordered[number // 2], ordered[outer - 1], ordered[number - outer]
+
+
 def mcnemar_p_value(first_alone: int, second_alone: int) -> float:
     """Return the two-sided p-value of McNemar's exact test, of two classifiers judged on the same images.
 

@@ -3,8 +3,11 @@
 from cifs_tf.attacks.apgd import APGD
 from cifs_tf.attacks.attack import Attack
 from cifs_tf.attacks.ball import Ball
+from cifs_tf.attacks.ddn import DDN
 from cifs_tf.attacks.fab import FABT
+from cifs_tf.attacks.fmn import FMN
 from cifs_tf.attacks.friendly import FriendlyPGD
+from cifs_tf.attacks.minimal import MinimalNorm
 from cifs_tf.attacks.noisy_fgsm import NoisyFGSM
 from cifs_tf.attacks.objective import HeadsFn
 from cifs_tf.attacks.pgd import PGD, fgsm
@@ -14,12 +17,15 @@ from cifs_tf.attacks.square import Square
 
 __all__ = [
     "APGD",
+    "DDN",
     "FABT",
+    "FMN",
     "PGD",
     "Attack",
     "Ball",
     "FriendlyPGD",
     "HeadsFn",
+    "MinimalNorm",
     "NoisyFGSM",
     "RayS",
     "Square",

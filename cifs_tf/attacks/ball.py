@@ -54,25 +54,30 @@ class Ball:
             upper = f"to {most:g}" if self.norm == "linf" else "upwards"
             raise UserError("epsilon", self.epsilon, f"give a radius from 0 {upper}")
 
-    def around(self, images: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+    def around(self, images: tf.Tensor, radii: tf.Tensor | None = None) -> Callable[[tf.Tensor], tf.Tensor]:
         """Make the function that brings points into the ball around these images and into the bounds.
 
         Made once, outside a loop: its limits do not change from step to step.
+
+        Args:
+            images: centres of the balls.
+            radii: of each image a radius of its own, (batch,). Default None: epsilon.
         """
+        radius = self.epsilon if radii is None else per_example(radii, images)
         if self.norm == "linf":
-            lowest = tf.maximum(images - self.epsilon, self.bounds[0])
-            highest = tf.minimum(images + self.epsilon, self.bounds[1])
+            lowest = tf.maximum(images - radius, self.bounds[0])
+            highest = tf.minimum(images + radius, self.bounds[1])
             return lambda x: tf.minimum(tf.maximum(x, lowest), highest)
 
         if self.norm == "l1":
             return lambda x: (
-                images + project_onto_l1(x - images, self.epsilon, self.bounds[0] - images, self.bounds[1] - images)
+                images + project_onto_l1(x - images, radius, self.bounds[0] - images, self.bounds[1] - images)
             )
 
         def project(x: tf.Tensor) -> tf.Tensor:
             # The image lies inside the bounds, so clipping to them brings no pixel away from it.
             shift = x - images
-            shrink = tf.minimum(self.epsilon / tf.maximum(_length(shift), TINY), 1.0)
+            shrink = tf.minimum(radius / tf.maximum(_length(shift), TINY), 1.0)
             return tf.clip_by_value(images + shift * shrink, *self.bounds)
 
         return project

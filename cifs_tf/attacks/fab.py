@@ -6,17 +6,16 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.attacks.attack import Attack
+from cifs_tf.attacks.minimal import FAR, MinimalNorm
 from cifs_tf.attacks.objective import HeadsFn, choose, fooled, select_target, value_and_gradient
 from cifs_tf.attacks.packing import loop_packed
 from cifs_tf.losses import contract
 
 MINIMUM_STEP = 1e-8
-FAR = 1e10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FABT(Attack):
+class FABT(MinimalNorm):
     """Fast adaptive boundary attack towards one class; called as every `Attack`.
 
     Each iteration linearises the boundary between the label and the target, projects both the current point and the
@@ -51,15 +50,15 @@ class FABT(Attack):
     def cost(self) -> float:
         return 1.5 * self.num_steps
 
-    def search(
+    def nearest(
         self,
         heads_fn: HeadsFn,
         images: tf.Tensor,
         labels: tf.Tensor,
         head_weights: tf.Tensor | np.ndarray,
-        seed: tf.Tensor | None,
-        target_rank: int | tf.Tensor,
-    ) -> tf.Tensor:
+        target_rank: int | tf.Tensor = 2,
+        enough: float | tf.Tensor = 0.0,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         natural = heads_fn(images)
         targets = select_target(natural, target_rank)
         classes = natural.shape[-1]
@@ -92,20 +91,20 @@ class FABT(Attack):
 
             misclassified = fooled(heads_fn(x), labels)
             distance = self.distance(x, images)
-            better = misclassified & (distance < best_distance) & (best_distance > self.epsilon)
+            better = misclassified & (distance < best_distance) & (best_distance > enough)
             best, best_distance = choose(better, x, best), tf.where(better, distance, best_distance)
             return [best, best_distance, choose(misclassified, images + self.backward * (x - images), x)]
 
         start = tf.where(already, tf.zeros_like(contract(natural[..., 0], head_weights)), FAR)
         best, best_distance = loop_packed(
             step,
-            lambda best, best_distance, x: best_distance <= self.epsilon,
+            lambda best, best_distance, x: best_distance <= enough,
             [images, start, images],
             [images, labels, towards],
             num_steps=self.num_steps,
             num_results=2,
         )
-        return choose(best_distance <= self.epsilon, best, images)
+        return best, best_distance
 
 
 def project_onto_hyperplane(

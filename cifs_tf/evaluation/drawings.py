@@ -30,6 +30,7 @@ def draw_report(report: Report) -> dict[str, str]:
     if len(report["per_class"]) <= MOST_CLASSES:
         figures["Accuracy by class"] = _draw_classes(report["per_class"])
     names = {"epsilon": "epsilon", "steps": "steps of PGD", "restarts": "restarts of PGD-20"}
+    names["distances"] = "epsilon, at most, by the smallest distances"
     for pool, points in report["curves"].items():
         figures[f"Robust accuracy against {names[pool]}"] = _draw_curve(names[pool], points, report)
     return {title: svg_of(figure) for title, figure in figures.items()}
@@ -66,8 +67,10 @@ def _draw_classes(classes: list[ClassRow]) -> Figure:
 def _draw_curve(label: str, points: Sequence[tuple[float, float]], report: Report) -> Figure:
     figure = make_figure((4.5, 3))
     axes = figure.subplots()
-    radius = report["about"].get("epsilon") if label == "epsilon" else None
-    if radius:
+    radius = report["about"].get("epsilon") if label.startswith("epsilon") else None
+    if radius and label != "epsilon":
+        axes.axvline(radius, color=GREY, linewidth=1, linestyle="--")
+    elif radius:
         # Up to a few radii, which is where something happens; what is far beyond is told.
         near = [(x, share) for x, share in points if x <= NEAR * radius]
         far = ", ".join(f"at {x:g}: {100 * share:.1f} %" for x, share in points if x > NEAR * radius)

@@ -99,8 +99,9 @@ def check_record(record: Mapping[str, Any], ours: np.ndarray | None, classes: in
     float(record["seconds"])
     for name, value in record["values"].items():
         found = np.array(value)
-        # Ranks may be the number of classes, where a logit is NaN; what is no rank or label is true or false.
-        top = {"ranks": classes, "labels": None if classes is None else classes - 1}.get(name, 1)
+        # Ranks may be the number of classes, where a logit is NaN; what is no rank, label or distance is true or false.
+        tops = {"ranks": classes, "labels": None if classes is None else classes - 1, "distance": None}
+        top = tops.get(name, 1)
         if len(found) != len(ids) or (found.size and found.dtype.kind != "i"):
             raise ValueError(f"has {name} for other images than it names")
         if found.size and (found.min() < 0 or (top is not None and found.max() > top)):

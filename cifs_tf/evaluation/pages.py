@@ -57,6 +57,11 @@ def describe_ball(about: Mapping[str, Any]) -> str:
     return f"{NORMS[about.get('norm') or 'linf']} epsilon {about.get('epsilon_given') or about['epsilon']}"
 
 
+def describe_length(distance: float | None) -> str:
+    """Return a distance; what was not found is farther than any."""
+    return "unknown" if distance is None else f"{distance:.4g}"
+
+
 def _render(template: str, report: Report, **more: Any) -> str:
     environment = template_environment(TEMPLATES)
     environment.filters["percent"] = lambda share: "-" if share is None else f"{100 * share:.2f}"
@@ -67,4 +72,5 @@ def _render(template: str, report: Report, **more: Any) -> str:
         " (95%: {:.1f} to {:.1f})".format(*(100 * bound for bound in bounds)) if bounds else ""
     )
     environment.filters["ball"] = describe_ball
+    environment.filters["length_of"] = describe_length
     return environment.get_template(template).render(report=report, **more)

@@ -7,7 +7,7 @@ its comment says so.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -144,6 +144,18 @@ ClassRow = TypedDict(
 """Natural and worst-case accuracy of one class."""
 
 
+class Distances(TypedDict):
+    """Smallest distances that minimal-norm attacks found: upper bounds, None where none was found.
+
+    `median` and its 95% `interval` are of the images that are right without an attack, also of each attack by itself.
+    """
+
+    median: float | None
+    interval: list[float | None]
+    by_attack: dict[str, float | None]
+    smallest: list[float | None]  # of each image, 0 where it is wrong without an attack
+
+
 class CheckRecord(TypedDict):
     """A check of the audit, see `cifs_tf.evaluation.audit.Check`."""
 
@@ -181,4 +193,5 @@ class Report(TypedDict):
     believable: bool | None  # audit passed; None without an audit
     broken_by: list[str | None]
     tasks: list[dict[str, Any]]
+    distances: NotRequired[Distances]  # with minimal-norm attacks
     wall_clock: dict[str, Any]

@@ -6,6 +6,7 @@ from typing import Any, cast
 import numpy as np
 
 from cifs_tf.evaluation.audit import audit, audit_passed
+from cifs_tf.evaluation.distances import describe_distances, distance_curve
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.records import (
     MAIN,
@@ -40,7 +41,8 @@ def build_report(ledger: Ledger) -> Report:
     Returns:
         plain types only: `about`, `natural`, `paper` (None if the suite has no such attacks), `worst_case`, `gap`,
         `attacks`, `top_k` (Table 4), `matrix` (Table 5), `per_class`, `curves`, `audit`, `broken_by` (for every image
-        what broke it first, or None), `tasks`, and `wall_clock`, the only part that differs from run to run.
+        what broke it first, or None), `tasks`, `wall_clock`, the only part that differs from run to run, and with
+        minimal-norm attacks `distances`.
 
     Example:
         >>> build_report(ledger)["worst_case"]["accuracy"]
@@ -54,8 +56,10 @@ def build_report(ledger: Ledger) -> Report:
     worst_case = _accuracy(sum(by is None for by in broken_by.values()), count, is_subset)
     paper = _paper(ledger, tasks, is_subset)
     checks = audit(ledger)
+    curves = {pool: curve for pool in CURVES if (curve := ledger.curve(pool))}
+    distances = describe_distances(ledger)
     lowest = min((attack["accuracy"] for attack in paper["attacks"].values()), default=None) if paper else None
-    return {
+    report: Report = {
         "schema": SCHEMA,
         "about": about,
         "key": ledger.header["key"],
@@ -68,7 +72,7 @@ def build_report(ledger: Ledger) -> Report:
         "top_k": _top_k(ledger, tasks, paper),
         "matrix": _matrix(ledger, tasks),
         "per_class": _per_class(ledger, broken_by, about),
-        "curves": {pool: curve for pool in CURVES if (curve := ledger.curve(pool))},
+        "curves": curves | ({"distances": distance_curve(distances)} if distances else {}),
         "audit": [cast(CheckRecord, dataclasses.asdict(check)) for check in checks],
         "believable": audit_passed(checks),
         "broken_by": list(broken_by.values()),
@@ -79,6 +83,9 @@ def build_report(ledger: Ledger) -> Report:
             "compile_seconds_of_last_start": round(ledger.compile_seconds, 1),
         },
     }
+    if distances:
+        report["distances"] = distances
+    return report
 
 
 def _accuracy(count: int, number: int, is_subset: bool) -> Accuracy:

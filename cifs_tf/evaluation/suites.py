@@ -3,20 +3,21 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cifs_tf.attacks import APGD, FABT, PGD, RayS, Square
+from cifs_tf.attacks import APGD, DDN, FABT, FMN, PGD, RayS, Square
 from cifs_tf.attacks.ball import NORMS
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.chance import Expected, Voted, answers_by_chance, rand_tasks
+from cifs_tf.evaluation.grids import autoattack_task, grid_tasks
 from cifs_tf.evaluation.named_attacks import PAPER_ATTACKS, make_attacks
 from cifs_tf.evaluation.radii import farthest_radius
 from cifs_tf.evaluation.sanity import Referee, entrance_tasks, sanity_tasks
-from cifs_tf.evaluation.tasks import Crafted, Flips, Gradients, Natural, Stability, Task
+from cifs_tf.evaluation.tasks import Crafted, Flips, Gradients, Natural, Nearest, Stability, Task
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.losses import PAPER_ATTACK_BETAS, attack_betas_for
 
-SUITES = ("quick", "paper", "paper_aa", "apgd", "standard", "plus", "rand", "adaptive", "strict")
-NORM_SUITES = ("standard", "plus", "strict")
+SUITES = ("quick", "paper", "paper_aa", "apgd", "standard", "plus", "rand", "adaptive", "strict", "minimal")
+NORM_SUITES = ("standard", "plus", "strict", "minimal")
 MAX_TARGETS, FEW_TARGETS, L1_TARGETS, STARTS = 9, (2, 3, 4), 5, 5
 RESTARTS, SHORT_APGD_STEPS = 3, 50
 DLR_CLASSES, TARGETED_DLR_CLASSES = 3, 4
@@ -43,7 +44,9 @@ def make_suite(
     differ. `adaptive`: `paper`, then on the survivors short runs of APGD on three losses at every beta_atk through each
     mask gradient, the small audit and Square. `strict`: `paper`, then on the survivors PGD, C&W and APGD at every
     beta_atk through every mask gradient, restarts, AutoAttack through every mask gradient, and the audit with its
-    curves. A model without a gradient is attacked by Square and RayS, whatever the suite.
+    curves. `minimal`: the smallest distance of a misclassified point, by FMN (in L2 DDN too) at every beta_atk and
+    FAB-T towards the three nearest classes, through every mask gradient. A model without a gradient is attacked by
+    Square and RayS, whatever the suite.
 
     Args:
         name: of the suite.
@@ -56,8 +59,8 @@ def make_suite(
         audit: whether to look for gradient masking; None (default) in `quick`, `adaptive` and `strict`, and by the
             sanity checks alone in the others; False leaves these out too.
         surrogate: another model, for a transfer attack in the audit.
-        norm: `"linf"` (default), or for `standard`, `plus` and `strict` also `"l2"` or `"l1"`; then without the paper's
-            attacks, RayS and the attack on 8-bit pixels.
+        norm: `"linf"` (default), or for `standard`, `plus`, `strict` and `minimal` also `"l2"` or `"l1"`; then without
+            the paper's attacks, RayS and the attack on 8-bit pixels.
 
     Returns:
         the tasks.
@@ -92,14 +95,16 @@ def make_suite(
         tasks += short_adaptive_tasks(model, epsilon, every, masks)
     if name == "strict":
         tasks += adaptive_tasks(model, epsilon, every, masks, norm)
+    if name == "minimal":
+        tasks += minimal_tasks(model, epsilon, every, masks, norm)
     if name == "quick":
         tasks += quick_tasks(model, epsilon, fitting, masks)
     if name == "paper_aa":
-        tasks += [_autoattack("apgd_ce", APGD(epsilon=epsilon), masks[0])]
-        tasks += [_autoattack("square", Square(epsilon=epsilon), masks[0])]
+        tasks += [autoattack_task("apgd_ce", APGD(epsilon=epsilon), masks[0])]
+        tasks += [autoattack_task("square", Square(epsilon=epsilon), masks[0])]
     if name == "apgd":
         tasks += [
-            _autoattack("apgd_ce", APGD(epsilon=epsilon), masks[0]),
+            autoattack_task("apgd_ce", APGD(epsilon=epsilon), masks[0]),
             *few_targets_tasks(model, epsilon, masks[0]),
         ]
     standard = [task for mask in masks for task in standard_tasks(model, epsilon, mask, norm, name == "plus")]
@@ -124,7 +129,7 @@ def make_suite(
 
 def paper_tasks(attacks: Mapping[str, PGD], betas: Sequence[float | str], mask_gradient: str) -> list[Task]:
     """List the protocol of Section 4.1: every attack at every beta_atk on all images, last iterate (Table B.3)."""
-    return _grid(attacks, [mask_gradient], betas, section="paper", on="all")
+    return grid_tasks(attacks, [mask_gradient], betas, section="paper", on="all")
 
 
 def standard_tasks(
@@ -138,20 +143,20 @@ def standard_tasks(
     """
     ce = APGD(epsilon=epsilon, norm=norm)
     starts = range(1, (STARTS if plus or norm == "l1" else 1) + 1)
-    tasks: list[Task] = [_autoattack("apgd_ce", ce, mask_gradient, start=start) for start in starts]
+    tasks: list[Task] = [autoattack_task("apgd_ce", ce, mask_gradient, start=start) for start in starts]
     if plus and model.num_classes >= TARGETED_DLR_CLASSES:
         dlr = APGD(epsilon=epsilon, norm=norm, loss="dlr")
-        tasks += [_autoattack("apgd_dlr", dlr, mask_gradient, start=start) for start in starts]
+        tasks += [autoattack_task("apgd_dlr", dlr, mask_gradient, start=start) for start in starts]
     ranks = range(2, min(MAX_TARGETS, model.num_classes - 1) + 2)
     if model.num_classes >= TARGETED_DLR_CLASSES:
         attack = APGD(epsilon=epsilon, norm=norm, loss="targeted_dlr")
         nearest = ranks[:L1_TARGETS] if norm == "l1" else ranks
-        tasks += [_autoattack("apgd_t", attack, mask_gradient, target_rank=rank) for rank in nearest]
+        tasks += [autoattack_task("apgd_t", attack, mask_gradient, target_rank=rank) for rank in nearest]
     elif model.num_classes >= DLR_CLASSES:
-        tasks += [_autoattack("apgd_dlr", APGD(epsilon=epsilon, norm=norm, loss="dlr"), mask_gradient)]
+        tasks += [autoattack_task("apgd_dlr", APGD(epsilon=epsilon, norm=norm, loss="dlr"), mask_gradient)]
     fab = FABT(epsilon=epsilon, norm=norm)
-    tasks += [_autoattack("fab_t", fab, mask_gradient, target_rank=rank) for rank in ranks]
-    return [*tasks, _autoattack("square", Square(epsilon=epsilon, norm=norm), mask_gradient)]
+    tasks += [autoattack_task("fab_t", fab, mask_gradient, target_rank=rank) for rank in ranks]
+    return [*tasks, autoattack_task("square", Square(epsilon=epsilon, norm=norm), mask_gradient)]
 
 
 def black_box_tasks(epsilon: float, mask_gradient: str, norm: str = "linf") -> list[Task]:
@@ -159,7 +164,7 @@ def black_box_tasks(epsilon: float, mask_gradient: str, norm: str = "linf") -> l
     attacks: dict[str, Any] = {"square": Square(epsilon=epsilon, norm=norm)}
     if norm == "linf":
         attacks["rays"] = RayS(epsilon=epsilon)
-    return _grid(attacks, [mask_gradient], [0], section="black box", on="standing")
+    return grid_tasks(attacks, [mask_gradient], [0], section="black box", on="standing")
 
 
 def adaptive_tasks(
@@ -179,7 +184,7 @@ def adaptive_tasks(
     }
     if model.num_classes >= DLR_CLASSES:
         attacks["apgd_dlr"] = APGD(epsilon=epsilon, norm=norm, loss="dlr")
-    return _grid(attacks, mask_gradients, betas, section="adaptive", on="standing", suffix=", random start")
+    return grid_tasks(attacks, mask_gradients, betas, section="adaptive", on="standing", suffix=", random start")
 
 
 def short_adaptive_tasks(
@@ -201,7 +206,9 @@ def short_adaptive_tasks(
 
     def grid(attacks: Mapping[str, Any], betas: Sequence[float | str], start: int, rank: int = 2) -> list[Task]:
         suffix = f", start {start + 1}"
-        return _grid(attacks, mask_gradients, betas, section="adaptive", on="standing", suffix=suffix, target_rank=rank)
+        return grid_tasks(
+            attacks, mask_gradients, betas, section="adaptive", on="standing", suffix=suffix, target_rank=rank
+        )
 
     tasks = [task for start in starts for task in grid(attacks, betas, start)]
     for rank in ranks:
@@ -210,15 +217,36 @@ def short_adaptive_tasks(
     return tasks
 
 
+def minimal_tasks(
+    model: AttackedModel,
+    epsilon: float,
+    betas: Sequence[float | str],
+    mask_gradients: Sequence[str],
+    norm: str = "linf",
+) -> list[Task]:
+    """List minimal-norm attacks through every mask gradient: FMN and DDN at every beta_atk, FAB-T to three classes."""
+    attacks: dict[str, Any] = {"fmn": FMN(epsilon=epsilon, norm=norm)}
+    if norm == "l2":
+        attacks["ddn"] = DDN(epsilon=epsilon)
+    fields: dict[str, Any] = {"section": "minimal", "on": "correct", "kind": Nearest}
+    tasks = grid_tasks(attacks, mask_gradients, betas, **fields)
+    fab = {"fab_t": FABT(epsilon=epsilon, norm=norm)}
+    ranks = [rank for rank in FEW_TARGETS if rank <= model.num_classes]
+    return [
+        *tasks,
+        *(task for rank in ranks for task in grid_tasks(fab, mask_gradients, [0], **fields, target_rank=rank)),
+    ]
+
+
 def quick_tasks(
     model: AttackedModel, epsilon: float, betas: Sequence[float | str], mask_gradients: Sequence[str]
 ) -> list[Task]:
     """List FGSM and PGD-20 at a few beta_atk, and APGD, towards the three nearest classes too."""
     few = [beta for beta in (0, 2, "infinity") if beta in betas] or list(betas)[:1]
     tasks = paper_tasks(make_attacks(["fgsm", "pgd20"], epsilon), few, mask_gradients[0])
-    tasks += [_autoattack("apgd_ce", APGD(epsilon=epsilon), mask) for mask in mask_gradients[:2]]
+    tasks += [autoattack_task("apgd_ce", APGD(epsilon=epsilon), mask) for mask in mask_gradients[:2]]
     if model.num_classes >= DLR_CLASSES:
-        tasks += [_autoattack("apgd_dlr", APGD(epsilon=epsilon, loss="dlr"), mask) for mask in mask_gradients[:2]]
+        tasks += [autoattack_task("apgd_dlr", APGD(epsilon=epsilon, loss="dlr"), mask) for mask in mask_gradients[:2]]
     return [*tasks, *few_targets_tasks(model, epsilon, mask_gradients[0])]
 
 
@@ -227,7 +255,7 @@ def few_targets_tasks(model: AttackedModel, epsilon: float, mask_gradient: str) 
     if model.num_classes < TARGETED_DLR_CLASSES:
         return []
     attack = APGD(epsilon=epsilon, loss="targeted_dlr")
-    return [_autoattack("apgd_t", attack, mask_gradient, target_rank=rank) for rank in FEW_TARGETS]
+    return [autoattack_task("apgd_t", attack, mask_gradient, target_rank=rank) for rank in FEW_TARGETS]
 
 
 def audit_tasks(
@@ -301,7 +329,7 @@ def audit_tasks(
             )
     square = Square(epsilon=epsilon, norm=norm, num_queries=5000 if thorough else 1000)
     # Last, on the survivors of all white-box attacks; in a suite with AutoAttack it is there already.
-    return [*tasks, _autoattack("square", square, first)]
+    return [*tasks, autoattack_task("square", square, first)]
 
 
 def describe_change(suite: str | None, tasks: Sequence[Task]) -> list[str]:
@@ -319,50 +347,6 @@ def describe_missing(model: AttackedModel) -> list[str]:
         "; the untargeted one took its place." if model.num_classes >= DLR_CLASSES else " and the DLR loss three."
     )
     return [f"{what} The network has {model.num_classes}."]
-
-
-def _grid(
-    attacks: Mapping[str, Any],
-    mask_gradients: Sequence[str],
-    betas: Sequence[float | str],
-    *,
-    section: str,
-    on: str,
-    suffix: str = "",
-    target_rank: int = 0,
-) -> list[Task]:
-    """List every attack through every mask gradient at every beta_atk."""
-    target = f", target {target_rank}" if target_rank > FEW_TARGETS[0] else ""
-    return [
-        Crafted(
-            name=f"{name}{target}, beta {beta}, {mask}{suffix}",
-            on=on,
-            counts=True,
-            section=section,
-            family=name,
-            attack=attack,
-            beta=beta,
-            mask_gradient=mask,
-            target_rank=target_rank or 2,
-        )
-        for name, attack in attacks.items()
-        for mask in mask_gradients
-        for beta in betas
-    ]
-
-
-def _autoattack(family: str, attack: APGD | FABT | Square, mask: str, target_rank: int = 0, start: int = 1) -> Task:
-    target = f", target {target_rank}" if target_rank else ""
-    again = f", start {start}" if start > 1 else ""
-    return Crafted(
-        name=f"{family}{target}, beta 0, {mask}{again}",
-        counts=True,
-        section="autoattack",
-        family=family,
-        attack=attack,
-        mask_gradient=mask,
-        target_rank=target_rank or 2,
-    )
 
 
 def _mask_gradients(model: AttackedModel, wanted: Sequence[str] | None) -> tuple[str, ...]:

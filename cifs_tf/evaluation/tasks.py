@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from cifs_tf.attacks import PGD, Ball, HeadsFn
+from cifs_tf.attacks.objective import choose, fooled
 from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.records import MAIN
 from cifs_tf.losses import cross_entropy, head_weights
@@ -23,6 +24,8 @@ from cifs_tf.losses import cross_entropy, head_weights
 SLACK = 1e-6
 # Of two calls of the same network.
 SAME = 1e-4
+# Parts of a distance of 1 in which a ledger counts distances, rounded up.
+DISTANCE_UNITS = 10**6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,6 +199,35 @@ class Crafted(Task):
     def own_mask_gradient(self, model: AttackedModel) -> str:
         """Return a mask gradient that the model has, where the attack's is a surrogate's; heads do not depend on it."""
         return self.mask_gradient if self.mask_gradient in model.heads_fns else model.mask_gradients[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Nearest(Crafted):
+    """The nearest misclassified point that an attack finds, at whatever distance; within its epsilon it counts.
+
+    Args:
+        attack: a `cifs_tf.attacks.MinimalNorm`.
+    """
+
+    on: str = "correct"
+
+    def compile_key(self) -> Any:
+        return ("nearest", self.attack, self.mask_gradient)
+
+    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
+        heads_fn, attack = model.heads_fns[self.mask_gradient], self.attack
+
+        def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            x, _ = attack.nearest(heads_fn, images, labels, weights, rank)
+            distance, (lowest, highest) = attack.distance(x, images), attack.bounds
+            in_bounds = tf.reduce_all((x >= lowest) & (x <= highest), axis=[1, 2, 3])
+            return {
+                "distance": tf.cast(tf.math.ceil(tf.cast(distance, tf.float64) * DISTANCE_UNITS), tf.int64),
+                "reached": fooled(heads_fn(x), labels) & in_bounds,
+                **self._judged(heads_fn, images, labels, choose(distance <= attack.epsilon, x, images)),
+            }
+
+        return measure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,10 +26,10 @@ from cifs_tf.runs.run_options import parse_config
 from cifs_tf.runs.trained import TrainedNetwork, find_network
 from cifs_tf.runs.workdir import Workdir, check_folder
 
-Suite = Literal["quick", "paper", "paper_aa", "apgd", "standard", "plus", "rand", "adaptive", "strict"]
+Suite = Literal["quick", "paper", "paper_aa", "apgd", "standard", "plus", "rand", "adaptive", "strict", "minimal"]
 # Images of a suite that is not meant for all of them.
 EXAMPLES = {"quick": 200, "paper_aa": 2000}
-NORM_SUITES = ("standard", "plus", "strict")
+NORM_SUITES = ("standard", "plus", "strict", "minimal")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,9 @@ class EvaluateOptions(Group):
         suite: quick (a first look, with an audit), paper (Section 4.1, every beta_atk), paper_aa (Appendix B.1, APGD
             and Square), apgd (APGD-CE and APGD-T, three targets), standard (AutoAttack), plus (with five starts of
             APGD), rand (AutoAttack's for networks that answer by chance, taken by itself where calls differ), adaptive
-            (paper, then short runs of APGD at every beta_atk through every mask gradient) or strict (per image, the
-            worst case over all of it).
+            (paper, then short runs of APGD at every beta_atk through every mask gradient), strict (per image, the
+            worst case over all of it) or minimal (the smallest distance of a misclassified point, and robust accuracy
+            over epsilon from it).
         checkpoint: of a run: the network after its last epoch, or after its best on the validation images.
         defense: which network of a run; null is its own, not the twin.
         dataset: as for run.py; null is that of the run in whose workdir the model lies. With a run it says where the
@@ -59,7 +60,7 @@ class EvaluateOptions(Group):
             all of them otherwise.
         epsilon: radius of the ball; null is that of the run, or of the dataset's recipe; in l2 and l1 0.5 and 12 for
             images of 32 x 32 x 3 (RobustBench), as much for each value of others.
-        norm: of the ball; l2 and l1 for the suites standard, plus and strict.
+        norm: of the ball; l2 and l1 for the suites standard, plus, strict and minimal.
         attacks: of the suites paper, adaptive and strict: fgsm, pgdN, cwN; null is the run's, or those of the dataset's
             recipe.
         attack_betas: the attacker's settings of beta in Eq. (3); null is the run's, or the paper's nine.
@@ -109,7 +110,7 @@ class EvaluateOptions(Group):
         parse_shard(self.shard, "--shard")
         if self.norm != "linf" and self.suite not in NORM_SUITES:
             raise UserError(
-                "--norm", self.norm, f"with the suite {self.suite} give linf, or --suite standard, plus or strict"
+                "--norm", self.norm, f"with the suite {self.suite} give linf, or --suite {', '.join(NORM_SUITES)}"
             )
         if self.norm == "linf" and self.epsilon is not None and self.epsilon > 1:
             raise UserError("--epsilon", self.epsilon, "give a number above 0, at most 1, or --norm l2 or l1")

@@ -18,7 +18,7 @@ from cifs_tf.evaluation import AttackedModel, as_attacked, build_report, load_at
 from cifs_tf.evaluation.card import Card, merge_cards
 from cifs_tf.evaluation.engine import hash_split
 from cifs_tf.evaluation.examples import pick_examples
-from cifs_tf.evaluation.pages import describe_ball
+from cifs_tf.evaluation.pages import describe_ball, describe_length
 from cifs_tf.evaluation.radii import default_epsilon
 from cifs_tf.evaluation.records import Example, Report
 from cifs_tf.evaluation.verdicts import FAIL, next_step
@@ -237,6 +237,9 @@ def summary(report: Report) -> RenderableType:
         label = f"the paper's convention ({paper['attack']}, beta {paper['beta']})"
         rows.append([label, "", "", "", f"{100 * paper['robust_accuracy']:.2f}"])
         rows.append(["gap between the two", "", "", "", f"{100 * (report['gap'] or 0):.2f}"])
+    if distances := report.get("distances"):
+        told = map(describe_length, (distances["median"], *distances["interval"]))
+        rows.append(["median of smallest distances, at most", "", "", "", "{} ({} to {})".format(*told)])
     suite = about["suite"]
     if suite != "rand" and any(task.get("votes") for task in report["tasks"]):
         suite = f"rand in place of {suite}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cifs_tf.attacks import APGD, FABT, PGD, FriendlyPGD, RayS, Square, example_seeds, fgsm
+from cifs_tf.attacks import APGD, DDN, FABT, FMN, PGD, FriendlyPGD, MinimalNorm, RayS, Square, example_seeds, fgsm
 from cifs_tf.errors import UserError
 from cifs_tf.losses import contract, cross_entropy, cw_margin, dlr, head_weights, kl_divergence, margin
 
@@ -32,6 +32,9 @@ ATTACKS = {
     "apgd l1": APGD(**L1, num_steps=12),
     "fab": FABT(epsilon=0.1, num_steps=20),
     "fab l2": FABT(**L2, num_steps=20),
+    "fmn": FMN(epsilon=0.1, num_steps=30),
+    "fmn l1": FMN(**L1, num_steps=30),
+    "ddn": DDN(epsilon=0.8, num_steps=30),
     "square": Square(epsilon=0.1, num_queries=250),
     "square l2": Square(**L2, num_queries=30),
     "square l1": Square(**L1, num_queries=30),
@@ -40,6 +43,7 @@ ATTACKS = {
 # Variants of attacks that are tested always.
 VARIANTS = {
     "fab l2",
+    "fmn l1",
     "square l1",
     "pgd restarts",
     "pgd fooling",
@@ -55,7 +59,7 @@ NAMES = [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else []) 
 RANDOM = [
     pytest.param(name, marks=[] if name in ("pgd random start", "apgd ce", "square") else pytest.mark.slow)
     for name, attack in ATTACKS.items()
-    if getattr(attack, "random_start", not isinstance(attack, FABT | RayS))
+    if getattr(attack, "random_start", not isinstance(attack, MinimalNorm | RayS))
 ]
 
 

@@ -60,6 +60,19 @@ def test_other_norms_have_the_budgets_of_autoattack(norm, starts, targets, cifs)
         make_suite("quick", cifs, 2.0, norm=norm)
 
 
+def test_minimal_takes_in_every_mask_gradient_and_beta(cifs, make_victim):
+    pairs = {(beta, mask) for beta in PAPER_ATTACK_BETAS for mask in cifs.mask_gradients}
+    for norm, families in (("linf", {"fmn"}), ("l2", {"fmn", "ddn"}), ("l1", {"fmn"})):
+        tasks = make_suite("minimal", cifs, 0.5, norm=norm)
+        assert {task.family for task in tasks} == {"", "fab_t", *families}
+        for family in families:
+            assert {(task.beta, task.mask_gradient) for task in of(tasks, family=family)} == pairs
+        assert {task.target_rank for task in of(tasks, family="fab_t")} == {2, 3, 4}
+        assert {(task.attack.norm, task.on) for task in tasks[1:]} == {(norm, "correct")}
+    two = make_suite("minimal", make_victim(num_probes=0), 0.1)
+    assert [task.target_rank for task in of(two, family="fab_t")] == [2]
+
+
 def test_plus_starts_apgd_five_times(cifs):
     tasks = make_suite("plus", cifs, 0.1)
     counts = {family: len(of(tasks, family=family)) for family in ("apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square")}

@@ -171,7 +171,7 @@ def test_an_onnx_file_is_evaluated_like_its_run_and_its_card_is_verified(workdir
         (["--modell=x"], ["--modell", "--model"]),
         (["merge"], ["merge", "ledger of every shard"]),
         (["verify", "--model={workdir}"], ["verify", "give one card.jsonl"]),
-        (["--model={workdir}", "--norm=l2"], ["--norm", "l2", "standard, plus or strict"]),
+        (["--model={workdir}", "--norm=l2"], ["--norm", "l2", "standard, plus, strict, minimal"]),
     ],
 )
 def test_refusals_are_one_sentence_and_leave_nothing(argv, words, workdir, tmp_path, tmp_path_factory):
