@@ -10,6 +10,8 @@ from cifs_tf.evaluation import evaluate, make_suite, write_report
 from cifs_tf.evaluation.distances import describe_distances, distance_curve
 from cifs_tf.statistics import median_interval
 
+SCALES = [("linf", 1), *(pytest.param(*each, marks=pytest.mark.slow) for each in (("l2", 8), ("l1", 64)))]
+
 
 def test_smallest_over_attacks_by_hand(make_ledger):
     """Image 0: 0.2 and 0.1; image 1: 0.3 and nothing; image 2: nothing at all; image 3 is wrong without an attack."""
@@ -39,7 +41,7 @@ def test_median_interval_covers():
     assert median_interval([1.0, math.inf]) == (math.inf, 1.0, math.inf)
 
 
-@pytest.mark.parametrize(("norm", "scale"), [("linf", 1), pytest.param("l2", 8, marks=pytest.mark.slow), ("l1", 64)])
+@pytest.mark.parametrize(("norm", "scale"), SCALES)
 def test_a_run_finds_the_distances_of_a_network_by_hand(norm, scale, make_victim, tmp_path):
     """Two classes by the mean of 64 pixels: |mean - 0.5| away in L-infinity, in L2 and L1 8 and 64 times that."""
     levels = np.array([100, 110, 120, 125, 130, 140, 150, 160], np.uint8)
