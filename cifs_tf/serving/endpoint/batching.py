@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import logging
 import math
 import threading
 import time
@@ -19,13 +18,6 @@ from cifs_tf.serving.endpoint.servables import seconds_left
 from cifs_tf.serving.endpoint.signatures import check_rows
 from cifs_tf.serving.endpoint.status import Code, StatusError, invalid_argument
 from cifs_tf.serving.endpoint.versions import Version
-
-LOGGER = logging.getLogger("serving")
-# So many shared runs of a signature, of rows that differ, are compared with single ones before it is believed that rows
-# do not mix.
-TRIALS = 8
-# Relative and absolute: kernels sum in another order for another number of rows.
-TOLERANCES = 1e-3, 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +51,9 @@ class BatchingOptions:
 class Batcher:
     """Runs rows of several requests together; a `Runner`.
 
-    Nobody is answered with what another's rows had a part in, but for float rounding: unless a signature is known to
-    treat every row by itself, its first shared runs are compared with single runs, and it is never batched again once
-    they differ, or an output has not one row for each of the input.
+    Nobody is answered with what another's rows had a part in: only a signature that is known to treat every row by
+    itself shares runs, as no trial can show that of a model, and only as long as every output has a row for each of
+    the input. All others wait their turn in the same queues, and run one request at a time.
 
     Args:
         options: see there.
@@ -97,19 +89,23 @@ class Batcher:
         if rows > options.max_batch_size:
             limit = options.max_batch_size
             raise invalid_argument(f"Task size {rows} is larger than maximum input batch size {limit}")
-        trials = math.inf if row_wise else version.trials.get(signature_name, 0)
-        if not rows or trials < 0 or (rows > options.run_rows and trials < TRIALS):
+        if not rows:
             return version.loaded.run(signature_name, inputs, outputs, deadline)
-        tasks = []
-        for start in range(0, rows, options.run_rows):
-            part = {name: tensor[start : start + options.run_rows] for name, tensor in inputs.items()}
-            number = min(options.run_rows, rows - start)
-            tasks.append(_Task(version, signature_name, part, outputs, number, deadline, row_wise))
+        if not row_wise:
+            reason = f"nothing says that its rows are independent; if they are, give --row_wise_models {version.model}"
+            version.run_singly(signature_name, reason)
+        alone = signature_name in version.single
+        step, tasks = rows if alone else options.run_rows, []
+        for start in range(0, rows, step):
+            part = {name: tensor[start : start + step] for name, tensor in inputs.items()}
+            number = len(next(iter(part.values())))
+            tasks.append(_Task(version, signature_name, part, outputs, number, deadline, alone, number < rows))
         # Rows of different shapes, where a signature leaves a dimension open, cannot share a run.
         shapes = tuple((name, inputs[name].shape[1:]) for name in sorted(inputs))
         with self._changed:
-            queue = self._queues.setdefault((id(version), signature_name, outputs, shapes), deque())
-            if sum(waiting.rows for waiting in queue) + rows > options.run_rows * options.max_enqueued_batches:
+            queue = self._queues.setdefault((id(version), signature_name, outputs, shapes, alone), deque())
+            is_long = sum(task.rows for task in queue) + rows > options.run_rows * options.max_enqueued_batches
+            if is_long and len(queue) >= (options.max_enqueued_batches if alone else 1):
                 raise StatusError(
                     Code.UNAVAILABLE,
                     "The batch scheduling queue to which this task was submitted is full; "
@@ -117,8 +113,16 @@ class Batcher:
                 )
             queue.extend(tasks)
             self._changed.notify(len(tasks))
-        parts = [task.future.result() for task in tasks]
-        return parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in outputs}
+        if len(tasks) == 1:
+            return tasks[0].future.result()
+        try:
+            parts = [task.future.result() for task in tasks]
+            return {name: np.concatenate([part[name] for part in parts]) for name in outputs}
+        except StatusError as error:
+            if error.code != Code.FAILED_PRECONDITION:
+                raise
+            version.run_singly(signature_name, error.message)
+            return version.loaded.run(signature_name, inputs, outputs, deadline)
 
     def _work(self) -> None:
         while True:
@@ -134,22 +138,21 @@ class Batcher:
     def _next_batch(self) -> list[_Task]:
         with self._changed:
             while True:
-                ready = [(queue[0].ready_at(self._options), key) for key, queue in self._queues.items()]
-                full = [key for key, queue in self._queues.items() if self._is_full(queue)]
+                due = {key: self._due_at(queue) for key, queue in self._queues.items()}
                 now = time.monotonic()
-                if full or (ready and min(ready, key=lambda item: item[0])[0] <= now):
-                    key = full[0] if full else min(ready, key=lambda item: item[0])[1]
-                    return self._take(key)
-                self._changed.wait(min(at for at, _ in ready) - now if ready else None)
+                if ready := [key for key, at in due.items() if at <= now]:
+                    return self._take(min(ready, key=lambda key: self._queues[key][0].enqueued))
+                self._changed.wait(min(due.values()) - now if due else None)
 
-    def _is_full(self, queue: deque[_Task]) -> bool:
-        return sum(task.rows for task in queue) >= self._options.run_rows
+    def _due_at(self, queue: deque[_Task]) -> float:
+        waits = not queue[0].alone and sum(task.rows for task in queue) < self._options.run_rows
+        return queue[0].enqueued + waits * self._options.batch_timeout_micros / 1e6
 
     def _take(self, key: Any) -> list[_Task]:
         queue = self._queues[key]
         batch = [queue.popleft()]
         rows = batch[0].rows
-        while queue and rows + queue[0].rows <= self._options.run_rows:
+        while queue and not batch[0].alone and rows + queue[0].rows <= self._options.run_rows:
             batch.append(queue.popleft())
             rows += batch[-1].rows
         if queue:
@@ -167,12 +170,10 @@ class _Task:
     outputs: tuple[str, ...]
     rows: int
     deadline: float
-    row_wise: bool
+    alone: bool
+    is_part: bool
     future: Future = dataclasses.field(default_factory=Future)
     enqueued: float = dataclasses.field(default_factory=time.monotonic)
-
-    def ready_at(self, options: BatchingOptions) -> float:
-        return self.enqueued + options.batch_timeout_micros / 1e6
 
 
 def _on_time(batch: list[_Task]) -> list[_Task]:
@@ -188,24 +189,17 @@ def _on_time(batch: list[_Task]) -> list[_Task]:
 
 
 def _answer(batch: list[_Task], allowed_batch_sizes: tuple[int, ...]) -> None:
-    """Answer requests by one run, or by single ones where it could make a difference."""
+    """Answer requests by one run, or by single ones where one fails."""
     first, rows = batch[0], sum(task.rows for task in batch)
     size = next((size for size in allowed_batch_sizes if size >= rows), rows)
-    if size == first.rows:
-        first.future.set_result(_run_alone(first))
-        return
-    name, trials = first.signature_name, first.version.trials
-    if not first.row_wise and trials.get(name, 0) < TRIALS:
-        for task in batch:
-            _answer_alone(task)
-        if trials.get(name, 0) >= 0 and _differ(batch):
-            _try_together(batch, size)
+    if first.alone or size == first.rows:
+        _answer_alone(first)
         return
     try:
         shared = _run_together(batch, size)
     except StatusError as error:
         if error.code == Code.FAILED_PRECONDITION:
-            _give_up(first, error.message)
+            first.version.run_singly(first.signature_name, error.message)
         elif len(batch) == 1 or error.code != Code.INVALID_ARGUMENT:
             raise
         # A bad row, such as a broken image, must not fail the other requests.
@@ -216,13 +210,12 @@ def _answer(batch: list[_Task], allowed_batch_sizes: tuple[int, ...]) -> None:
         task.future.set_result(outputs)
 
 
-def _run_alone(task: _Task) -> dict[str, np.ndarray]:
-    return task.version.loaded.run(task.signature_name, task.inputs, task.outputs, task.deadline)
-
-
 def _answer_alone(task: _Task) -> None:
     try:
-        task.future.set_result(_run_alone(task))
+        outputs = task.version.loaded.run(task.signature_name, task.inputs, task.outputs, task.deadline)
+        if task.is_part:
+            check_rows(outputs, task.rows)
+        task.future.set_result(outputs)
     except Exception as error:
         task.future.set_exception(error)
 
@@ -241,47 +234,3 @@ def _run_together(batch: list[_Task], size: int) -> list[dict[str, np.ndarray]]:
     return [
         {name: tensor[start:end] for name, tensor in outputs.items()} for start, end in zip(starts, ends, strict=False)
     ]
-
-
-def _differ(batch: list[_Task]) -> bool:
-    """Return whether rows of a batch differ: among the same ones even a mean shows nothing."""
-    first = batch[0].inputs
-    return any((tensor != first[name][:1]).any() for task in batch for name, tensor in task.inputs.items())
-
-
-def _try_together(batch: list[_Task], size: int) -> None:
-    """Compare a shared run with the single runs that were answered."""
-    first = batch[0]
-    if any(task.future.exception() for task in batch):
-        return
-    try:
-        shared = _run_together(batch, size)
-    except StatusError as error:
-        if error.code == Code.FAILED_PRECONDITION:
-            _give_up(first, error.message)
-        return
-    same = (
-        _is_close(together[name], alone)
-        for task, together in zip(batch, shared, strict=True)
-        for name, alone in task.future.result().items()
-    )
-    if all(same):
-        first.version.trials[first.signature_name] = first.version.trials.get(first.signature_name, 0) + 1
-    else:
-        _give_up(first, "Rows of a run change each other's answers")
-
-
-def _is_close(together: np.ndarray, alone: np.ndarray) -> bool:
-    if together.shape != alone.shape or alone.dtype.kind not in "fV":
-        return np.array_equal(together, alone)
-    relative, absolute = TOLERANCES
-    return np.allclose(together.astype(float), alone.astype(float), relative, absolute, equal_nan=True)
-
-
-def _give_up(task: _Task, reason: str) -> None:
-    version, name = task.version, task.signature_name
-    if version.trials.get(name, 0) >= 0:
-        version.trials[name] = -1
-        LOGGER.warning(
-            "%s version %d, signature %s, is not batched from now on: %s", version.model, version.number, name, reason
-        )

@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,6 @@ from cifs_tf.serving.endpoint.v2_grpc import MESSAGES, InferenceService
 from cifs_tf.serving.endpoint.versions import Version, Versions
 
 LOGGER = logging.getLogger("serving")
-MESSAGE_CHARACTERS = 1024
-TRUNCATED = "...TRUNCATED"
 HEALTH_NAMES = ("", "PredictionService", "ModelService", "tensorflow.serving.PredictionService")
 # Of a connection: calls at a time, its lifetime, and that of a stalled call; clients connect again by themselves.
 CONNECTION_LIMITS = (
@@ -186,6 +184,41 @@ class ModelService:
         return response
 
 
+class _MessageCheck(grpc.aio.ServerInterceptor):
+    """Lets health and reflection, which read their messages themselves, refuse what is none as the others do."""
+
+    async def intercept_service(self, continuation: Callable, handler_call_details: Any) -> Any:
+        """Return the handler of a call, which is given bytes."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_deserializer is None:
+            return handler
+
+        async def read(content: bytes, context: grpc.aio.ServicerContext) -> Message:
+            try:
+                return handler.request_deserializer(content)
+            except DecodeError as error:
+                await context.abort(Code.INVALID_ARGUMENT, f"The message cannot be read: {error}")
+            raise AssertionError("abort raises")
+
+        async def read_all(contents: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
+            async for content in contents:
+                yield await read(content, context)
+
+        async def answer(content: bytes, context: grpc.aio.ServicerContext) -> Any:
+            return await (handler.unary_unary or handler.unary_stream)(await read(content, context), context)
+
+        async def answer_all(contents: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            async for answered in handler.stream_stream(read_all(contents, context), context):
+                yield answered
+
+        return handler._replace(
+            request_deserializer=None,
+            unary_unary=handler.unary_unary and answer,
+            unary_stream=handler.unary_stream and answer,
+            stream_stream=handler.stream_stream and answer_all,
+        )
+
+
 async def make_grpc_server(
     predictor: Predictor,
     addresses: Sequence[str],
@@ -213,6 +246,7 @@ async def make_grpc_server(
     options = predictor.options
     threads = ThreadPoolExecutor(options.grpc_max_threads, thread_name_prefix="grpc")
     server = grpc.aio.server(
+        interceptors=[_MessageCheck()],
         options=[
             ("grpc.max_receive_message_length", options.max_request_bytes),
             ("grpc.max_send_message_length", -1),
@@ -241,8 +275,7 @@ async def make_grpc_server(
             try:
                 return await asyncio.get_running_loop().run_in_executor(threads, call, content, deadline)
             except StatusError as error:
-                cut = len(error.message) > MESSAGE_CHARACTERS
-                await context.abort(error.code, error.message[:MESSAGE_CHARACTERS] + TRUNCATED * cut)
+                await context.abort(error.code, error.message)
             except Exception:
                 LOGGER.exception("a gRPC call failed")
                 await context.abort(Code.INTERNAL, "The server failed to answer this request; its log says why")

@@ -40,12 +40,12 @@ Lookup = Callable[[str], SignatureInputs]
 
 
 def find_inputs(
-    found: Mapping[str, SignatureInputs] | StatusError, default: str, signature_name: str
+    found: Mapping[str, SignatureInputs | StatusError] | StatusError, default: str, signature_name: str
 ) -> SignatureInputs:
     """Look a signature up as REST does; `functools.partial(find_inputs, found, default)` is a `Lookup`.
 
     Args:
-        found: the signatures of a model, or why there is no model.
+        found: the signatures of a model, or why one cannot be asked, or why there is no model.
         default: the signature that is meant without a name.
         signature_name: as sent; empty for the default.
 
@@ -57,7 +57,10 @@ def find_inputs(
     name = signature_name or default
     if name not in found:
         raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
-    return found[name]
+    inputs = found[name]
+    if isinstance(inputs, StatusError):
+        raise inputs
+    return inputs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -110,6 +110,8 @@ def is_our_export(file: Path) -> bool:
 
 def _tell_what_is_no_tensor(path: Path, servable: Servable) -> None:
     for name, signature in servable.signatures.items():
+        if name.startswith("__"):  # TensorFlow's __saved_model_init_op
+            continue
         for what, infos in (("input", signature.inputs), ("output", signature.outputs)):
             for tensor, info in infos.items():
                 try:

@@ -22,7 +22,7 @@ from cifs_tf.serving.endpoint.signatures import (
     find_signature,
     select_outputs,
 )
-from cifs_tf.serving.endpoint.status import invalid_argument
+from cifs_tf.serving.endpoint.status import Code, StatusError, invalid_argument
 from cifs_tf.serving.endpoint.versions import Version, Versions
 
 # Memory of an empty text.
@@ -122,11 +122,16 @@ class Predictor:
         row_wise = name in version.loaded.row_wise or version.model in self.options.row_wise_models
         if rows is not None and self._batcher:
             return self._batcher(version, name, inputs, outputs, deadline, row_wise)
-        if rows is None or not row_wise or rows <= step:
-            return version.loaded.run(name, inputs, outputs, deadline)
-        parts = []
-        for start in range(0, rows, step):
-            part = {key: tensor[start : start + step] for key, tensor in inputs.items()}
-            parts.append(version.loaded.run(name, part, outputs, deadline))
-            check_rows(parts[-1], min(step, rows - start))
-        return {key: np.concatenate([part[key] for part in parts]) for key in outputs}
+        if rows is not None and rows > step and row_wise and name not in version.single:
+            parts = []
+            try:
+                for start in range(0, rows, step):
+                    part = {key: tensor[start : start + step] for key, tensor in inputs.items()}
+                    parts.append(version.loaded.run(name, part, outputs, deadline))
+                    check_rows(parts[-1], min(step, rows - start))
+                return {key: np.concatenate([part[key] for part in parts]) for key in outputs}
+            except StatusError as error:
+                if error.code != Code.FAILED_PRECONDITION:
+                    raise
+                version.run_singly(name, error.message)
+        return version.loaded.run(name, inputs, outputs, deadline)

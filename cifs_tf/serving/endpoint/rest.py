@@ -195,7 +195,7 @@ class RestApi:
 
     def _predict(self, default: str, target: Target, text: bytes, deadline: float) -> str:
         with contextlib.ExitStack() as stack:
-            found: dict[str, SignatureInputs] | StatusError
+            found: dict[str, SignatureInputs | StatusError] | StatusError
             try:
                 version = stack.enter_context(self._use(target))
                 widens, signatures = version.loaded.widens, version.loaded.signatures

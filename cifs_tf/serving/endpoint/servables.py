@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import math
 import threading
@@ -41,9 +42,8 @@ ONNX_TYPES = {
     "tensor(bool)": types_pb2.DT_BOOL,
     "tensor(string)": types_pb2.DT_STRING,
 }
-
-
-ONNX_BFLOAT16 = 16
+# What is added to the names of inputs, and of outputs, of bfloat16 where they are float instead.
+FROM_FLOAT, AS_FLOAT = "__from_float", "__as_float"
 
 
 class Servable(Protocol):
@@ -156,7 +156,11 @@ class SavedModel:
                 signature = self.signatures[signature_name]
                 feeds = [signature.inputs[name].name for name in sorted(signature.inputs)]
                 fetches = [signature.outputs[name].name for name in outputs]
-                self._runners[key] = make_session_runner(self._session, feeds, fetches)
+                try:
+                    self._runners[key] = make_session_runner(self._session, feeds, fetches)
+                except (ValueError, KeyError, TypeError) as error:
+                    message = f"The signature {signature_name} names what the graph does not have: {error}"
+                    raise StatusError(Code.FAILED_PRECONDITION, message) from error
             return self._runners[key]
 
 
@@ -183,12 +187,15 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 4  # errors go into the answer
-        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        make = functools.partial(onnxruntime.InferenceSession, sess_options=options, providers=["CPUExecutionProvider"])
+        self._session = make(str(file))
         signature = onnx_signature(self._session)
         self.signatures: Mapping[str, SignatureDef] = {DEFAULT_SIGNATURE: signature}
-        # NumPy's is unknown to onnxruntime: it travels in values of onnxruntime's own, which take no texts.
-        infos = [*signature.inputs.values(), *signature.outputs.values()]
-        self._has_bfloat16 = any(info.dtype == types_pb2.DT_BFLOAT16 for info in infos)
+        infos = [*signature.inputs.items(), *signature.outputs.items()]
+        self._bfloat16 = {name for name, info in infos if info.dtype == types_pb2.DT_BFLOAT16}
+        if self._bfloat16:  # which onnxruntime neither takes from NumPy nor gives back
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
+            self._session = make(_with_floats(file, self._bfloat16))
 
     def run(
         self, signature_name: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline: float = math.inf
@@ -200,13 +207,13 @@ class OnnxModel:
         stopper.daemon = True
         stopper.start()
         try:
-            if self._has_bfloat16:
-                values = {name: self._as_value(tensor) for name, tensor in inputs.items()}
-                found = map(_from_value, self._session.run_with_ort_values(list(outputs), values, options))
-            else:
-                values = {name: _decoded(tensor) for name, tensor in inputs.items()}
-                found = map(_encoded, self._session.run(list(outputs), values, options))
-            return dict(zip(outputs, found, strict=True))
+            values = {name + FROM_FLOAT * (name in self._bfloat16): _as_onnx(inputs[name]) for name in inputs}
+            wanted = [name + AS_FLOAT * (name in self._bfloat16) for name in outputs]
+            found = self._session.run(wanted, values, options)
+            return {
+                name: tensor.astype(ml_dtypes.bfloat16) if name in self._bfloat16 else _encoded(tensor)
+                for name, tensor in zip(outputs, found, strict=True)
+            }
         except UnicodeDecodeError as error:
             raise StatusError(Code.INVALID_ARGUMENT, f"ONNX takes texts in UTF-8 only: {error}") from error
         # Each kind of failure is a class of its own, whose only base is Exception.
@@ -222,22 +229,26 @@ class OnnxModel:
         """Release its memory; nothing runs any more."""
         self._session = None
 
-    def _as_value(self, tensor: np.ndarray) -> Any:
-        make, tensor = self._runtime.OrtValue, np.ascontiguousarray(tensor)
-        if tensor.dtype == ml_dtypes.bfloat16:
-            return make.ortvalue_from_numpy_with_onnx_type(tensor.view(np.uint16), ONNX_BFLOAT16)
-        return make.ortvalue_from_numpy(tensor)
+
+def _with_floats(file: Path, names: Container[str]) -> bytes:
+    """Return an ONNX file with float inputs and outputs beside those of bfloat16, which stay within the graph."""
+    import onnx
+
+    model = onnx.load(file, load_external_data=False)
+    graph, cast = model.graph, onnx.helper.make_node
+    for value in [value for value in graph.output if value.name in names]:
+        graph.node.append(cast("Cast", [value.name], [value.name + AS_FLOAT], to=onnx.TensorProto.FLOAT))
+        graph.output.add(name=value.name + AS_FLOAT).type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    for value in [value for value in graph.input if value.name in names]:
+        graph.node.insert(0, cast("Cast", [value.name + FROM_FLOAT], [value.name], to=onnx.TensorProto.BFLOAT16))
+        value.name += FROM_FLOAT
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return model.SerializeToString()
 
 
-def _from_value(value: Any) -> np.ndarray:
-    if value.data_type() != "tensor(bfloat16)":
-        return value.numpy()
-    shape = value.shape()
-    content = ctypes.string_at(value.data_ptr(), 2 * math.prod(shape))
-    return np.frombuffer(content, ml_dtypes.bfloat16).reshape(shape)
-
-
-def _decoded(tensor: np.ndarray) -> np.ndarray:
+def _as_onnx(tensor: np.ndarray) -> np.ndarray:
+    if tensor.dtype == ml_dtypes.bfloat16:
+        return tensor.astype(np.float32)
     return _each(bytes.decode, tensor) if tensor.dtype == object else tensor
 
 

@@ -64,8 +64,13 @@ def add_defaults(signature: SignatureDef, inputs: Mapping[str, np.ndarray]) -> d
     return {**inputs, **{name: tf.make_ndarray(signature.defaults[name]) for name in missing}}
 
 
-def json_inputs(signature: SignatureDef, widens: bool) -> SignatureInputs:
-    """Return inputs as JSON is read: numbers of half precision as float, if they are taken at all."""
+def json_inputs(signature: SignatureDef, widens: bool) -> SignatureInputs | StatusError:
+    """Return inputs as JSON is read: numbers of half precision as float, if they are taken at all; or why none is."""
+    try:
+        for name, info in signature.inputs.items():
+            check_is_tensor(name, info, "input")
+    except StatusError as error:
+        return error
     types = {name: info.dtype for name, info in signature.inputs.items()}
     types = {name: FLOAT if widens and dtype in (HALF, BFLOAT16) else dtype for name, dtype in types.items()}
     return SignatureInputs(types, frozenset(signature.defaults))
@@ -164,20 +169,23 @@ def check_is_tensor(name: str, info: TensorInfo, what: str) -> None:
     Raises:
         StatusError: UNIMPLEMENTED, with what to export instead.
     """
-    kind = info.WhichOneof("encoding")
-    opaque = {types_pb2.DT_VARIANT: "a variant", types_pb2.DT_RESOURCE: "a resource"}.get(info.dtype)
-    spec = info.composite_tensor.type_spec
+    kind, spec = info.WhichOneof("encoding"), info.composite_tensor.type_spec
+    type_of = types_pb2.DataType.Name(info.dtype).removeprefix("DT_").lower()
     if kind == "coo_sparse":
         advice = "a sparse tensor: export tf.sparse.to_dense of it, or its indices and values"
     elif spec.type_spec_class == struct_pb2.TypeSpecProto.RAGGED_TENSOR_SPEC:
         advice = "a ragged tensor: export its to_tensor(), or its flat_values and row_splits"
+    elif spec.type_spec_class_name.startswith("tensor("):
+        advice = f"{spec.type_spec_class_name}, which onnxruntime does not hand over: export the model with a Cast"
     elif kind == "composite_tensor":
         advice = (
             f"{spec.type_spec_class_name or 'no tensor'}, no tensor: export the model without it; a classifier of "
             "scikit-learn without ZipMap (skl2onnx: options={'zipmap': False})"
         )
-    elif opaque:
-        advice = f"{opaque}, such as a list of tensors or a table: export the tensors that it holds"
+    elif type_of in ("variant", "resource"):
+        advice = f"a {type_of}, such as a list of tensors or a table: export the tensors that it holds"
+    elif info.dtype not in NUMPY_TYPES:
+        advice = f"of type {type_of}, which cannot be asked for: export a tensor of numbers or texts"
     else:
         return
     raise StatusError(Code.UNIMPLEMENTED, f"The {what} {name} is {advice}")

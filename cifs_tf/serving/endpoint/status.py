@@ -1,5 +1,7 @@
 """The words of the contract: gRPC's status codes, how REST says them, and the signature that nobody needs to name."""
 
+import re
+
 import grpc
 
 Code = grpc.StatusCode
@@ -25,6 +27,10 @@ HTTP_STATUS = {
     Code.UNAUTHENTICATED: 401,
 }
 BY_NUMBER = {code.value[0]: code for code in Code}
+LONG_WORD = re.compile(r"(?<!\S)\S{210,}")
+# Characters of a message that are kept, of its beginning and of its end, where the advice stands; and of those that are
+# looked at for long words, of either.
+HEAD, TAIL, SEARCHED = 700, 300, 2**19
 
 
 class StatusError(Exception):
@@ -32,7 +38,8 @@ class StatusError(Exception):
 
     Args:
         code: gRPC's status code; REST answers with `HTTP_STATUS[code]`.
-        message: TF Serving's own words, wherever it has any for the case.
+        message: TF Serving's own words, wherever it has any for the case. Of a long one, which quotes what a client
+            sent, and of long words in it, the middle is left out.
 
     Example:
         >>> str(StatusError(Code.NOT_FOUND, "Servable not found for request: Latest(m)"))
@@ -40,6 +47,11 @@ class StatusError(Exception):
     """
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        if len(message) > HEAD + TAIL:
+            message = message[:SEARCHED] + message[SEARCHED:][-SEARCHED:]
+            message = LONG_WORD.sub(lambda found: f"{found[0][:150]}...{found[0][-50:]}", message)
+        if len(message) > HEAD + TAIL:
+            message = f"{message[:HEAD]} ... {message[-TAIL:]}"
         self.code, self.message = code, message
         super().__init__(f"{code.name}: {message}")
 

@@ -9,6 +9,8 @@ import numpy as np
 FLOAT, DOUBLE, INT32, UINT8, INT16, INT8, STRING, INT64, BOOL = 1, 2, 3, 4, 5, 6, 7, 9, 10
 BFLOAT16, UINT16, HALF, UINT32, UINT64 = 14, 17, 19, 22, 23
 COMPLEX64, COMPLEX128 = 8, 18
+SMALL_FLOATS = "float8_e5m2", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e4m3b11fnuz", "float8_e5m2fnuz"
+SMALL_TYPES = dict(enumerate((*SMALL_FLOATS, "int4", "uint4", "int2", "uint2"), start=24))
 NUMPY_TYPES: dict[int, np.dtype] = {
     FLOAT: np.dtype(np.float32),
     DOUBLE: np.dtype(np.float64),
@@ -26,6 +28,7 @@ NUMPY_TYPES: dict[int, np.dtype] = {
     UINT64: np.dtype(np.uint64),
     COMPLEX64: np.dtype(np.complex64),
     COMPLEX128: np.dtype(np.complex128),
+    **{number: np.dtype(getattr(ml_dtypes, name)) for number, name in SMALL_TYPES.items()},
 }
 _NUMBERS = {dtype: number for number, dtype in NUMPY_TYPES.items()}
 _NAMES = {FLOAT: "float", DOUBLE: "double", HALF: "half", STRING: "string", BOOL: "bool"}

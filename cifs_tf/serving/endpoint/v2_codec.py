@@ -195,9 +195,9 @@ def _from_json(data: Any, number: int, shape: tuple[int, ...], where: str) -> np
     if not is_array(data):
         raise invalid_argument(f"{where} has neither data nor the parameter binary_data_size")
     dtype = NUMPY_TYPES[number]
+    flat: list = []
     if number in (types.STRING, types.BOOL):
         kind = str if number == types.STRING else bool
-        flat: list = []
         _flatten(data, flat)
         if not all(isinstance(value, kind) for value in flat):
             raise invalid_argument(f"The data of {where} are not all of type {DATATYPES[number]}")
@@ -206,6 +206,9 @@ def _from_json(data: Any, number: int, shape: tuple[int, ...], where: str) -> np
         return reshape(values, shape, where)
     try:
         values = np.array(data)
+        if number == types.UINT64 and values.dtype.kind == "f":  # NumPy's for integers of which some need 64 bits
+            _flatten(data, flat)
+            values = np.array(data, dtype) if set(map(type, flat)) == {int} else values
     except (ValueError, OverflowError):
         values = np.array(None)
     is_float = number in (types.FLOAT, types.DOUBLE, types.HALF, types.BFLOAT16)

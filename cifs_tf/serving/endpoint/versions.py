@@ -40,8 +40,8 @@ class Version:
     failures: int = 0
     retry_at: float = 0.0
     files: tuple = ()
-    # By signature, how many shared runs agreed with single ones; negative once one did not. See `Batcher`.
-    trials: dict[str, int] = dataclasses.field(default_factory=dict)
+    # Signatures whose requests are never split, and never share a run.
+    single: set[str] = dataclasses.field(default_factory=set)
     # Made for the first request: it takes milliseconds, and never changes.
     metadata_text: str | None = None
     json_inputs: dict = dataclasses.field(default_factory=dict)
@@ -51,6 +51,18 @@ class Version:
         """The servable of a version in use."""
         assert self.servable is not None, "a version in use is loaded"
         return self.servable
+
+    def run_singly(self, signature: str, reason: str) -> None:
+        """Let every request for a signature be one run of its own from now on; the log says why, once."""
+        if signature not in self.single:
+            self.single.add(signature)
+            LOGGER.warning(
+                "%s version %d, signature %s, is not batched from now on: %s",
+                self.model,
+                self.number,
+                signature,
+                reason,
+            )
 
 
 class Versions:

@@ -7,6 +7,7 @@ import zlib
 
 import grpc
 import httpx
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -23,6 +24,7 @@ from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_log_pb2 import ClassifyLog, PredictionLog, PredictLog, SessionRunLog
 
+from cifs_tf.serving.endpoint.v2_grpc import MESSAGES
 from tests.cifs_tf.serving.running import running_server
 
 pytestmark = pytest.mark.slow
@@ -42,6 +44,7 @@ def classes(inputs):
     return {"classes": tf.tile([["high", "low"]], [tf.shape(scores)[0], 1]), "scores": scores}
 
 
+INT4 = tf.as_dtype("int4")
 EXAMPLES = spec([None], tf.string, "inputs")
 SIGNATURES = {
     "serving_default": (lambda x: {"y": tf.signal.frame(x, 400, 160, pad_end=True)[:, 0]}, spec([None])),
@@ -61,6 +64,9 @@ SIGNATURES = {
     ),
     "constant": (lambda: {"y": tf.constant([1.0, 2.0])},),
     "scaled": (lambda x, factor: {"y": x * factor}, spec([None]), spec([], name="factor")),
+    "small": (lambda x: {"y": tf.identity(x)}, spec([None], INT4)),
+    "large": (lambda x: {"y": tf.identity(x)}, spec([None], tf.uint64)),
+    "quantised": (lambda x: {"y": tf.identity(x)}, spec([None], tf.qint8)),
 }
 
 
@@ -97,7 +103,8 @@ def save(path):
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("others")
     save(folder / "m" / "1")
-    with running_server(folder / "log", f"--model_base_path={folder / 'm'}", "--model_name=m") as running:
+    arguments = f"--model_base_path={folder / 'm'}", "--model_name=m", "--enable_grpc_healthcheck_service"
+    with running_server(folder / "log", *arguments) as running:
         yield running
 
 
@@ -125,7 +132,8 @@ def test_texts_that_begin_like_image_files(server):
 
 
 @pytest.mark.parametrize(
-    ("signature", "word"), [("ragged", "row_splits"), ("sparse", "to_dense"), ("listed", "a variant")]
+    ("signature", "word"),
+    [("ragged", "row_splits"), ("sparse", "to_dense"), ("listed", "a variant"), ("quantised", "type qint8")],
 )
 def test_what_is_no_tensor_is_said(server, signature, word):
     response = httpx.post(f"{server.url}/v1/models/m:predict", json={"signature_name": signature, "instances": [1.0]})
@@ -192,10 +200,70 @@ def test_warm_up_records_of_every_kind_are_read(server):
     assert "session_run_log" in log
 
 
-def test_a_message_that_is_none_is_the_clients_fault(server):
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("unary_unary", "tensorflow.serving.PredictionService/Predict"),
+        ("unary_unary", "tensorflow.serving.ModelService/GetModelStatus"),
+        ("unary_unary", "inference.GRPCInferenceService/ModelInfer"),
+        ("unary_unary", "grpc.health.v1.Health/Check"),
+        ("unary_stream", "grpc.health.v1.Health/Watch"),
+        ("stream_stream", "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
+    ],
+)
+def test_a_message_that_is_none_is_the_clients_fault(server, kind, method):
+    content = iter([b"\xff\xff"]) if kind == "stream_stream" else b"\xff\xff"
     with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary("/tensorflow.serving.PredictionService/Predict")(b"\xff\xff", timeout=60)
+        list(getattr(channel, kind)(f"/{method}")(content, timeout=60))
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "Wire format was corrupt" in caught.value.details()
+
+
+def test_health_is_answered(server):
+    with grpc.insecure_channel(server.grpc) as channel:
+        assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=60) == b"\x08\x01"
+        assert next(channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=60)) == b"\x08\x01"
+
+
+LONG = "a" * 2**20
+ONE = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "end"),
+    [
+        ("v1/models/m:predict", {"instances": [LONG]}, "is not of expected type: float"),
+        ("v1/models/m:predict", {"instances": [{LONG: 1}]}, "does not have named input: a"),
+        ("v1/models/m:predict", {"signature_name": LONG}, "not found in signature def"),
+        (f"v1/models/{LONG[:50_000]}:predict", {}, "Servable not found for request"),
+        ("v2/models/m/infer", {"inputs": [{**ONE, "name": LONG}]}, "required: {x}."),
+        ("v2/models/m/infer", {"inputs": [], "parameters": {"signature_name": [LONG]}}, "must be a text"),
+    ],
+)
+def test_errors_quote_a_part_of_what_is_long(server, path, body, end):
+    error = httpx.post(f"{server.url}/{path}", json=body, timeout=60).json()["error"]
+    assert end in error
+    assert len(error) <= 1005
+
+
+def test_integers_of_four_and_of_64_bits(server):
+    request = PredictRequest(model_spec={"name": "m", "signature_name": "small"})
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.array([-8, 7]).astype(ml_dtypes.int4)))
+    with grpc.insecure_channel(server.grpc) as channel:
+        answer = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60)
+    assert tf.make_ndarray(answer.outputs["y"]).astype(int).tolist() == [-8, 7]
+    assert ask(server, {"signature_name": "small", "inputs": [1]})["error"].endswith("to type: int4")
+    item = {"name": "x", "datatype": "UINT64", "shape": [2], "data": [0, 2**64 - 1]}
+    body = {"parameters": {"signature_name": "large"}, "inputs": [item]}
+    answer = httpx.post(f"{server.url}/v2/models/m/infer", json=body, timeout=60)
+    assert answer.json()["outputs"][0]["data"] == [0, 2**64 - 1]
+
+
+def test_a_signature_that_computes_nothing_is_not_run(server):
+    request = PredictRequest(model_spec={"name": "m", "signature_name": "__saved_model_init_op"})
+    with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
+        prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60)
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_http_1_0_keeps_its_connection(server):
@@ -289,6 +357,7 @@ def test_clients_learn_services_and_messages_from_the_server(server):
         database = ProtoReflectionDescriptorDatabase(channel)
         services = {"tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"}
         services |= {"inference.GRPCInferenceService", "grpc.reflection.v1alpha.ServerReflection"}
+        services |= {"grpc.health.v1.Health"}
         assert set(database.get_services()) == services
         pool = DescriptorPool(database)
         assert "Classify" in pool.FindServiceByName("tensorflow.serving.PredictionService").methods_by_name
@@ -337,6 +406,8 @@ IDENTITY = [helper.make_node("Identity", ["x"], ["y"])]
 ENCODER = helper.make_node(
     "LabelEncoder", ["x"], ["y"], keys_int64s=[0, 1], values_strings=["cat", "dog"], default_string="?", **ML
 )
+AS_TEXTS = [helper.make_node("Cast", ["x"], ["f"], to=1), helper.make_node("Cast", ["f"], ["z"], to=TensorProto.STRING)]
+FROM_TEXTS = [helper.make_node("Cast", ["x"], ["f"], to=1), helper.make_node("Cast", ["f"], ["y"], to=16)]
 ONNX = {
     "labels": ([ENCODER], value("x", TensorProto.INT64, ["N"]), value("y", TensorProto.STRING, ["N"])),
     "maps": (
@@ -344,12 +415,20 @@ ONNX = {
         value("x", TensorProto.FLOAT, ["N", 2]),
         helper.make_value_info("y", MAPS),
     ),
+    "text_to_bfloat": (FROM_TEXTS, value("x", TensorProto.STRING, ["N"]), value("y", TensorProto.BFLOAT16, ["N"])),
+    "bfloat_to_text": (
+        [*IDENTITY, *AS_TEXTS],
+        value("x", TensorProto.BFLOAT16, ["N"]),
+        *(value(name, dtype, ["N"]) for name, dtype in (("x", 16), ("y", 16), ("z", TensorProto.STRING))),
+    ),
     **{
         name: (IDENTITY, value("x", dtype, shape), value("y", dtype, shape))
         for name, dtype, shape in (
             ("shapeless", TensorProto.FLOAT, None),
             ("half", TensorProto.FLOAT16, ["N"]),
             ("bfloat", TensorProto.BFLOAT16, ["N"]),
+            ("one_bfloat", TensorProto.BFLOAT16, []),
+            ("float8", TensorProto.FLOAT8E4M3FN, ["N"]),
             ("uint16", TensorProto.UINT16, ["N"]),
             ("text", TensorProto.STRING, ["N"]),
         )
@@ -360,10 +439,10 @@ ONNX = {
 @pytest.fixture(scope="module")
 def onnx_server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
-    for name, (nodes, given, answer) in ONNX.items():
-        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-        model = helper.make_model(helper.make_graph(nodes, name, [given], [answer]), opset_imports=opsets)
-        model.ir_version = 8
+    for name, (nodes, given, *answers) in ONNX.items():
+        opsets = [helper.make_opsetid("", 19), helper.make_opsetid("ai.onnx.ml", 3)]
+        model = helper.make_model(helper.make_graph(nodes, name, [given], answers), opset_imports=opsets)
+        model.ir_version = 9
         (folder / name / "1").mkdir(parents=True)
         onnx.save(model, folder / name / "1" / "model.onnx")
     models = "".join(
@@ -381,6 +460,9 @@ def onnx_server(tmp_path_factory):
         ("shapeless", [[1, 2], [3, 4]], [[1, 2], [3, 4]]),
         ("half", [1.5, 0.1], [1.5, 0.0999755859]),
         ("bfloat", [1.5, 0.1], [1.5, 0.100097656]),
+        ("one_bfloat", 0.1, 0.100097656),
+        ("text_to_bfloat", ["1.5", "0.1"], [1.5, 0.100097656]),
+        ("bfloat_to_text", [0.5], {"x": [0.5], "y": [0.5], "z": ["0.5"]}),
         ("uint16", [0, 65535], [0, 65535]),
         ("text", ["caf\u00e9", "b"], ["caf\u00e9", "b"]),
     ],
@@ -389,7 +471,30 @@ def test_onnx_files_of_every_type(onnx_server, model, values, expected):
     assert ask(onnx_server, {"inputs": values}, model=model) == {"outputs": expected}
 
 
+def test_bfloat16_of_onnx_over_every_protocol(onnx_server):
+    values = np.array([1.5, 0.1], ml_dtypes.bfloat16)
+    request = PredictRequest(model_spec={"name": "bfloat_to_text"}, inputs={"x": tf.make_tensor_proto(values)})
+    infer = MESSAGES["ModelInferRequest"](model_name="bfloat_to_text", raw_input_contents=[values.tobytes()])
+    infer.inputs.add(name="x", datatype="BF16", shape=[2])
+    with grpc.insecure_channel(onnx_server.grpc) as channel:
+        answer = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60)
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        raw = MESSAGES["ModelInferResponse"].FromString(call(infer.SerializeToString(), timeout=60))
+    assert answer.outputs["y"].dtype == tf.bfloat16.as_datatype_enum
+    np.testing.assert_array_equal(tf.make_ndarray(answer.outputs["y"]), values)
+    assert {output.name: output.datatype for output in raw.outputs} == {"x": "BF16", "y": "BF16", "z": "BYTES"}
+    assert values.tobytes() in raw.raw_output_contents
+    item = {"name": "x", "datatype": "BF16", "shape": [2], "parameters": {"binary_data_size": 4}}
+    text = json.dumps({"inputs": [item], "outputs": [{"name": "y", "parameters": {"binary_data": True}}]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(text))}
+    url = f"{onnx_server.url}/v2/models/bfloat_to_text/infer"
+    found = httpx.post(url, content=text + values.tobytes(), headers=headers, timeout=60)
+    assert found.content.endswith(values.tobytes())
+
+
 def test_onnx_errors_are_sentences(onnx_server):
+    for inputs in ([], [0.5]):
+        assert "tensor(float8e4m3fn), which" in ask(onnx_server, {"inputs": inputs}, model="float8")["error"]
     assert "without ZipMap" in ask(onnx_server, {"inputs": [[0.5, 0.5]]}, model="maps")["error"]
     assert "seq(map(int64" in onnx_server.log.read_text()
     assert "not of expected type: uint16" in ask(onnx_server, {"inputs": [65536]}, model="uint16")["error"]

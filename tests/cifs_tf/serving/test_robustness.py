@@ -53,6 +53,7 @@ def server(models_folder, tmp_path_factory):
         f"--max_buffered_bytes={8 * LIMIT}",
         "--receive_timeout_in_ms=1500",
         "--max_connections=64",
+        "--enable_grpc_healthcheck_service",
     ]
     with running_server(folder / "log", *arguments) as running:
         yield running
@@ -364,6 +365,7 @@ class GrpcFuzzer:
         *(f"tensorflow.serving.PredictionService/{name}" for name in ("Predict", "Classify", "Regress")),
         *(f"tensorflow.serving.PredictionService/{name}" for name in ("MultiInference", "GetModelMetadata")),
         "tensorflow.serving.ModelService/GetModelStatus",
+        "grpc.health.v1.Health/Check",
         *(
             f"inference.GRPCInferenceService/{name}"
             for name in ("ModelInfer", "ModelMetadata", "ModelReady", "Nothing")
