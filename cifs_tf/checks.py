@@ -4,8 +4,8 @@ import contextlib
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from cifs_tf.errors import UserError
 ONE_HOT_NDIM = 2
 # Of resizing and of half precision.
 TOLERANCE = 1e-2
-# Begins what `cifs_tf.models.checked_model.watch_batch` says; `explain_later_batches` makes a sentence of it.
+# Begins what `cifs_tf.models.checked_model.watch_batch` says in graphs; `explain_later_batches` makes a sentence of it.
 LATER = "later batch:"
 NOT_FINITE = "leave these images out, or mend them"
 # What `tf.data.INFINITE_CARDINALITY` is.
@@ -161,6 +161,28 @@ def check_weights(weights: Any, num_examples: int | None, argument: str = "sampl
     return array.astype(np.float64)
 
 
+def check_class_weight(weights: Any, num_classes: int, argument: str = "class_weight") -> None:
+    """Refuse weights of classes that there are not.
+
+    Args:
+        weights: of classes, by their number; None for none.
+        num_classes: numbers are below it.
+        argument: name of the argument, for the error.
+
+    Raises:
+        UserError: for other numbers, and for weights that `check_weights` refuses.
+
+    Example:
+        >>> check_class_weight({0: 1.0, 2: 3.0}, 3)
+    """
+    if weights is None:
+        return
+    if not isinstance(weights, dict) or not set(weights) <= set(range(num_classes)):
+        received = sorted(set(weights) - set(range(num_classes)), key=str) if isinstance(weights, dict) else weights
+        raise UserError(argument, received, f"give numbers of classes, 0 to {num_classes - 1}, with their weights")
+    check_weights(list(weights.values()), None, argument)
+
+
 def check_ends(data: Any, steps: Any, argument: str = "steps_per_epoch") -> None:
     """Refuse batches without end, unless the number of steps is given: they would be taken for ever.
 
@@ -277,23 +299,38 @@ def explain_later_batches(num_classes: int) -> Iterator[None]:
         raise
     except Exception as error:
         if found := re.search(rf"{LATER} (images|pixels|size|labels|weights)\]((?: \[[^\]]*\])+)", str(error)):
-            values = np.array([float(value) for value in re.split(r"\] \[| ", found[2].strip(" []"))])
-            if found[1] == "images":
-                check_images(values.astype(np.float32))
-            elif found[1] == "size":
-                received = f"a batch of shape ({', '.join(map(str, values.astype(int)))})"
-                raise UserError("images", received, "all must have the size that the network takes") from None
-            elif found[1] == "pixels":
-                raise UserError("images", "pixels that are not finite", NOT_FINITE) from None
-            elif found[1] == "weights":
-                check_weights(values, None)
-            check_labels(values, num_classes)
-            raise UserError("labels", "rows that are not one-hot", "give rows of zeros and a single one") from None
+            values = [float(value) for value in re.split(r"\] \[| ", found[2].strip(" []"))]
+            refuse_batch(found[1], values, num_classes)
         found = re.search(r"label value of (-?\d+) which is outside the valid range", str(error))
         if found is None:
             raise
         advice = f"labels are 0 to {num_classes - 1}; number the classes from 0"
         raise UserError("labels", int(found[1]), advice) from None
+
+
+def refuse_batch(what: str, values: Sequence[float], num_classes: int) -> NoReturn:
+    """Say in a sentence what is wrong with a batch.
+
+    Args:
+        what: `"images"`, `"pixels"`, `"size"`, `"labels"` or `"weights"`.
+        values: of these, those that are wrong: the least and the greatest pixel, or the sizes of the batch.
+        num_classes: of the network.
+
+    Raises:
+        UserError: always.
+    """
+    array = np.array(values)
+    if what == "images":
+        check_images(array.astype(np.float32))
+    elif what == "pixels":
+        raise UserError("images", "pixels that are not finite", NOT_FINITE) from None
+    elif what == "weights":
+        check_weights(array, None)
+    elif what == "labels":
+        check_labels(array, num_classes)
+        raise UserError("labels", "rows that are not one-hot", "give rows of zeros and a single one") from None
+    received = f"a batch of shape ({', '.join(map(str, array.astype(int)))})"
+    raise UserError("images", received, "all must have the size that the network takes") from None
 
 
 @contextlib.contextmanager

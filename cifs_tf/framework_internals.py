@@ -16,6 +16,8 @@ from keras.src.models.functional import Functional
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.client import pywrap_tf_session
 
+from cifs_tf.errors import UserError
+
 
 def graph_of(layer: keras.layers.Layer) -> keras.Model | None:
     """Return the functional model that a layer is, or None if its call is code of its own.
@@ -96,6 +98,36 @@ def update_loss_metric(model: keras.Model, loss: tf.Tensor, num_examples: tf.Ten
     model._loss_tracker.update_state(unscale_loss_for_distribution(loss), sample_weight=num_examples)
 
 
+def update_compiled_metrics(
+    model: keras.Model, labels: tf.Tensor, outputs: tf.Tensor, sample_weight: tf.Tensor | None, as_read: Callable
+) -> dict:
+    """Update the metrics that were compiled, if any, each with the labels in its own form.
+
+    Args:
+        model: compiled Keras model.
+        labels: of a batch, in the form in which they were given, which is what "accuracy" stands for.
+        outputs: of the model, (batch, classes).
+        sample_weight: (batch,); None for ones.
+        as_read: from a metric, or the function that it takes the mean of, to the labels that it reads.
+
+    Returns:
+        their values by name.
+    """
+    compiled = model._compile_metrics
+    if compiled is None:
+        return {}
+    if not compiled.built:
+        try:
+            compiled.build(labels, outputs)
+        except ValueError as error:
+            raise UserError("metrics", compiled._user_metrics, f"give metrics of Keras ({error})") from error
+    for metrics, weights in ((compiled._flat_metrics, None), (compiled._flat_weighted_metrics, sample_weight)):
+        for metric in metrics[0].metrics if metrics[0] else ():
+            function = metric._fn if type(metric) is keras.metrics.MeanMetricWrapper else metric
+            metric.update_state(as_read(function), outputs, weights)
+    return compiled.result()
+
+
 def variable_index(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> int:
     """Return the place of a variable among those that an optimizer was built with."""
     return optimizer._get_variable_index(variable)
@@ -106,6 +138,42 @@ def validates_in_fit(options: dict[str, Any]) -> bool:
     return bool(options.get("_use_cached_eval_dataset"))
 
 
+class WatchedModel(keras.Model):
+    """A Keras model whose batches are looked at outside a step that XLA compiles, which drops all assertions in it."""
+
+    def watch(self, data: Any, step: str) -> None:
+        """Refuse a batch, `data`, of `train_step`, `test_step` or `predict_step`."""
+        raise NotImplementedError
+
+    def make_train_function(self, force=False):
+        self._made_step = "train_step"
+        return super().make_train_function(force)
+
+    def make_test_function(self, force=False):
+        self._made_step = "test_step"
+        return super().make_test_function(force)
+
+    def make_predict_function(self, force=False):
+        self._made_step = "predict_step"
+        return super().make_predict_function(force)
+
+    def _autoconvert_optionals(self, step_func):
+        call, step = super()._autoconvert_optionals(step_func), self._made_step
+        if self.run_eagerly or not self.jit_compile:
+            return call
+        look = super()._autoconvert_optionals(lambda data: self.watch(data, step))
+
+        @tf.autograph.experimental.do_not_convert
+        def watched(data):
+            if tf.distribute.in_cross_replica_context():
+                self.distribute_strategy.run(look, args=(data,))
+            else:
+                look(data)
+            return call(data)
+
+        return watched
+
+
 class FittedModel(keras.Model):
     """A Keras model with public names for what `fit` does behind its back."""
 
@@ -113,13 +181,6 @@ class FittedModel(keras.Model):
     def loss_metric(self) -> keras.metrics.Metric:
         """The mean of the loss, which Keras logs and resets."""
         return self._loss_tracker
-
-    def update_compiled_metrics(self, labels: tf.Tensor, outputs: tf.Tensor, sample_weight: tf.Tensor) -> dict:
-        """Update the metrics that were compiled, if any, and return their values by name."""
-        if self._compile_metrics is None:
-            return {}
-        self._compile_metrics.update_state(labels, outputs, sample_weight)
-        return self._compile_metrics.result()
 
     def prepare_first_step(self) -> None:
         """Make what metrics and the optimizer keep; `fit` and `evaluate` call it before their first step."""

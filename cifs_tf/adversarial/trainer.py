@@ -13,14 +13,14 @@ from cifs_tf.adversarial.sgd import SGD
 from cifs_tf.adversarial.weight_perturbation import WeightPerturbation
 from cifs_tf.attacks import PGD, example_seeds
 from cifs_tf.attacks.objective import fooled
-from cifs_tf.checks import ONE_HOT_NDIM
 from cifs_tf.distribute import check_even, num_replicas, positions, replica_sum, spans_workers
 from cifs_tf.errors import UserError
 from cifs_tf.framework_internals import FittedModel, layers_of
 from cifs_tf.layers import BatchNormalization
 from cifs_tf.losses import contract, cross_entropy, head_weights
 from cifs_tf.models import Classifier, with_precision
-from cifs_tf.models.checked_model import CheckedModel, watch_batch
+from cifs_tf.models.checked_model import CheckedModel
+from cifs_tf.models.metric_labels import class_numbers
 
 VALIDATION_STREAM = 2**31 - 1
 
@@ -33,7 +33,8 @@ class AdversarialTrainer(CheckedModel, FittedModel):
     that trains on them and never with their labels: where a label enters a mask in training, as with `CIFS`, one image
     in 8 is classified once more, in inference mode, without it. Validation logs `val_clean_accuracy` on natural images
     and, with a validation attack, `val_robust_accuracy`; examples with sample weight 0 are ignored. Compiled metrics
-    see the final logits on the same images: those of `robust_accuracy` in `fit`, natural ones in validation.
+    see the final logits on the same images: those of `robust_accuracy` in `fit`, natural ones in validation. Keras' own
+    get labels in the form that they read; others, as they are.
 
     Under a `tf.distribute` strategy, build and compile it in the strategy's scope. Batches are the global ones then,
     and a step is the same whatever the number of replicas, random starts included; it must divide the batch size.
@@ -170,7 +171,7 @@ class AdversarialTrainer(CheckedModel, FittedModel):
 
     def train_step(self, data):
         """Perturb, then one optimizer step on the method's loss."""
-        images, labels, sample_weight = self._unpack(data, allow_nan=True)
+        images, given, labels, sample_weight = self._unpack(data, "train_step")
         check_even(images)
         step = tf.convert_to_tensor(self.optimizer.iterations)
         epoch = tf.cast(step, self.variable_dtype) / self.steps_per_epoch
@@ -179,7 +180,7 @@ class AdversarialTrainer(CheckedModel, FittedModel):
         x_adv = method.perturb(self._attacked(), images, labels, seeds)
         measured = None
         if self.classifier.reads_labels:  # the heads of the loss would know the answer
-            measured = self.classifier.measure_without_labels(x_adv, labels, sample_weight)
+            measured = self.classifier.measure_without_labels(x_adv, given, sample_weight)
 
         def differentiate():
             with tf.GradientTape() as tape:
@@ -213,16 +214,16 @@ class AdversarialTrainer(CheckedModel, FittedModel):
         counts = tf.where(bad, tf.zeros_like(per_example_loss), tf.ones_like(per_example_loss))
         self.loss_metric.update_state(tf.where(bad, tf.zeros_like(per_example_loss), per_example_loss), counts)
         metric = self.clean_accuracy if x_adv is images else self.robust_accuracy
-        labels, heads, sample_weight = measured or (labels, heads, sample_weight)
+        given, heads, sample_weight = measured or (given, heads, sample_weight)
         weights = tf.where(bad, tf.zeros_like(sample_weight), sample_weight)
-        metric.update_state(~fooled(heads, labels), weights)
+        metric.update_state(~fooled(heads, class_numbers(given, self.num_classes)), weights)
         # Compiled metrics would not forget a NaN until the end of the epoch.
         logits = tf.where(bad, tf.zeros_like(heads[:, 0]), heads[:, 0])
-        return self._logs([metric], labels, logits, sample_weight)
+        return self._logs([metric], given, logits, sample_weight)
 
     def test_step(self, data):
         """Measure natural images and, with a validation attack, adversarial ones."""
-        images, labels, sample_weight = self._unpack(data)
+        images, given, labels, sample_weight = self._unpack(data, "test_step")
         heads = self.inference_classifier(images, training=False)
         self.clean_accuracy.update_state(~fooled(heads, labels), sample_weight)
         own = [self.clean_accuracy]
@@ -240,18 +241,16 @@ class AdversarialTrainer(CheckedModel, FittedModel):
         epoch = tf.cast(self.optimizer.iterations, self.variable_dtype) / self.steps_per_epoch
         per_example_loss = contract(cross_entropy(heads, labels), self.method.at(epoch).head_weights)
         self.loss_metric.update_state(per_example_loss, sample_weight)
-        return self._logs(own, labels, heads[:, 0], sample_weight)
+        return self._logs(own, given, heads[:, 0], sample_weight)
 
-    def _unpack(self, data, allow_nan=False) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Bring a batch to (images, labels int32 (batch,), sample weights (batch,))."""
-        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        images = watch_batch(images, self.image_shape, labels, self.num_classes, sample_weight, allow_nan)
+    def _unpack(self, data, step) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Bring a batch to (images, labels as they are, labels int32 (batch,), sample weights (batch,))."""
+        images = self.watch(data, step)
+        _, given, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         dtype = self.classifier.variable_dtype
-        if len(labels.shape) == ONE_HOT_NDIM and labels.shape[1] != 1:
-            labels = tf.argmax(labels, axis=1)
-        labels = tf.cast(tf.reshape(labels, [-1]), tf.int32)
+        labels = class_numbers(given, self.num_classes)
         sample_weight = tf.ones_like(labels) if sample_weight is None else tf.reshape(sample_weight, [-1])
-        return tf.cast(images, dtype), labels, tf.cast(sample_weight, dtype)
+        return tf.cast(images, dtype), given, labels, tf.cast(sample_weight, dtype)
 
     def _attacked(self) -> Classifier:
         """Return the network that the training attack sees, with the weights as they are."""
@@ -334,7 +333,7 @@ class AdversarialTrainer(CheckedModel, FittedModel):
     def _logs(self, own: list[keras.metrics.Metric], labels, logits, sample_weight) -> dict:
         """Collect the loss, those of the trainer's own metrics that this step fed, and the compiled ones."""
         logs = {metric.name: mean_of(metric) for metric in (self.loss_metric, *own)}
-        logs |= self.update_compiled_metrics(labels, logits, sample_weight)
+        logs |= self.update_metrics(labels, logits, sample_weight)
         if spans_workers(self.distribute_strategy):
             # Keras 3.15 takes their mean over the first axis, which a scalar does not have.
             return {name: tf.reshape(value, [1]) for name, value in logs.items()}

@@ -1,7 +1,8 @@
 """Image files to pixels, in TensorFlow operations: training and the exported signature `encoded` read them alike.
 
 JPEG, PNG, WebP, GIF (its first frame) and BMP are told apart by their content. A photograph is turned upright as its
-EXIF orientation says (EXIF 2.3, tag 274), which cameras write instead of turning the pixels.
+EXIF orientation says (EXIF 2.3, tag 274), which cameras write instead of turning the pixels, or its XMP where EXIF has
+none: as Pillow's `exif_transpose` reads them, but for what a PNG file holds compressed.
 """
 
 from collections.abc import Callable
@@ -10,14 +11,21 @@ import tensorflow as tf
 
 ORIENTATION_TAG = 274
 UPRIGHT = 1
+# Types of numbers in TIFF by their bytes: a byte with sign, shorts and longs without and with.
+NUMBERS = {1: (6,), 2: (3, 8), 4: (4, 9)}
 # Bytes that a marker, a chunk or a TIFF field begins with.
-EXIF_HEADER = b"Exif\0\0"
-PNG_EXIF, WEBP_EXIF = b"eXIf", b"EXIF"
-# A file without one of these has no EXIF.
-EXIF_MARKS = (EXIF_HEADER, PNG_EXIF, WEBP_EXIF)
+EXIF_HEADER, JPEG_XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+PNG_EXIF, PNG_XMP = b"eXIf", b"iTXtXML:com.adobe.xmp\0"
+WEBP_EXIF, WEBP_XMP = b"EXIF", b"XMP "
+XMP_ORIENTATION = b"tiff:Orientation"
+XMP_SIZE = 2**17  # with what lies before it
+# A file without one of these has no orientation.
+ORIENTATION_MARKS = (EXIF_HEADER, PNG_EXIF, WEBP_EXIF, XMP_ORIENTATION)
 JPEG, PNG, RIFF, WEBP, BMP = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"WEBP", b"BM"
 START_OF_SCAN, APP1 = 0xDA, 0xE1
-# EXIF stands near the front; a file made of millions of empty parts must not keep a server busy.
+# Markers without a length: TEM, the restarts, and the start and the end of an image.
+STANDALONE = (0x01, *range(0xD0, 0xDA))
+# Both stand near the front; a file made of millions of empty parts must not keep a server busy.
 MAXIMUM_PARTS = 4096
 BMP_BITS_AT, BMP_COLOUR_BITS = 28, 24
 
@@ -70,7 +78,7 @@ def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 
 def exif_orientation(content: tf.Tensor) -> tf.Tensor:
-    """Read the EXIF orientation of a JPEG, PNG or WebP file.
+    """Read the orientation of a JPEG, PNG or WebP file: of EXIF, or of XMP where EXIF has none.
 
     Args:
         content: uint8 (bytes,), the file.
@@ -81,45 +89,58 @@ def exif_orientation(content: tf.Tensor) -> tf.Tensor:
     # Read at positions beyond the end too, as a 0: padded once, not at each look, which would copy the whole file.
     content = tf.pad(content, [[0, 1]])
     is_webp = tf.logical_and(_begins(content, 0, RIFF), _begins(content, 8, WEBP))
-    header = tf.case(
+    exif, xmp = tf.case(
         [
             (_begins(content, 0, JPEG), lambda: _walk(content, 2, _jpeg_segment)),
             (_begins(content, 0, PNG), lambda: _walk(content, len(PNG), _png_chunk)),
             (is_webp, lambda: _walk(content, 12, _webp_chunk)),
         ],
-        default=lambda: tf.constant(-1),
+        default=lambda: (tf.constant(-1), tf.constant(-1)),
     )
-    return tf.cond(header >= 0, lambda: _orientation_in(content, header), lambda: tf.constant(UPRIGHT))
+    found = tf.cond(exif >= 0, lambda: _orientation_in_exif(content, exif), lambda: tf.constant(0))
+    after = tf.where(xmp < 0, exif, xmp)  # XMP comes soon after EXIF
+    found = tf.cond((found == 0) & (after >= 0), lambda: _orientation_in_xmp(content, after), lambda: found)
+    return tf.where(found == 0, UPRIGHT, found)
 
 
-def _walk(content: tf.Tensor, start: int, read: Callable) -> tf.Tensor:
-    """Go from part to part of a file until one holds EXIF; return where its TIFF header lies, or -1."""
+def _walk(content: tf.Tensor, start: int, read: Callable) -> tuple[tf.Tensor, tf.Tensor]:
+    """Go from part to part of a file until one holds EXIF; return where it lies, and an XMP before it, or -1."""
 
-    def step(at: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return read(content, at)
+    def step(at: tf.Tensor, exif: tf.Tensor, xmp: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        following, exif, xmp_here = read(content, at)
+        return following, exif, tf.where(xmp < 0, xmp_here, xmp)
 
-    def goes_on(at: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
-        return tf.logical_and(found < 0, tf.logical_and(at >= 0, at + 8 < tf.size(content) - 1))
+    def goes_on(at: tf.Tensor, exif: tf.Tensor, xmp: tf.Tensor) -> tf.Tensor:
+        return tf.logical_and(exif < 0, tf.logical_and(at >= 0, at + 8 < tf.size(content) - 1))
 
-    return tf.while_loop(goes_on, step, (tf.constant(start), tf.constant(-1)), maximum_iterations=MAXIMUM_PARTS)[1]
+    none = tf.constant(-1)
+    _, exif, xmp = tf.while_loop(goes_on, step, (tf.constant(start), none, none), maximum_iterations=MAXIMUM_PARTS)
+    return exif, xmp
 
 
-def _jpeg_segment(content: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _jpeg_segment(content: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, ...]:
     marker = _big(content, at, 2)
-    is_exif = tf.logical_and(marker == 0xFF00 + APP1, _begins(content, at + 4, EXIF_HEADER))
-    ends = tf.logical_or(marker < 0xFF00, marker == 0xFF00 + START_OF_SCAN)
-    following = tf.where(ends, -1, at + 2 + _big(content, at + 2, 2))
-    return following, tf.where(is_exif, at + 4 + len(EXIF_HEADER), -1)
+    is_application = marker == 0xFF00 + APP1
+    is_exif = tf.logical_and(is_application, _begins(content, at + 4, EXIF_HEADER))
+    is_xmp = tf.logical_and(is_application, _begins(content, at + 4, JPEG_XMP))
+    # Bytes that fill up, or belong to nothing, come before a marker.
+    is_filling = (marker < 0xFF00) | (marker == 0xFFFF) | (marker == 0xFF00)
+    is_standalone = tf.reduce_any(marker - 0xFF00 == tf.constant(STANDALONE))
+    length = tf.where(is_filling, 1, tf.where(is_standalone, 2, 2 + _big(content, at + 2, 2)))
+    following = tf.where(marker == 0xFF00 + START_OF_SCAN, -1, at + length)
+    return following, tf.where(is_exif, at + 4, -1), tf.where(is_xmp, at + 4, -1)
 
 
-def _png_chunk(content: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    return _after(at, _big(content, at, 4), 12), tf.where(_begins(content, at + 4, PNG_EXIF), at + 8, -1)
+def _png_chunk(content: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    is_exif, is_xmp = (_begins(content, at + 4, mark) for mark in (PNG_EXIF, PNG_XMP))
+    following = _after(at, _big(content, at, 4), 12)
+    return following, tf.where(is_exif, at + 8, -1), tf.where(is_xmp, at + 8, -1)
 
 
-def _webp_chunk(content: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _webp_chunk(content: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, ...]:
     size = _little(content, at + 4, 4)
-    prefix = tf.where(_begins(content, at + 8, EXIF_HEADER), len(EXIF_HEADER), 0)
-    return _after(at, size + size % 2, 8), tf.where(_begins(content, at, WEBP_EXIF), at + 8 + prefix, -1)
+    is_exif, is_xmp = (_begins(content, at, mark) for mark in (WEBP_EXIF, WEBP_XMP))
+    return _after(at, size + size % 2, 8), tf.where(is_exif, at + 8, -1), tf.where(is_xmp, at + 8, -1)
 
 
 def _after(at: tf.Tensor, size: tf.Tensor, frame: int) -> tf.Tensor:
@@ -127,8 +148,10 @@ def _after(at: tf.Tensor, size: tf.Tensor, frame: int) -> tf.Tensor:
     return tf.where(size < 0, -1, at + frame + size)
 
 
-def _orientation_in(content: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
+def _orientation_in_exif(content: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
     """Look the orientation up in the first directory of a TIFF header: entries of 12 bytes, a tag and its value."""
+    for _ in range(2):  # some write the name of EXIF twice
+        header += tf.where(_begins(content, header, EXIF_HEADER), len(EXIF_HEADER), 0)
     is_little = _begins(content, header, b"II")
 
     def number(at: tf.Tensor, size: int) -> tf.Tensor:
@@ -136,8 +159,25 @@ def _orientation_in(content: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
 
     directory = header + number(header + 4, 4)
     entries = directory + 2 + 12 * tf.range(number(directory, 2))
-    values = tf.boolean_mask(number(entries + 8, 2), number(entries, 2) == ORIENTATION_TAG)
-    return tf.cond(tf.size(values) > 0, lambda: values[0], lambda: tf.constant(UPRIGHT))
+    kinds, counts, values = number(entries + 2, 2), number(entries + 4, 4), tf.zeros_like(entries)
+    for size, types in NUMBERS.items():  # more than fit into 4 bytes lie elsewhere
+        is_here = tf.reduce_any(kinds[:, None] == tf.constant(types), -1) & (counts > 0) & (counts * size <= 4)
+        values = tf.where(is_here, number(entries + 8, size), values)
+    values = tf.boolean_mask(values, number(entries, 2) == ORIENTATION_TAG)
+    return tf.cond(tf.size(values) > 0, lambda: values[-1], lambda: tf.constant(0))
+
+
+def _orientation_in_xmp(content: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    """Find `tiff:Orientation="6"`, or `<tiff:Orientation>6<`, in what follows."""
+    part = tf.pad(content[start : start + XMP_SIZE], [[0, 1]])
+    places = tf.cast(tf.where((part[:-1] == XMP_ORIENTATION[0]) & (part[1:] == XMP_ORIENTATION[1]))[:, 0], tf.int32)
+    is_name = tf.reduce_all(_bytes(part, places, len(XMP_ORIENTATION)) == tf.constant(list(XMP_ORIENTATION)), -1)
+    ends = tf.boolean_mask(places, is_name) + len(XMP_ORIENTATION)
+    is_attribute = tf.reduce_all(_bytes(part, ends, 2) == tf.constant(list(b'="')), -1)
+    is_element = _bytes(part, ends, 1)[:, 0] == ord(">")
+    digits = _bytes(part, tf.where(is_attribute, ends + 2, ends + 1), 1)[:, 0] - ord("0")
+    digits = tf.boolean_mask(digits, (is_attribute | is_element) & (digits >= 0) & (digits <= 9))
+    return tf.cond(tf.size(digits) > 0, lambda: digits[0], lambda: tf.constant(0))
 
 
 def _begins(content: tf.Tensor, at: tf.Tensor | int, text: bytes) -> tf.Tensor:

@@ -1,7 +1,6 @@
 """Images from a folder of one's own: one sub-folder of image files per class."""
 
 import os
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def load_folder(path: str, config: DataConfig) -> Source:
         test=splits.get("test"),
         class_names=layout.class_names,
         left_out=layout.left_out,
-        notes=tuple(_alike(layout.class_names)),
+        notes=layout.notes,
         reader=Reader(config, root),
     )
 
@@ -56,16 +55,3 @@ def load_folder(path: str, config: DataConfig) -> Source:
 def _unread(files: Sequence[ImageFile]) -> Split:
     labels = np.array([file.label for file in files], np.int32)
     return Split(UnreadImages(files), labels, tuple(file.name for file in files))
-
-
-def _alike(class_names: Sequence[str]) -> list[str]:
-    """Return a sentence for classes whose names a person may take for one."""
-    forms: dict[str, list[str]] = {}
-    for name in class_names:
-        forms.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
-    return [
-        f"the classes {' and '.join(names)} are different ones, though their names differ in capitals, spaces or "
-        "encoding only"
-        for names in forms.values()
-        if len(names) > 1
-    ]

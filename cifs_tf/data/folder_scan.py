@@ -7,14 +7,9 @@ import re
 import unicodedata
 from pathlib import Path
 
+from cifs_tf.data.layout_names import EVALUATION, SPLITS, check_class_names, odd_class_names
 from cifs_tf.errors import UserError
 
-# Names of folders, in lower case, for each split.
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val"),
-    "test": ("test", "testing"),
-}
 # Folders that systems put beside one's own, in lower case: thumbnails, recycle bins, what a ZIP of macOS holds.
 SYSTEM_FOLDERS = frozenset(
     (
@@ -74,11 +69,13 @@ class Layout:
         class_names: in alphabetical order, that of the labels; in Unicode's form NFC, as the names of files.
         splits: files by split: `train`, and `validation` and `test` where there are folders for them.
         left_out: files that are no images, or lie where no class is.
+        notes: what is odd about the classes.
     """
 
     class_names: tuple[str, ...]
     splits: dict[str, tuple[ImageFile, ...]]
     left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
 
 
 def find_layout(root: Path, dataset: str) -> Layout:
@@ -100,7 +97,7 @@ def find_layout(root: Path, dataset: str) -> Layout:
     if "train" not in found:
         _check_no_splits(root, found, dataset)
         class_names, files, left_out = _read_split(root, root, dataset)
-        return _checked(Layout(class_names, {"train": files}, tuple(left_out)), dataset)
+        return _checked(Layout(class_names, {"train": files}, tuple(left_out), _notes(root)), dataset)
     if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
     others = [child for child in sorted(root.iterdir()) if child not in found.values()]
@@ -116,7 +113,7 @@ def find_layout(root: Path, dataset: str) -> Layout:
             counts = f"{found['train'].name} has {len(names)} classes and {folder.name} has {len(split_names)}"
             advice = f"{counts}, they differ in {different}; give both the same sub-folders"
             raise UserError("--dataset", dataset, advice)
-    return _checked(Layout(names, splits, tuple(left_out)), dataset)
+    return _checked(Layout(names, splits, tuple(left_out), _notes(found["train"])), dataset)
 
 
 def is_image_by_content(file: Path) -> bool:
@@ -136,6 +133,14 @@ def _split_folders(root: Path, dataset: str) -> dict[str, Path]:
             raise UserError("--dataset", dataset, f"{both} both stand for the {split} split; leave one")
         if folders:
             found[split] = folders[0]
+    for child in _folders(root):
+        if child.name.lower() in EVALUATION and _folders(child):
+            split = "validation" if "test" in found else "test"
+            if split in found:
+                raise UserError(
+                    "--dataset", dataset, f"{found[split].name} and {child.name} both stand for it; leave one"
+                )
+            found[split] = child
     return found
 
 
@@ -145,7 +150,7 @@ def _check_no_splits(root: Path, found: dict[str, Path], dataset: str) -> None:
     if found:
         names = " and ".join(folder.name for folder in found.values())
         raise UserError("--dataset", dataset, f"it has {names}, and no train beside; {advice}")
-    below = {folder.name: {child.name for child in _folders(folder)} for folder in sorted(_folders(root))}
+    below = _below(root)
     for name, classes in below.items():
         same = [other for other in below if classes and other != name and below[other] == classes]
         if same and SPLITS["train"][0] in name.lower():
@@ -161,6 +166,15 @@ def _check_no_splits(root: Path, found: dict[str, Path], dataset: str) -> None:
     others = [name for name in words if words[name] & {*SPLITS["validation"], *SPLITS["test"]}]
     if training and others:
         raise UserError("--dataset", dataset, f"{' and '.join(training + others)} look like splits; {advice}")
+
+
+def _below(root: Path) -> dict[str, set[str]]:
+    """Return the names of the sub-folders of each folder."""
+    return {folder.name: {child.name for child in _folders(folder)} for folder in sorted(_folders(root))}
+
+
+def _notes(root: Path) -> tuple[str, ...]:
+    return tuple(odd_class_names(_below(root)))
 
 
 def _checked(layout: Layout, dataset: str) -> Layout:
@@ -186,6 +200,7 @@ def _read_split(folder: Path, root: Path, dataset: str) -> tuple[tuple[str, ...]
         raise UserError("--dataset", dataset, f"the link {dead} leads nowhere; mend or remove it")
     left_out = [LeftOut(str(child.relative_to(root)), "it lies in no class folder") for child in beside]
     _check_apart(classes, dataset)
+    check_class_names(_below(folder), dataset)
     for label, class_folder in enumerate(classes):
         images, others = _read_class(class_folder, label, root)
         if not images:

@@ -19,7 +19,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from cifs_tf.config import DataConfig
-from cifs_tf.data.decoding import EXIF_MARKS, JPEG, PNG, decode_image
+from cifs_tf.data.decoding import JPEG, ORIENTATION_MARKS, PNG, decode_image
 from cifs_tf.data.folder_scan import ImageFile, LeftOut, is_image_by_content
 from cifs_tf.data.home import cache_folder, lives_in_memory
 from cifs_tf.data.progress import decoding_progress
@@ -226,8 +226,8 @@ def _changed(status: os.stat_result) -> int:
 
 
 def _decoded(content: bytes) -> np.ndarray:
-    """Decode a file and turn it upright; without a mark of EXIF in it there is none to look for, which takes long."""
-    if content.startswith((JPEG, PNG)) and not any(mark in content for mark in EXIF_MARKS):
+    """Decode a file and turn it upright; without a mark in it there is no orientation to look for, which takes long."""
+    if content.startswith((JPEG, PNG)) and not any(mark in content for mark in ORIENTATION_MARKS):
         return tf.io.decode_image(content, channels=CHANNELS, expand_animations=False).numpy()
     return _upright()(content).numpy()
 
@@ -287,7 +287,7 @@ def _unfilled(content: bytes) -> str | None:
 
 def _oddity(image: Image.Image) -> str | None:
     """Say what is lost of an image when it is decoded to 8 bits of red, green and blue."""
-    if getattr(image, "n_frames", 1) > 1:
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # of a camera: its previews follow it
         return "animated: the first frame is used"
     if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
         return "transparent: the colours below the transparency are used"

@@ -16,9 +16,10 @@ from cifs_tf.files import write_atomically, write_json
 from cifs_tf.framework_internals import run_graph, update_loss_metric
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.losses import head_weights
-from cifs_tf.models.checked_model import CheckedModel, check_takes_logits, name_of, watch_batch
+from cifs_tf.models.checked_model import CheckedModel, check_takes_logits, name_of
 from cifs_tf.models.folding import convolve_and_normalise, find_pairs
 from cifs_tf.models.graph import check_backbone, check_cut, check_precision, checked_cuts, output_shape
+from cifs_tf.models.metric_labels import class_numbers
 from cifs_tf.models.saved_model import write_onnx, write_saved_model
 from cifs_tf.models.saving import with_precision
 from cifs_tf.models.summary import cuts_table
@@ -67,6 +68,7 @@ class Classifier(CheckedModel):
     """
 
     beta: float = 2.0
+    takes_soft_labels = True
 
     def __init__(self, backbone: keras.Model, cuts: Mapping[str, keras.layers.Layer] | None = None, **kwargs):
         super().__init__(**kwargs)
@@ -273,7 +275,7 @@ class Classifier(CheckedModel):
         """
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
-            heads = self(images, labels=_class_numbers(labels, self.num_classes), training=True)
+            heads = self(images, labels=class_numbers(labels, self.num_classes), training=True)
             loss = self.compute_loss(images, labels, heads, sample_weight)
             scaled_loss = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
@@ -291,8 +293,7 @@ class Classifier(CheckedModel):
         """
         check_takes_logits(self.loss)
         if x is not None:
-            has_rows = len(y.shape) == ONE_HOT_NDIM and y.shape[1] != 1  # they may be soft
-            watch_batch(x, self.image_shape, None if has_rows else y, self.num_classes, sample_weight)
+            self.watch((x, y, sample_weight), "train_step")
         weights = tf.constant(head_weights(self.beta, self.num_probes) * (1 + self.num_probes), y_pred.dtype)
         if sample_weight is None:
             sample_weight = tf.ones(tf.shape(y_pred)[:1], y_pred.dtype)
@@ -386,10 +387,3 @@ class Classifier(CheckedModel):
         backbone = deserialize(config.pop("backbone"), custom_objects)
         cuts = {name: deserialize(cut, custom_objects) for name, cut in config.pop("cuts").items()}
         return cls(backbone, cuts, **config)
-
-
-def _class_numbers(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
-    """Bring labels, numbers or one-hot rows, to int32 (batch,)."""
-    if labels.shape.rank == 2 and labels.shape[-1] == num_classes:
-        return tf.argmax(labels, axis=-1, output_type=tf.int32)
-    return tf.cast(tf.reshape(labels, [-1]), tf.int32)

@@ -100,10 +100,12 @@ def defend(
         raise UserError("num_classes", num_classes, advice)
     backbone = keras.Model(image, output, name=model.name)
     _check_answers(backbone)
-    if preprocessing is None or isinstance(preprocessing, str):
-        check_range(backbone, preprocessing)
+    if is_checked := preprocessing is None or isinstance(preprocessing, str):
+        check_range(backbone, "preprocessing", preprocessing)
     _warn_of_onednn(backbone)
-    return Classifier(backbone, cuts, name=name or f"{model.name}_defended")
+    classifier = Classifier(backbone, cuts, name=name or f"{model.name}_defended")
+    classifier.takes_any_pixels = not is_checked
+    return classifier
 
 
 @keras.saving.register_keras_serializable(package="cifs_tf")

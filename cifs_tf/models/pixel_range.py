@@ -8,18 +8,21 @@ from cifs_tf.framework_internals import calls, operation_of
 
 _STATISTICS = (keras.layers.Normalization, keras.layers.BatchNormalization)
 _DIVIDES_PIXELS = 0.1  # what is made for pixels of 0 to 255 makes less than this of a step from 0 to 1
+_ANY_SIZE = 64  # where the network leaves it open
 _FAR = 5.0  # so many of these steps away from 0, all images look alike
 
 
-def check_range(backbone: keras.Model, preprocessing: str | None) -> None:
+def check_range(backbone: keras.Model, argument: str, received: str | None, way: str = "give {}") -> None:
     """Refuse a network that begins by bringing other pixels than those of [0, 1] to order.
 
     What it does to pixels before its first weights is carried out on images of -1, 0 and 1: layers without weights, in
     inference, plain operations and functions, and normalisations by known statistics.
 
     Args:
-        backbone: functional Keras model of images of a known size, behind the preprocessing.
-        preprocessing: what was asked for, for the error.
+        backbone: functional Keras model, behind the preprocessing.
+        argument: name of the argument, for the error.
+        received: what was given, for the error.
+        way: to bring pixels to another range, or to leave them as they are, for the error. Default "give {}".
 
     Raises:
         UserError: that names the operation and the range that it is made for.
@@ -27,7 +30,7 @@ def check_range(backbone: keras.Model, preprocessing: str | None) -> None:
     made, taken = _before_weights(backbone)
     if not taken:
         return
-    shape = backbone.inputs[0].shape[1:]
+    shape = [size or _ANY_SIZE for size in backbone.inputs[0].shape[1:]]
     images = np.stack([np.full(shape, value, np.float32) for value in (-1, 0, 1)])
     outputs = keras.tree.flatten(keras.Model(backbone.inputs[0], made)(images, training=False))
     wanted = {
@@ -38,10 +41,10 @@ def check_range(backbone: keras.Model, preprocessing: str | None) -> None:
         pixels, name = found
         first = next(operation_of(tensor).name for tensor in made if wanted[id(tensor)] == found)
         advice = (
-            f"the model begins with {first}, which is made for pixels of {pixels}, and images here are in [0, 1]: give "
-            f"'{name}', or [] if that is what you want"
+            f"the model begins with {first}, which is made for pixels of {pixels}, and images here are in [0, 1]: "
+            f"{way.format(repr(name))}, or [] if that is what you want"
         )
-        raise UserError("preprocessing", preprocessing, advice)
+        raise UserError(argument, received, advice)
 
 
 def _wanted(minus: np.ndarray, zero: np.ndarray, one: np.ndarray) -> tuple[str, str] | None:

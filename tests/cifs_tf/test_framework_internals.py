@@ -1,6 +1,7 @@
 """What each private name of Keras and TensorFlow must do."""
 
 import ast
+import contextlib
 import re
 from pathlib import Path
 
@@ -95,7 +96,9 @@ def test_hooks_of_fit():
         def train_step(self, data):
             inputs, labels = data
             seen.append("step")
-            logs = self.update_compiled_metrics(labels, self(inputs), tf.ones_like(labels))
+            logs = internals.update_compiled_metrics(
+                self, labels, self(inputs), tf.ones_like(labels), lambda metric: seen.append(metric.name) or labels
+            )
             self.loss_metric.update_state(2.0)
             return {"loss": self.loss_metric.result(), **logs}
 
@@ -115,9 +118,27 @@ def test_hooks_of_fit():
     model = Fitted()
     model.compile(loss="mse", metrics=["accuracy"])
     history = model.fit(np.zeros((4, 3)), np.zeros(4), batch_size=2, verbose=0).history
-    assert seen[:2] == ["prepared", "step"]
+    assert seen[:3] == ["prepared", "step", "accuracy"]
     assert history.keys() == {"loss", "accuracy", "epoch"}
     assert history["loss"] == [2.0]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_what_looks_at_a_batch_is_outside_of_xla(jit_compile):
+    seen = []
+
+    class Watched(internals.WatchedModel):
+        def watch(self, data, step):
+            seen.append((step, len(data), tf.executing_eagerly()))
+
+    model = Watched()
+    model.compile(loss="mse", jit_compile=jit_compile)
+    model.make_train_function()
+    model.make_predict_function()
+    for function in (model.train_function, model.predict_function):
+        with contextlib.suppress(NotImplementedError, ValueError):  # its own steps cannot run
+            function([(tf.zeros((1, 2)), tf.zeros(1))])
+    assert [step for step, *_ in seen] == (["train_step", "predict_step"] if jit_compile else [])
 
 
 def test_collectives_of_strategies_are_apart():

@@ -38,15 +38,31 @@ def read_labels(path: str | Path | None) -> list[str] | None:
     return content
 
 
+def check_labels(labels: Sequence[str] | None, num_classes: int) -> None:
+    """Refuse names that are more or fewer than the model's classes: they are those of another.
+
+    Raises:
+        UserError: if so.
+    """
+    if labels is not None and len(labels) != num_classes:
+        advice = f"the model has {num_classes} classes; give its own labels.json, which lies beside each version"
+        raise UserError("labels", f"{len(labels)} names", advice)
+
+
 def class_name(index: int, labels: Sequence[str] | None) -> str:
-    """Return the name of a class, or its number if it has none."""
-    return labels[index] if labels and index < len(labels) else f"class {index}"
+    """Return the name of a class, or its number if there are no names."""
+    return labels[index] if labels else f"class {index}"
 
 
 def prediction_table(
     files: Sequence[str], probabilities: np.ndarray, top: int = 3, labels: Sequence[str] | None = None
 ) -> Table:
-    """Lay out the likeliest classes of each image, `top` rows an image."""
+    """Lay out the likeliest classes of each image, `top` rows an image.
+
+    Raises:
+        UserError: if the names are not those of the classes.
+    """
+    check_labels(labels, probabilities.shape[1])
     table = Table("image", "class", box=box.SIMPLE_HEAD)
     table.add_column("probability", justify="right")
     for file, row in zip(files, probabilities, strict=True):
@@ -61,6 +77,7 @@ def explanation(
     files: Sequence[str], outputs: Outputs, channels: int = 8, labels: Sequence[str] | None = None
 ) -> Iterator[RenderableType]:
     """Lay out, for each image, the predictions of all heads and the most important channels of each layer."""
+    check_labels(labels, outputs["heads"].shape[2])
     layers = layers_of(outputs)
     for index, file in enumerate(files):
         verdicts = [class_name(int(head.argmax()), labels) for head in outputs["heads"][index]]
@@ -84,8 +101,9 @@ def draw(
     """Draw each image beside bars of the most important channels of each layer, into one picture.
 
     Raises:
-        UserError: if the file cannot be written.
+        UserError: if the file cannot be written, or the names are not those of the classes.
     """
+    check_labels(labels, outputs["probabilities"].shape[1])
     # Only a picture needs matplotlib.
     from cifs_tf.figures import BLUE, make_figure, save_figure
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
-from cifs_tf.data.decoding import decode_image, exif_orientation
+from cifs_tf.data.decoding import NUMBERS, ORIENTATION_MARKS, decode_image, exif_orientation
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 10, 3), np.uint8)
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}}
@@ -59,10 +60,87 @@ def test_an_orientation_that_is_none_is_ignored(orientation):
     np.testing.assert_array_equal(decode_image(tf.constant(encoded), 3), PIXELS)
 
 
-def test_damaged_exif_ends_the_search_and_nothing_else():
+def tiff(kind, value, endian, count=1):
+    """EXIF of one entry, the orientation, of some TIFF type."""
+
+    def number(value, size):
+        return value.to_bytes(size, endian)
+
+    entry = number(274, 2) + number(kind, 2) + number(count, 4) + value.ljust(4, b"\0")
+    return (b"II" if endian == "little" else b"MM") + number(42, 2) + number(8, 4) + number(1, 2) + entry + bytes(4)
+
+
+XMP_6 = b'<x:xmpmeta><rdf:Description tiff:Make="tiff:Orientation" tiff:Orientation="6"/></x:xmpmeta>'
+XMP_8 = b"<x:xmpmeta><tiff:Orientation>8</tiff:Orientation></x:xmpmeta>"
+
+
+def jpeg(**options):
+    return encode(Image.fromarray(PIXELS), "JPEG", **options)
+
+
+def with_exif(kind, size, endian, count=1):
+    return jpeg(exif=b"Exif\0\0" + tiff(kind, (6).to_bytes(size, endian), endian, count))
+
+
+def filled(before):
+    encoded = jpeg(exif=exif(6))
+    at = encoded.index(b"\xff\xe1")
+    return encoded[:at] + before + encoded[at:]
+
+
+ODD_WRITINGS = {
+    **{
+        f"type {kind}, {endian}": with_exif(kind, size, endian)
+        for size, kinds in NUMBERS.items()
+        for kind in kinds
+        for endian in ("little", "big")
+    },
+    "bytes": with_exif(1, 1, "big"),
+    "of no known type": with_exif(99, 2, "little"),
+    "of two values": with_exif(8, 2, "little", count=2),
+    "twice the name": jpeg(exif=b"Exif\0\0Exif\0\0" + tiff(3, b"\6\0", "little")),
+    "fill bytes": filled(b"\xff\xff\xff"),
+    "junk": filled(b"\0\1\2"),
+    "escaped bytes": filled(b"\xff\0\xff\0"),
+    "a restart marker": filled(b"\xff\xd0"),
+    "XMP in JPEG": jpeg(xmp=XMP_6),
+    "XMP element in JPEG": jpeg(xmp=XMP_8),
+    "XMP beside EXIF": jpeg(xmp=XMP_8, exif=exif(6)),
+    "XMP beside EXIF without": jpeg(xmp=XMP_8, exif=b"Exif\0\0" + tiff(99, b"\6\0", "little")),
+    "XMP in WebP": encode(Image.fromarray(PIXELS), "WEBP", lossless=True, xmp=XMP_6),
+    "XMP at the end": jpeg(xmp=b"tiff:Orientation"),
+    "XMP without a number": jpeg(xmp=b'tiff:Orientation="x"'),
+}
+_INFO = PngInfo()
+_INFO.add_itxt("XML:com.adobe.xmp", XMP_6.decode())
+ODD_WRITINGS["XMP in PNG"] = encode(Image.fromarray(PIXELS), "PNG", pnginfo=_INFO)
+
+
+@pytest.fixture(scope="module")
+def read():
+    return tf.function(exif_orientation, input_signature=[tf.TensorSpec([None], tf.uint8)])
+
+
+@pytest.mark.filterwarnings("ignore:Metadata Warning")
+@pytest.mark.parametrize("name", ODD_WRITINGS)
+def test_orientation_is_read_as_pillow_reads_it(name, read):
+    encoded = ODD_WRITINGS[name]
+    with Image.open(io.BytesIO(encoded)) as image:
+        expected = image.getexif().get(274, 1)
+    expected = expected if isinstance(expected, int) else 1
+    assert int(read(np.frombuffer(encoded, np.uint8))) == expected
+    assert expected == 1 or any(mark in encoded for mark in ORIENTATION_MARKS)
+
+
+@pytest.mark.filterwarnings("ignore:Metadata Warning")
+def test_most_odd_writings_turn():
+    turned = [name for name, encoded in ODD_WRITINGS.items() if Image.open(io.BytesIO(encoded)).getexif().get(274) == 6]
+    assert len(turned) >= 16
+
+
+def test_damaged_exif_ends_the_search_and_nothing_else(read):
     """Each byte of the EXIF part in turn set to 0 and 255, and files cut short: no error, whatever is read."""
     encoded = encode(Image.fromarray(PIXELS), "JPEG", exif=exif(6))
-    read = tf.function(exif_orientation, input_signature=[tf.TensorSpec([None], tf.uint8)])
     for position in range(2, min(len(encoded), 160)):
         for value in (0, 255):
             content = np.frombuffer(encoded, np.uint8).copy()

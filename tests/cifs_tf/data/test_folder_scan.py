@@ -133,6 +133,14 @@ def test_two_folders_for_one_split_are_refused(tmp_path):
         ),
         (("a/train", "a/test", "b/train", "b/test"), "class a has the sub-folders test and train"),
         (("train/Cat", "train/dog", "test/cat", "test/dog"), "they differ in Cat, cat"),
+        (("dev/a", "dev/b", "eval/a", "eval/b"), "it has dev and eval, and no train beside"),
+        (("train/a", "train/b", "dev/a", "dev/b", "val/a", "val/b"), "val and dev both stand|dev and val both stand"),
+        (("train/a", "train/b", "val/a", "val/b", "test/a", "test/b", "eval/a"), "val and eval both stand"),
+        (("train", "test"), "test and train are splits without folders for classes"),
+        (("fold1/a", "fold1/b", "fold2/a", "fold2/b"), "fold1 and fold2 are parts with the same sub-folders"),
+        (("images/a", "images/b", "masks/a", "masks/b"), "images and masks are pictures and what belongs to them"),
+        (("train/images", "train/labels", "val/images", "val/labels"), "images and labels are pictures"),
+        (("JPEGImages", "Annotations", "SegmentationClass"), "are pictures and what belongs to them"),
     ],
 )
 def test_folders_that_look_like_splits_are_no_classes(tmp_path, layout, words):
@@ -145,6 +153,44 @@ def test_sub_folders_of_classes_may_be_the_same(tmp_path):
     dataset = load(make(tmp_path, {f"{name}/{side}/{{}}.png": 5 for name in ("ant", "bee") for side in ("l", "r")}))
     assert dataset.class_names == ("ant", "bee")
     assert total(dataset) == 20
+    assert dataset.notes == (
+        "all classes have the same sub-folders (l, r); if those are the classes, put them at the top",
+    )
+
+
+@pytest.mark.parametrize(
+    ("splits", "held_out"),
+    [
+        (("train", "dev", "eval"), {"validation": "dev", "test": "eval"}),
+        (("train", "eval", "test"), {"validation": "eval", "test": "test"}),
+        (("train", "dev"), {"test": "dev"}),
+        (("training", "evaluation"), {"test": "evaluation"}),
+    ],
+)
+def test_dev_and_eval_are_splits(tmp_path, splits, held_out):
+    sizes = dict(zip(splits, (9, 5, 4), strict=False))
+    make(tmp_path, {f"{split}/{name}/{{}}.png": size for split, size in sizes.items() for name in "ab"})
+    found = counts(load(tmp_path))
+    for split, folder in held_out.items():
+        assert found[split] == 2 * [sizes[folder]]
+    assert total(load(tmp_path)) == 2 * sum(sizes.values())
+
+
+@pytest.mark.parametrize(
+    ("layout", "noted"),
+    [
+        (("figure", "image", "label", "table"), []),
+        (("valid", "invalid"), []),
+        (("train", "bus", "car"), []),
+        (("fold/a", "fold/b", "plain"), []),
+        (("cat", "dog", "test"), ["test"]),
+        (("fold1", "fold2"), ["fold1", "fold2"]),
+    ],
+)
+def test_classes_whose_names_are_those_of_parts_are_said(tmp_path, layout, noted):
+    dataset = load(make(tmp_path, {f"{folder}/{{}}.png": 8 for folder in layout}))
+    assert [note.split()[2] for note in dataset.notes] == noted
+    assert all("taken for a class; if it is none" in note for note in dataset.notes)
 
 
 @pytest.mark.parametrize(("first", "second"), [("Cat", "cat"), ("caf\u00e9", "cafe\u0301")])

@@ -27,7 +27,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.export import export
 from cifs_tf.serving.client.client import Client
 from cifs_tf.serving.client.images import find_images, to_array, to_bytes
-from cifs_tf.serving.client.view import most_important, prediction_table, read_labels
+from cifs_tf.serving.client.view import draw, explanation, most_important, prediction_table, read_labels
 
 ROOT = Path(__file__).parents[3]
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
@@ -206,8 +206,20 @@ def test_labels_are_a_list_or_an_object(tmp_path):
         read_labels(tmp_path / "missing.json")
 
 
+@pytest.mark.parametrize("names", [["ant", "bee"], ["ant", "bee", "cat", "dog"]])
+def test_labels_of_another_model_are_refused(names, tmp_path):
+    outputs = {"probabilities": np.eye(3), "heads": np.zeros((3, 1, 3))}
+    for show in (
+        lambda: prediction_table(["a"] * 3, outputs["probabilities"], labels=names),
+        lambda: list(explanation(["a"] * 3, outputs, labels=names)),
+        lambda: draw(tmp_path / "a.png", ["a"] * 3, np.zeros((3, 2, 2, 1)), outputs, labels=names),
+    ):
+        with pytest.raises(UserError, match=f"labels: received {len(names)} names; the model has 3 classes"):
+            show()
+
+
 def test_the_likeliest_classes_come_first():
-    table = prediction_table(["a[1].png"], np.array([[0.2, 0.7, 0.1]]), top=2, labels=["ant", "bee"])
+    table = prediction_table(["a[1].png"], np.array([[0.2, 0.7, 0.1]]), top=2, labels=["ant", "bee", "cat"])
     assert [str(cell) for cell in table.columns[0].cells] == ["a[1].png", ""]
     assert [str(cell) for cell in table.columns[1].cells] == ["bee", "ant"]
     assert list(table.columns[2].cells) == ["70.00 %", "20.00 %"]
