@@ -11,7 +11,7 @@ ALIGNMENT = 16
 
 
 class ReusedArrays:
-    """Float32 arrays that are taken again when nobody has them: fresh memory of the system takes longer to come."""
+    """Float32 arrays that are taken again when nobody has them, for as many elements as they had or fewer."""
 
     def __init__(self) -> None:
         self._owners: list[np.ndarray] = []
@@ -24,9 +24,11 @@ class ReusedArrays:
         with self._taking:
             owners, free = self._owners, sys.getrefcount(self._never_viewed[0])
             # Views hold their owner; of one without any, as many know as of that which never was viewed.
-            fitting = (i for i in range(len(owners)) if len(owners[i]) == size + ALIGNMENT)
-            index = next((i for i in fitting if sys.getrefcount(owners[i]) == free), None)
+            unused = [i for i in range(len(owners)) if sys.getrefcount(owners[i]) == free]
+            index = next((i for i in unused if len(owners[i]) >= size + ALIGNMENT), None)
             if index is None:
+                for i in reversed(unused):  # smaller than what is wanted now
+                    del owners[i]
                 index = len(owners)
                 owners.append(np.empty(size + ALIGNMENT, np.float32))
             owner = owners[index]

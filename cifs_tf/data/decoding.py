@@ -2,15 +2,21 @@
 
 JPEG, PNG, WebP, GIF (its first frame) and BMP are told apart by their content. A photograph is turned upright as its
 EXIF orientation says (EXIF 2.3, tag 274), which cameras write instead of turning the pixels, or its XMP where EXIF has
-none: as Pillow's `exif_transpose` reads them, but for what a PNG file holds compressed.
+none: as Pillow's `exif_transpose` reads them, but for what a PNG file holds compressed. A JPEG file that is to be
+resized to much less is decoded to a half, a fourth or an eighth of its size.
 """
 
+import functools
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
-ORIENTATION_TAG = 274
+from cifs_tf.sizes import ORIENTATION_TAG, TRANSPOSED, Resize, halvings
+
 UPRIGHT = 1
+# What the orientations are made of, besides.
+MIRRORED, FLIPPED = (2, 3, 6, 7), (3, 4, 7, 8)
 # Types of numbers in TIFF by their bytes: a byte with sign, shorts and longs without and with.
 NUMBERS = {1: (6,), 2: (3, 8), 4: (4, 9)}
 # Bytes that a marker, a chunk or a TIFF field begins with.
@@ -30,12 +36,17 @@ MAXIMUM_PARTS = 4096
 BMP_BITS_AT, BMP_COLOUR_BITS = 28, 24
 
 
-def decode_image(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+def decode_image(
+    encoded: tf.Tensor, channels: int, size: tuple[int, int] | None = None, mode: Resize = "stretch"
+) -> tf.Tensor:
     """Decode an image file and turn it upright.
 
     Args:
         encoded: string scalar, the content of a JPEG, PNG, WebP, GIF or BMP file.
         channels: 1 or 3; a grey image becomes RGB, transparency is dropped.
+        size: height and width to which the caller resizes the image; a JPEG file is decoded smaller where this leaves
+            it twice as large, see `halvings`. Default None: it keeps its size.
+        mode: how the caller resizes it.
 
     Returns:
         uint8 (height, width, channels).
@@ -52,10 +63,48 @@ def decode_image(encoded: tf.Tensor, channels: int) -> tf.Tensor:
     content = tf.io.decode_raw(encoded, tf.uint8)
     start = tf.pad(content[: BMP_BITS_AT + 2], [[0, 1]])
     has_palette = tf.logical_and(_begins(start, 0, BMP), _little(start, BMP_BITS_AT, 2) < BMP_COLOUR_BITS)
+    orientation = exif_orientation(content)
     with tf.control_dependencies([tf.debugging.assert_equal(has_palette, False, "a BMP file with a palette")]):
-        image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
+        decoders = [functools.partial(decode_pixels, encoded, channels, times) for times in (*range(4), None)]
+        is_jpeg = _begins(start, 0, JPEG)
+        no_jpeg = tf.constant(len(decoders) - 1)
+        times = tf.cond(is_jpeg, lambda: _jpeg_halvings(encoded, orientation, size, mode), lambda: no_jpeg)
+        image = tf.switch_case(times, decoders)
+    return turn_upright(image, orientation)
+
+
+def decode_pixels(encoded: tf.Tensor, channels: int, times: int | None) -> tf.Tensor:
+    """Decode an image file as its pixels lie.
+
+    Args:
+        encoded: string scalar, the content of the file.
+        channels: 1 or 3.
+        times: how often a JPEG file is halved; None for a file that is none.
+
+    Returns:
+        uint8 (height, width, channels).
+    """
+    if times is not None:  # the accurate transform gives the bits of Pillow; the fast one is off by up to 4 levels
+        method = "INTEGER_ACCURATE"
+        return tf.io.decode_jpeg(encoded, channels=channels, ratio=2**times, dct_method=method)
+    image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
     image.set_shape((None, None, channels))  # unknown to the decoder, which might find an animation
-    return turn_upright(image, exif_orientation(content))
+    return image
+
+
+def _jpeg_halvings(encoded: tf.Tensor, orientation: tf.Tensor, size: tuple[int, int] | None, mode: Resize) -> tf.Tensor:
+    if size is None:
+        return tf.constant(0)
+    shape = tf.io.extract_jpeg_shape(encoded)
+    height, width = tf.unstack(tf.where(_is_in(orientation, TRANSPOSED), shape[1::-1], shape[:2]))
+    return halvings(height, width, size, mode)
+
+
+def turn_array_upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Do as `turn_upright`, with an array, of which a view is returned."""
+    image = image.transpose(1, 0, 2) if orientation in TRANSPOSED else image
+    image = image[:, ::-1] if orientation in MIRRORED else image
+    return image[::-1] if orientation in FLIPPED else image
 
 
 def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -68,13 +117,13 @@ def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     Returns:
         like the image, with height and width exchanged for 5 to 8.
     """
-    # Bit by bit: what the eight orientations are made of.
-    transposed = tf.logical_and(orientation >= 5, orientation <= 8)
-    image = tf.cond(transposed, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
-    mirrored = tf.reduce_any(orientation == tf.constant([2, 3, 6, 7]))
-    flipped = tf.reduce_any(orientation == tf.constant([3, 4, 7, 8]))
-    image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
-    return tf.cond(flipped, lambda: tf.reverse(image, [0]), lambda: image)
+    image = tf.cond(_is_in(orientation, TRANSPOSED), lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+    image = tf.cond(_is_in(orientation, MIRRORED), lambda: tf.reverse(image, [1]), lambda: image)
+    return tf.cond(_is_in(orientation, FLIPPED), lambda: tf.reverse(image, [0]), lambda: image)
+
+
+def _is_in(orientation: tf.Tensor, chosen: tuple[int, ...]) -> tf.Tensor:
+    return tf.reduce_any(orientation == tf.constant(chosen))
 
 
 def exif_orientation(content: tf.Tensor) -> tf.Tensor:

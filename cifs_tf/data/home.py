@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from cifs_tf import sizes
 from cifs_tf.config import DataConfig
 from cifs_tf.data import decoding, resizing
 from cifs_tf.data.memory import check_memory, fits_memory
@@ -35,7 +36,7 @@ def cache_folder(config: DataConfig, name: str, parts: Sequence[str]) -> Path:
     """
     base = Path(os.path.expanduser(config.cache_dir or default_cache_dir()))
     size = None if config.image_size is None else (config.image_size, config.image_size)
-    code = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (decoding, resizing))
+    code = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (decoding, resizing, sizes))
     how = (str(size), mode_of(config) if size else "", tf.__version__, hashlib.sha256(code.encode()).hexdigest())
     return base / f"{name}-{join_names((*parts, *how))}"
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from cifs_tf.config import DataConfig
-from cifs_tf.data.decoding import JPEG, ORIENTATION_MARKS, PNG, decode_image
+from cifs_tf.data.decoding import ORIENTATION_MARKS, PNG, UPRIGHT, decode_image, decode_pixels, turn_array_upright
 from cifs_tf.data.folder_scan import ImageFile, LeftOut, is_image_by_content
 from cifs_tf.data.home import cache_folder, lives_in_memory
 from cifs_tf.data.progress import decoding_progress
@@ -27,6 +27,7 @@ from cifs_tf.data.resizing import mode_of, resize_array
 from cifs_tf.data.stored import Records, StoredImages, check_disk, digest_of
 from cifs_tf.errors import UserError
 from cifs_tf.hardware import usable_cores
+from cifs_tf.sizes import ORIENTATION_TAG, Resize, draft
 
 CHANNELS = 3
 READ_AS_ARE = "JPEG, PNG, WebP, GIF and BMP are"
@@ -202,8 +203,9 @@ class Reader:
         """Decode a file and bring it to the size; called in threads."""
         try:
             status = file.path.stat()
-            content, oddity = _look_at(file.path.read_bytes())
-            pixels = _decoded(content)
+            content, oddity, pixels = _look_at(file.path.read_bytes(), self.size, self.mode)
+            if pixels is None:
+                pixels = _decoded(content, self.size, self.mode)
             if self.size is not None:
                 pixels = resize_array(pixels, self.size, self.mode)
             if oddity is None and pixels.max() == 1:
@@ -225,18 +227,19 @@ def _changed(status: os.stat_result) -> int:
     return max(status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _decoded(content: bytes) -> np.ndarray:
-    """Decode a file and turn it upright; without a mark in it there is no orientation to look for, which takes long."""
-    if content.startswith((JPEG, PNG)) and not any(mark in content for mark in ORIENTATION_MARKS):
-        return tf.io.decode_image(content, channels=CHANNELS, expand_animations=False).numpy()
-    return _upright()(content).numpy()
+def _decoded(content: bytes, size: tuple[int, int] | None, mode: Resize) -> np.ndarray:
+    """Decode a file and turn it upright; in a PNG file without a mark of EXIF there is none to look for."""
+    if content.startswith(PNG) and not any(mark in content for mark in ORIENTATION_MARKS):
+        return decode_pixels(content, CHANNELS, None).numpy()
+    return _upright(size, mode)(content).numpy()
 
 
 @functools.cache
-def _upright() -> Callable[[bytes], tf.Tensor]:
+def _upright(size: tuple[int, int] | None, mode: Resize) -> Callable[[bytes], tf.Tensor]:
     """Return `decode_image`, compiled: thread by thread it would be interpreted operation by operation."""
     signature = [tf.TensorSpec([], tf.string)]
-    return tf.function(lambda content: decode_image(content, CHANNELS), input_signature=signature, autograph=False)
+    decode = functools.partial(decode_image, channels=CHANNELS, size=size, mode=mode)
+    return tf.function(decode, input_signature=signature, autograph=False)
 
 
 def _in_order(
@@ -257,20 +260,33 @@ def _in_order(
             future.cancel()
 
 
-def _look_at(content: bytes) -> tuple[bytes, str | None]:
-    """Return a file as TensorFlow reads it rightly, and what a person should know of it."""
+def _look_at(content: bytes, size: tuple[int, int] | None, mode: Resize) -> tuple[bytes, str | None, np.ndarray | None]:
+    """Return a file as TensorFlow reads it rightly, what a person should know of it, and the pixels of a JPEG file.
+
+    Pillow has opened it anyway, and decodes it to the bits of `decode_image`; what it refuses is for TensorFlow.
+    """
     oddity = None
     try:
         with Image.open(io.BytesIO(content)) as image:
             oddity = _unfilled(content) or _oddity(image)
             is_moving_webp = image.format == "WEBP" and getattr(image, "n_frames", 1) > 1
             if is_moving_webp or image.format == "BMP":  # of which TensorFlow reads 24 bits rightly, and few others
-                return _as_png(image), oddity
+                return _as_png(image), oddity, None
+            is_plain_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
+            return content, oddity, _jpeg_pixels(image, size, mode) if is_plain_jpeg else None
     except Image.DecompressionBombError as error:  # TensorFlow would try, and end the process for want of memory
         raise OSError(errno.EFBIG, TOO_MANY_PIXELS) from error
     except Exception:  # Pillow raises many kinds; whether the file can be read is for TensorFlow to say
-        return content, oddity
-    return content, oddity
+        return content, oddity, None
+
+
+def _jpeg_pixels(image: Image.Image, size: tuple[int, int] | None, mode: Resize) -> np.ndarray:
+    """Decode a JPEG file and turn it upright."""
+    orientation = image.getexif().get(ORIENTATION_TAG, UPRIGHT)
+    if size is not None:
+        draft(image, orientation, size, mode)
+    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return np.ascontiguousarray(turn_array_upright(pixels, orientation))
 
 
 def _unfilled(content: bytes) -> str | None:

@@ -35,6 +35,8 @@ HASH_BYTES = 8
 LOCK_SECONDS = 1.0
 # Records that are written to the disk together.
 FLUSHED_TOGETHER = 128
+# Of all batches of a process: those of training and of validation are made in turn.
+ARRAYS = ReusedArrays()
 
 
 class Entry(NamedTuple):
@@ -285,7 +287,6 @@ class StoredImages:
 
     def __init__(self, records: Records, numbers: np.ndarray):
         self.records, self.numbers = records, numbers
-        self._arrays = ReusedArrays()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -314,7 +315,7 @@ class StoredImages:
         """
 
         def read(indices: np.ndarray) -> np.ndarray:
-            floats, pixels = self._arrays.take((len(indices), *self.shape[1:])), np.empty(self.shape[1:], np.uint8)
+            floats, pixels = ARRAYS.take((len(indices), *self.shape[1:])), np.empty(self.shape[1:], np.uint8)
             for image, record in zip(floats, self.numbers[indices].tolist(), strict=True):
                 self.records.read(record, pixels)
                 np.copyto(image, pixels)

@@ -98,9 +98,11 @@ def decode_images(
     """
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
-        image = decode_image(encoded, image_shape[2])
         if resize:
-            image = resizing.resize(image, image_shape[:2], "stretch" if resize is True else resize)
+            size, mode = image_shape[:2], "stretch" if resize is True else resize
+            image = resizing.resize(decode_image(encoded, image_shape[2], size, mode), size, mode)
+        else:
+            image = decode_image(encoded, image_shape[2])
         return tf.ensure_shape(to_float(image), image_shape)
 
     return tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec(image_shape, tf.float32))

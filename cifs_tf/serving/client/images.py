@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cifs_tf.errors import UserError
-from cifs_tf.sizes import Resize, largest_part, scaled_into
+from cifs_tf.sizes import ORIENTATION_TAG, Resize, draft, largest_part, scaled_into
 
 Picture = str | Path | bytes | np.ndarray
 Shape = tuple[int, int, int]
@@ -58,7 +58,7 @@ def to_bytes(image: Picture, resize_to: Shape | None = None, resize: Resize | bo
         picture = _from_array(image)
         return _png(picture if resize_to is None else _resize(picture, resize_to, resize))
     content = _content(image)
-    picture = _open(content, image_name(image))
+    picture = _open(content, image_name(image), resize_to, resize)
     return content if resize_to is None or _fits(picture, resize_to) else _png(_resize(picture, resize_to, resize))
 
 
@@ -71,7 +71,7 @@ def to_array(image: Picture, shape: Shape, resize: Resize | bool = False) -> np.
         resize: how an image of another size is resized, as for `to_bytes`. Default False: it is refused.
 
     Returns:
-        float32 in [0, 1]; of a JPEG file it may differ by 1/255 here and there from what the server would decode.
+        float32 in [0, 1]; one that was resized may differ by 1/255 here and there from what the server makes of it.
 
     Raises:
         UserError: if it is no image, or its size is not that of the network.
@@ -82,7 +82,7 @@ def to_array(image: Picture, shape: Shape, resize: Resize | bool = False) -> np.
         return image.astype(np.float32)
     if shape[2] not in _MODES:
         raise UserError("images", image_name(image), f"the network takes {shape[2]} channels, give float arrays")
-    picture = _picture(image)
+    picture = _picture(image, shape, resize)
     if not _fits(picture, shape):
         if not resize:
             raise wrong_size(image_name(image), picture.size, shape)
@@ -112,8 +112,10 @@ def image_name(image: Picture) -> str:
     return f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
 
 
-def _picture(image: Picture) -> Image.Image:
-    return _from_array(image) if isinstance(image, np.ndarray) else _open(_content(image), image_name(image))
+def _picture(image: Picture, shape: Shape | None = None, resize: Resize | bool = False) -> Image.Image:
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    return _open(_content(image), image_name(image), shape, resize)
 
 
 def _content(image: str | Path | bytes) -> bytes:
@@ -125,9 +127,13 @@ def _content(image: str | Path | bytes) -> bytes:
         raise UserError("images", image, f"give a readable PNG or JPEG file ({error.strerror})") from error
 
 
-def _open(content: bytes, name: str) -> Image.Image:
+def _open(content: bytes, name: str, shape: Shape | None, resize: Resize | bool) -> Image.Image:
+    """Open an image file, upright; a JPEG file that is to be resized is decoded smaller, see `halvings`."""
     try:
         opened = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        if shape is not None and resize:
+            mode = "stretch" if resize is True else resize
+            draft(opened, opened.getexif().get(ORIENTATION_TAG), shape[:2], mode)
         return ImageOps.exif_transpose(opened)  # which loads it
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError("images", name, "it cannot be read as an image, give PNG or JPEG files") from error

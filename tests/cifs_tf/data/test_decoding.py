@@ -39,19 +39,17 @@ def test_an_image_is_turned_as_pillow_turns_it(kind, orientation, endian):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_jpeg_is_turned(orientation):
-    """Its pixels as TensorFlow decodes them, turned by Pillow."""
+    """The pixels are those of Pillow, and so of the client, to the bit."""
     encoded = encode(Image.fromarray(PIXELS), "JPEG", exif=exif(orientation))
     assert exif_orientation(tf.io.decode_raw(encoded, tf.uint8)) == orientation
-    decoded = Image.fromarray(tf.io.decode_jpeg(encoded).numpy())
-    decoded.getexif()[274] = orientation
-    np.testing.assert_array_equal(decode_image(tf.constant(encoded), 3), ImageOps.exif_transpose(decoded))
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
+    np.testing.assert_array_equal(decode_image(tf.constant(encoded), 3), expected)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 def test_a_file_without_exif_is_left_alone(kind):
     encoded = encode(Image.fromarray(PIXELS), kind)
-    expected = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    np.testing.assert_array_equal(decode_image(tf.constant(encoded), 3), expected)
+    np.testing.assert_array_equal(decode_image(tf.constant(encoded), 3), Image.open(io.BytesIO(encoded)).convert("RGB"))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])

@@ -372,7 +372,7 @@ def test_bits_that_16_bit_images_do_not_fill_are_said(colour, channels, top, bit
     """Of grey and colour, without and with an opaque transparency, which fills all 16."""
     pixels = np.random.default_rng(0).integers(0, top, (8, 8, channels)).astype(">u2")
     pixels[0, 0], pixels[..., channels - 1] = top - 1, 2**16 - 1 if colour in (4, 6) else pixels[..., channels - 1]
-    _, oddity = _look_at(png(16, colour, b"".join(b"\0" + row.tobytes() for row in pixels)))
+    _, oddity, _ = _look_at(png(16, colour, b"".join(b"\0" + row.tobytes() for row in pixels)), None, "crop")
     assert (oddity is None) if bits is None else bits in oddity
 
 

@@ -8,10 +8,12 @@ import tensorflow as tf
 from PIL import Image
 
 from cifs_tf.config import DataConfig
+from cifs_tf.data.folder_scan import ImageFile
+from cifs_tf.data.reading import Reader
 from cifs_tf.data.resizing import mode_of, resize, resize_array, served_mode
 from cifs_tf.models.signature_functions import decode_images
 from cifs_tf.serving.client.images import to_array
-from cifs_tf.sizes import largest_part, scaled_into
+from cifs_tf.sizes import halvings, largest_part, scaled_into
 
 RNG = np.random.default_rng(0)
 # Smooth, and noise on it; odd, even, tall, wide, smaller than the result.
@@ -96,3 +98,35 @@ def test_auto_crops_photographs_only_and_models_resize_as_their_run_did():
     whole = DataConfig(dataset="digits")
     assert [served_mode(folder, asked) for asked in (None, True, False, "pad")] == ["crop", "crop", None, "pad"]
     assert [served_mode(whole, asked) for asked in (None, True, False, "pad")] == [None, "stretch", None, "pad"]
+
+
+def jpeg(image, orientation=None, **options):
+    buffer, exif = io.BytesIO(), Image.Exif()
+    if orientation is not None:
+        exif[274] = orientation
+    Image.fromarray(image).save(buffer, "JPEG", quality=90, exif=exif, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("mode", "orientation"), [("crop", None), ("stretch", 6), ("pad", 5), ("crop", 8)])
+def test_a_large_jpeg_is_decoded_smaller_alike_by_folder_export_and_client(mode, orientation, tmp_path):
+    """At 1/1 to 1/8: the reader of folders to the bit of the export, the client to one level."""
+    for number, side in enumerate((50, 70, 140, 270)):
+        file = tmp_path / f"{number}.jpg"
+        file.write_bytes(jpeg(photograph(side, side + 31), orientation, progressive=number == 2))
+        exported = decode_images(tf.constant([file.read_bytes()]), (16, 16, 3), mode)[0].numpy() * 255
+        read = Reader(DataConfig(image_size=16, resize=mode), tmp_path)._decode(ImageFile(file, 0, file.name))
+        np.testing.assert_array_equal(read.image, np.round(exported))
+        sent = to_array(file.read_bytes(), (16, 16, 3), mode) * 255
+        assert np.abs(sent - exported).max() < 1.01
+
+
+def test_what_is_decoded_smaller_looks_as_if_it_was_not():
+    """Stripes too fine for the result: decoded at half its size and antialiased, against antialiased alone."""
+    rows = np.arange(400)[:, None, None]
+    image = np.broadcast_to(120 + 60 * (rows // 3 % 2) + rows // 8, (400, 300, 3)).astype(np.uint8)
+    assert [halvings(400, 300, (side, side), "crop") for side in (100, 75, 64, 32, 16)] == [0, 1, 1, 2, 3]
+    for mode in ("crop", "stretch", "pad"):
+        shrunk = decode_images(tf.constant([jpeg(image)]), (64, 64, 3), mode)[0].numpy() * 255
+        whole = resize(tf.io.decode_jpeg(jpeg(image)), (64, 64), mode).numpy()
+        assert np.abs(shrunk - whole).mean() < 2
