@@ -13,12 +13,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from cifs_tf.attacks import PGD, HeadsFn, RayS, Square
+from cifs_tf.attacks import HeadsFn
 from cifs_tf.attacks.objective import fooled
 from cifs_tf.attacks.random import fold_in, uniform
 from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.outputs import HALF_TYPES
-from cifs_tf.evaluation.tasks import SAME, Crafted, Gradients, Task, differs
+from cifs_tf.evaluation.referees import referees
+from cifs_tf.evaluation.tasks import SAME, Gradients, Task, differs
 from cifs_tf.losses import margin
 
 SECTION = "sanity"
@@ -38,7 +39,6 @@ BISECTIONS = 18
 # Shares from which on an image counts: of a change that the gradient does not explain, of the lead that is lost in a
 # jump (masks jump too, where what they select changes), of what a step can gain that is left at the end.
 UNEXPLAINED, JUMP, NOT_STATIONARY = 0.5, 1.25, 0.5
-GRID = 255
 
 
 def entrance_tasks(mask_gradients: tuple[str, ...], *, with_gradients: bool) -> list[Task]:
@@ -66,19 +66,11 @@ def sanity_tasks(
     first = mask_gradients[0]
     tasks = entrance_tasks(mask_gradients, with_gradients=with_gradients)
     tasks += [Faithful(epsilon=epsilon, mask_gradient=first), Boundary(mask_gradient=first)]
-    tasks += [Trajectory(epsilon=epsilon, mask_gradient=first)]
-
-    def referee(family: str, attack: Any, **fields: Any) -> Task:
-        return Referee(name=f"{family}, referee", family=family, attack=attack, mask_gradient=first, **fields)
-
-    if with_square:
-        tasks += [referee("square", Square(epsilon=epsilon, num_queries=500))]
-    on_grid = PGD(epsilon=_floor_to_grid(epsilon), step_size=max(1, round(epsilon * GRID / 4)) / GRID, num_steps=20)
-    tasks += [referee("rays", RayS(epsilon=epsilon))]
-    if on_grid.epsilon:
-        attack = dataclasses.replace(on_grid, loss="cw_margin", keep="fooling")
-        tasks += [referee("grid", attack, is_on_grid=True)]
-    return tasks
+    return [
+        *tasks,
+        Trajectory(epsilon=epsilon, mask_gradient=first),
+        *referees(epsilon, first, with_square=with_square),
+    ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -343,47 +335,6 @@ class Trajectory(Task):
     @property
     def cost(self) -> float:
         return 2 * STEPS + 2.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Referee(Crafted):
-    """An attack of another kind, on what all attacks of the suite left standing: it should break nothing more.
-
-    Args:
-        is_on_grid: whether the network sees, and answers for, 8-bit pixels only.
-    """
-
-    section: str = SECTION
-    pool: str = "referees"
-    on: str = "unbroken"
-    sample: int | None = SOME
-    is_on_grid: bool = False
-
-    uses_one_trace = True
-
-    def compile_key(self) -> Any:
-        return ("referee", self.attack, self.mask_gradient, self.is_on_grid)
-
-    def craft_fn(self, model: AttackedModel) -> Callable[..., tf.Tensor]:
-        craft = super().craft_fn(_on_grid(model) if self.is_on_grid else model)
-        return (lambda *arguments: _round_to_grid(craft(*arguments))) if self.is_on_grid else craft
-
-
-def _on_grid(model: AttackedModel) -> AttackedModel:
-    """Let a model see 8-bit pixels, whose rounding the gradient ignores."""
-
-    def heads_fn(own: HeadsFn) -> HeadsFn:
-        return lambda x: own(x + tf.stop_gradient(_round_to_grid(x) - x))
-
-    return dataclasses.replace(model, heads_fns={mask: heads_fn(own) for mask, own in model.heads_fns.items()})
-
-
-def _round_to_grid(x: tf.Tensor) -> tf.Tensor:
-    return tf.round(x * GRID) / GRID
-
-
-def _floor_to_grid(epsilon: float) -> float:
-    return int(epsilon * GRID + 1e-4) / GRID
 
 
 def _lead(heads_fn: HeadsFn, x: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -11,7 +11,8 @@ from cifs_tf.evaluation.chance import Expected, Voted, answers_by_chance, rand_t
 from cifs_tf.evaluation.grids import autoattack_task, grid_tasks
 from cifs_tf.evaluation.named_attacks import PAPER_ATTACKS, make_attacks
 from cifs_tf.evaluation.radii import farthest_radius
-from cifs_tf.evaluation.sanity import Referee, entrance_tasks, sanity_tasks
+from cifs_tf.evaluation.referees import Referee
+from cifs_tf.evaluation.sanity import entrance_tasks, sanity_tasks
 from cifs_tf.evaluation.tasks import Crafted, Flips, Gradients, Natural, Nearest, Stability, Task
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.losses import PAPER_ATTACK_BETAS, attack_betas_for
