@@ -122,7 +122,7 @@ def test_command(installed):
 @pytest.mark.slow
 def test_run_serve_and_predict(installed):
     """Two steps of training, and one request to what they exported."""
-    code, out, err = installed.run("cifs-tf", "run", *TWO_STEPS, *ONE_ATTACK, "--workdir=out")
+    code, out, err = installed.run("cifs-tf", "run", *TWO_STEPS, *ONE_ATTACK, "--workdir=out", "--twin=null")
     assert code == 0, err
     result = json.loads((installed.folder / "out/result.json").read_text())
     assert result["revision"] is None

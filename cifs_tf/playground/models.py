@@ -1,11 +1,14 @@
 """The folders of networks that the page shows.
 
-    python -m cifs_tf.playground.models          those of the presets, in docs/playground/models
+    python -m cifs_tf.playground.models [NAME ...] [--data_dir DIR]
+
+writes those of the presets, or of these, into docs/playground/models; DIR holds their datasets.
 
 NAME/heads_and_gradient.onnx and NAME/labels.json are those of any exported version; NAME/playground.json adds `name`,
 `epsilon`, test images (`pixels`: base64 of uint8, `labels`) and what was measured.
 """
 
+import argparse
 import base64
 import json
 from collections.abc import Sequence
@@ -62,11 +65,20 @@ def write_model(
     (folder / "playground.json").write_text(json.dumps(about, ensure_ascii=False, indent=0) + "\n")
 
 
-def write_presets(folder: Path) -> None:
-    """Write the folder of every preset into a folder."""
-    for name in preset_names():
+def write_presets(folder: Path, names: Sequence[str] = (), data_dir: str | None = None) -> None:
+    """Write the folders of presets into a folder.
+
+    Args:
+        folder: made, with its parents.
+        names: of the presets. Default all.
+        data_dir: where prepared datasets are. Default that of TFDS.
+
+    Raises:
+        UserError: for an unknown name, or a dataset that is not there.
+    """
+    for name in names or preset_names():
         card = preset_card(name)
-        dataset = load_dataset(DataConfig(dataset=card["data"]["dataset"]))
+        dataset = load_dataset(DataConfig(dataset=card["data"]["dataset"], data_dir=data_dir))
         title = card["recipe"]["defense"]
         measured = {**card["measured"], "dataset": card["data"]["dataset"]}
         write_model(folder / name, from_preset(name), dataset, title, card["data"]["epsilon"], measured)
@@ -105,4 +117,8 @@ def networks_of(run: str) -> Sequence[TrainedNetwork]:
 
 
 if __name__ == "__main__":
-    write_presets(Path("docs/playground/models"))
+    parser = argparse.ArgumentParser(description="Write the networks that the page shows.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of presets; default all")
+    parser.add_argument("--data_dir", help="where prepared datasets are")
+    options = parser.parse_args()
+    write_presets(Path("docs/playground/models"), options.names, options.data_dir)

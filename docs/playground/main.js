@@ -377,6 +377,10 @@ addEventListener("hashchange", () => { if (networks.length && location.hash.incl
 addEventListener("resize", () => show());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => show());
 
+for (const link of $("datasets").querySelectorAll("a")) {
+  if (String(new URL(link.href).searchParams.getAll("model")) === String(asked)) link.setAttribute("aria-current", "page");
+}
+
 const urls = (asked.length ? asked : ["models/digits_vanilla", "models/digits_cifs"]).map((url) => new URL(url, document.baseURI));
 if (urls.every((url) => url.origin === location.origin)) {
   status("Loading the networks …");

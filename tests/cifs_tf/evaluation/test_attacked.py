@@ -69,7 +69,7 @@ def test_networks_that_cannot_be_fed_are_refused():
         as_attacked(model((8, 8, 1), dtype="uint8"))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_an_exported_model_gives_the_same_verdicts(trained, digits, exported, small_suite):
     """Through every mask gradient, by gradients taken through the loaded SavedModel."""
     live, loaded = as_attacked(trained.classifier), load_attacked(exported)

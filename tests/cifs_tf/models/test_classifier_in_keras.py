@@ -9,6 +9,7 @@ import cifs_tf
 from cifs_tf.adversarial import SGD, AdversarialTrainer, Standard
 from cifs_tf.data import Split
 from cifs_tf.errors import UserError
+from cifs_tf.evaluation import as_attacked, make_suite
 from cifs_tf.losses import contract, cross_entropy, head_weights
 from cifs_tf.models import with_precision
 
@@ -90,7 +91,8 @@ def test_logits_model_is_a_keras_model(make_classifier, data, tmp_path):
 def test_logits_model_is_evaluated(make_classifier):
     images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
     split = Split(images, np.arange(8, dtype=np.int32) % 5)
-    report = cifs_tf.evaluate(make_classifier().logits_model(), split, "apgd", epsilon=0.01)
+    victim = as_attacked(make_classifier().logits_model())
+    report = cifs_tf.evaluate(victim, split, make_suite("apgd", victim, 0.01, audit=False))
     assert report["num_examples"] == 8
 
 

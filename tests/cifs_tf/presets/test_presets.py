@@ -14,11 +14,18 @@ from cifs_tf.config import DataConfig
 from cifs_tf.data import load_dataset, to_float
 from cifs_tf.presets import FOLDER, from_preset, preset_card, preset_names
 from cifs_tf.statistics import wilson_interval
+from tests.running import SHARED
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return load_dataset(DataConfig(dataset="digits"))
+def images_of(card):
+    """The test images that a card's numbers are of."""
+    data, recipe = card["data"], card["recipe"]
+    if data["dataset"] != "digits" and not SHARED.is_dir():
+        pytest.skip(f"needs {data['dataset']}, and {SHARED} is not there")
+    config = DataConfig(
+        dataset=data["dataset"], data_dir=str(SHARED / "data"), test_examples=recipe["test_examples"], val_examples=0
+    )
+    return load_dataset(config).test
 
 
 def test_weights_are_small():
@@ -28,11 +35,12 @@ def test_weights_are_small():
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_natural_accuracy_is_the_cards(name, digits):
+def test_natural_accuracy_is_the_cards(name):
     card, network = preset_card(name), from_preset(name)
-    measured = card["measured"]
-    heads = network.predict(to_float(digits.test.images), batch_size=180, verbose=0)
-    assert np.sum(heads[:, 0].argmax(-1) == digits.test.labels) == measured["natural"]["count"]
+    measured, test = card["measured"], images_of(card)
+    heads = network.predict(to_float(test.images), batch_size=180, verbose=0)
+    assert np.sum(heads[:, 0].argmax(-1) == test.labels) == measured["natural"]["count"]
+    assert len(test) == measured["natural"]["of"]
     assert card["network"]["parameters"] == network.count_params()
     assert measured["natural"]["accuracy"] >= measured["paper"]["accuracy"] > 0.5
     for found in filter(None, (measured["natural"], measured["paper"], measured["strict"])):
@@ -75,16 +83,16 @@ def test_a_damaged_file_is_refused(tmp_path):
         preset_card(tmp_path)
 
 
-def test_the_pages_networks_are_the_presets(digits):
+def test_the_pages_networks_are_the_presets(make_images):
     """The gradient artefacts of the playground answer as the presets do."""
     onnxruntime = pytest.importorskip("onnxruntime")
     from cifs_tf.playground.server import PAGE
 
-    images = to_float(digits.test.images[:8]).numpy()
     for name in preset_names():
         file = PAGE / "models" / name / "heads_and_gradient.onnx"
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         network = from_preset(name)
+        images = make_images((8, *network.image_shape)).numpy()
         num_heads = 1 + network.num_probes
         feeds = {
             "image": images,

@@ -31,7 +31,7 @@ def test_options_and_machine(result):
     assert result["peak_memory_bytes"] > 2**20
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_in_another_precision_float32_is_timed_beside_it(tmp_path):
     file = tmp_path / "step.json"
     benchmark.main(["step", *TINY, "--arch=resnet10", "--precision=mixed_bfloat16", "--json", str(file)])
@@ -109,7 +109,7 @@ def test_table_has_a_row_for_each_task_and_network(result):
     assert len(tables.step_table(result).rows) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_memory_does_not_grow_with_the_attack(tmp_path):
     """If the steps kept their activations, 40 of them would need ten times the memory of 4."""
     ballast = np.ones(2**27)  # 1 GiB: the peak of this process is not to be taken for that of its children

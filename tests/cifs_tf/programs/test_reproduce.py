@@ -109,7 +109,7 @@ def test_again_nothing_is_done_twice_and_tables_are_made_anew(smoke):
     assert json.loads(table.read_text())["rows"] == rows
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_and_started_again_it_ends_in_the_same_table(smoke, tmp_path):
     """Killed in the middle of the first evaluation, as soon as its ledger has begun."""
     workdir, _ = smoke

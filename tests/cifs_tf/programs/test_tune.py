@@ -158,7 +158,7 @@ def test_a_search_ends_with_table_picture_recipe_and_hparams(tmp_path, run):
     assert "search_betas" in refused
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_killed_search_goes_on(tmp_path, start, run):
     """Killed in its second trial, it trains neither the first nor the second from its beginning."""
     argv = [*SMALL, "--max_trials=2", "--epochs=3"]

@@ -237,7 +237,7 @@ def measure(attacked, float_model, split, epsilon=16 / 255, num_queries=20):
     return quantization.measure(attacked, split, tasks)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_same_network_is_worth_the_same(published, card, trained, balanced):
     """model.onnx is the float network: asked through onnxruntime it must be found as robust as it is."""
     float_model = as_attacked(trained.classifier)
