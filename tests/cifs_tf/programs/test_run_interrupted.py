@@ -15,6 +15,10 @@ import pytest
 from tests.running import ROOT, SMALL, run, run_here, start
 
 
+# The quickest to compile.
+PLAIN = ["--defense=vanilla", "--method=standard", "--twin=null"]
+
+
 def files_of(workdir):
     """What a run leaves; the clock names events, and the checkpoints within an epoch."""
     files = (file for file in workdir.rglob("*") if "tfevents" not in file.name and not file.name.startswith("step-"))
@@ -60,9 +64,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 @pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on(tmp_path):
     """Ended in the middle of training, with code 0 and a sentence; it ends as if it had not been."""
-    argv = [*SMALL, "--twin=null", "--epochs=12", "--export=false", "--attacks=[fgsm]"]
+    argv = [*SMALL, *PLAIN, "--epochs=12", "--export=false", "--attacks=[fgsm]"]
     process = start(*argv, "--workdir=run", cwd=tmp_path)
-    checkpoints = tmp_path / "run" / "cifs" / "checkpoints"
+    checkpoints = tmp_path / "run" / "vanilla" / "checkpoints"
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -75,13 +79,13 @@ def test_sigterm_saves_and_the_run_goes_on(tmp_path):
     code, out, err = run(*argv, "--workdir=run", cwd=tmp_path)
     assert code == 0, err
     assert f"continuing after step {int(newest[5:13])}" in out
-    assert len(json.loads((tmp_path / "run" / "cifs" / "history.json").read_text())) == 12
+    assert len(json.loads((tmp_path / "run" / "vanilla" / "history.json").read_text())) == 12
 
 
 @pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path):
     """No file may grow beyond 64 KB, which a checkpoint would."""
-    argv = [*SMALL, "--twin=null", "--epochs=1", "--export=false", "--attacks=[fgsm]", "--workdir=run"]
+    argv = [*SMALL, *PLAIN, "--epochs=1", "--export=false", "--attacks=[fgsm]", "--workdir=run"]
     limited = (
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)); "
         "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
