@@ -14,7 +14,6 @@ import pytest
 
 from tests.running import ROOT, SMALL, run, run_here, start
 
-
 # The quickest to compile.
 PLAIN = ["--defense=vanilla", "--method=standard", "--twin=null"]
 
