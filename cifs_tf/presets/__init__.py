@@ -24,7 +24,7 @@ def preset_names() -> list[str]:
     Example:
         >>> from cifs_tf.presets import preset_names
         >>> preset_names()
-        ['digits_cifs', 'digits_vanilla']
+        ['digits_cifs', 'digits_vanilla', 'fashion_mnist_cifs', 'fashion_mnist_vanilla']
     """
     return sorted(file.parent.name for file in FOLDER.glob("*/card.json"))
 

@@ -78,6 +78,8 @@ export function drawCurves(svg, curves, step, zero) {
   };
   for (const value of new Set([low, high, ...(zero ? [0] : [])])) {
     add("line", { x1: 40, x2: 310, y1: y(value), y2: y(value), stroke: "var(--line)" });
+    // Where another number stands, a line is enough.
+    if (!value && [low, high].some((end) => end && Math.abs(y(end) - y(0)) < 11)) continue;
     add("text", { x: 36, y: y(value) + 4, "text-anchor": "end" }, value && Math.abs(value) < 0.1 ? value.toExponential(0) : value.toFixed(Math.abs(value) < 10 ? 1 : 0));
   }
   add("text", { x: 40, y: 145 }, "0");
