@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from cifs_tf.config import parse_shard
 from cifs_tf.errors import UserError
+from cifs_tf.evaluation.answers import answers_of
 from cifs_tf.evaluation.attacked import AttackedModel, as_attacked
 from cifs_tf.evaluation.card import Card
 from cifs_tf.evaluation.engine import ProgressFn, check_input, header_of, run_tasks
@@ -111,6 +112,8 @@ def evaluate(
         raise UserError("about", f"class_names {names}", f"give a list of {attacked.num_classes}, one for each class")
     header = header_of(attacked, split, tasks, seed=seed, shard=shard, about=about)
     header["about"]["limits"] += [*told, *describe_missing(attacked), *describe_change(about.get("suite"), tasks)]
+    if ledger_file is not None:
+        header["answers"] = answers_of(attacked, split)
     with contextlib.ExitStack() as stack:
         # The ledger first: it keeps other processes out.
         ledger = Ledger(header) if ledger_file is None else stack.enter_context(Ledger.open(ledger_file, header))

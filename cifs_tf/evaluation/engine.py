@@ -27,15 +27,13 @@ from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.records import MAIN, Header
-from cifs_tf.evaluation.tasks import Crafted, Natural, Task, label_ranks
+from cifs_tf.evaluation.tasks import Crafted, Task
 from cifs_tf.files import hash_text
 from cifs_tf.losses import head_weights
 
 ProgressFn = Callable[[str, float, int], None]
 """Called as (task, share of the work done, in [0, 1], survivors of the pool `main` when the task began)."""
 FIRST = "first "
-# Images that a network answers again when its ledger is continued.
-ANSWERED_AGAIN = 64
 KeepFn = Callable[[Crafted, Split, np.ndarray, np.ndarray, HeadsFn], None]
 """Called with the adversarial images that broke some images, see `cifs_tf.evaluation.card.Card.keep`."""
 DECIDES = (
@@ -129,7 +127,6 @@ def run_tasks(
         0.554
     """
     check_input(model, split, tasks, ledger.header["shard"])
-    _check_answers(model, split, tasks, ledger)
     replicas = strategy.num_replicas_in_sync if strategy else 1
     sizes = _batch_sizes(batch_size, replicas)
     runner = _Runner(model, split, seed, strategy)
@@ -157,28 +154,6 @@ def run_tasks(
     on_progress("finished", 1.0, len(ledger.survivors(MAIN)))
     ledger.finish()
     return ledger
-
-
-def _check_answers(model: AttackedModel, split: Split, tasks: Sequence[Task], ledger: Ledger) -> None:
-    """Refuse to go on with a ledger whose network answered otherwise: no hash sees all that a network computes with.
-
-    Some of its images are answered again. Those of networks that answer by chance, or by the batch, are left alone.
-
-    Raises:
-        UserError: if the answers differ.
-    """
-    ids = ledger.ids("natural")
-    unstable = any(ledger.values("consistency", cause).any() for cause in ("varies", "batch"))
-    if not len(ids) or unstable or not any(type(task) is Natural for task in tasks):
-        return
-    places = np.unique(np.linspace(0, len(ids) - 1, num=ANSWERED_AGAIN).astype(int))
-    images, labels = to_float(split.images[ids[places]]), tf.constant(split.labels[ids[places]], tf.int32)
-    ranks = label_ranks(next(iter(model.heads_fns.values()))(images), labels).numpy()[:, 0]
-    # Ties and roundings of another machine may change single ranks.
-    if (differing := int(np.sum(ranks != ledger.values("natural", "ranks")[places, 0]))) > 1:
-        told = f"{differing} of {len(places)} images get another answer than its ledger says"
-        advice = f"{told}: it has changed, or the ledger is of another network; give another file, or remove this one"
-        raise UserError("model", model.name, advice)
 
 
 def check_input(model: AttackedModel, split: Split, tasks: Sequence[Task], shard: str = "1/1") -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cifs_tf.errors import UserError
+from cifs_tf.evaluation.answers import same_answers
 from cifs_tf.evaluation.records import Header
 
 # With this a ledger begins, and a card.
@@ -130,12 +131,37 @@ def check_same(path: Path, found: Header, wanted: Header, other: str = "this eva
     different = [f"{name} {keys[0].get(name)} there, {keys[1].get(name)} in {other}" for name in keys[1]]
     different = [text for text, name in zip(different, keys[1], strict=True) if keys[0].get(name) != keys[1][name]]
     if keys[0].get("config") != keys[1].get("config"):
-        about = found["about"], wanted["about"]
-        different += [
-            f"{name} {about[0].get(name)} there, {about[1].get(name)} in {other}"
-            for name in NAMED
-            if about[0].get(name) != about[1].get(name)
-        ]
+        named = _differing_options(found["about"], wanted["about"], other)
+        if named:  # a hash tells less; what is left is the order of attacks, or a surrogate
+            different = [text for text in different if not text.startswith("config ")] + named
+    if not different and not same_answers(found.get("answers"), wanted.get("answers")):
+        different = ["the network answers otherwise than it did, though its weights are the same"]
     if different:
         advice = f"it belongs to another evaluation ({'; '.join(different)}), give another folder or move it away"
         raise UserError("ledger", path, advice)
+
+
+def _differing_options(found: Mapping[str, Any], wanted: Mapping[str, Any], other: str) -> list[str]:
+    """Name the options in which two evaluations differ, with both values: of the whole, or of their tasks."""
+    different = [
+        f"{name} {found.get(name)} there, {wanted.get(name)} in {other}"
+        for name in NAMED
+        if found.get(name) != wanted.get(name)
+    ]
+    tasks = [{task["name"]: task for task in about.get("tasks", ())} for about in (found, wanted)]
+    for place, mine, theirs in ((" there", *tasks), (f" in {other}", *reversed(tasks))):
+        if only := [name for name in mine if name not in theirs]:
+            different.append(
+                f"{', '.join(only[:NAMED_AT_MOST])}{' and others' * (len(only) > NAMED_AT_MOST)} only{place}"
+            )
+    for name in tasks[0] if not different else ():
+        one, two = (_flat(each[name]) for each in tasks)
+        for key in {**one, **two}:
+            if one.get(key) != two.get(key) and len(different) < NAMED_AT_MOST:
+                different.append(f"{key} of {name} {one.get(key)} there, {two.get(key)} in {other}")
+    return different
+
+
+def _flat(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a task with those of its attack."""
+    return {**task, **(task.get("attack") or {}), "attack": (task.get("attack") or {}).get("kind")}

@@ -84,12 +84,20 @@ class About(TypedDict, total=False):
     tasks: list[dict[str, Any]]  # `TaskRecord`s; in the header of a ledger only
 
 
+class Answers(TypedDict):
+    """Answers of a network by which it is known again, see `cifs_tf.evaluation.answers`; None for what is no number."""
+
+    heads: list[list[float | None]]
+    gradients: list[list[float | None]] | None
+
+
 class Header(TypedDict):
     """First line of a ledger, beside the number of the schema."""
 
     key: Key
     shard: str
     about: About
+    answers: NotRequired[Answers | None]
 
 
 class LedgerLine(TypedDict):

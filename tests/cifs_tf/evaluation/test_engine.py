@@ -11,6 +11,7 @@ from cifs_tf.data import Split
 from cifs_tf.distribute import mirrored_strategy
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import Ledger, as_attacked, evaluate, make_attacks, make_suite
+from cifs_tf.evaluation.answers import answers_of, same_answers
 from cifs_tf.evaluation.engine import _batch_sizes, header_of, run_tasks
 from cifs_tf.evaluation.suites import paper_tasks
 from cifs_tf.evaluation.tasks import Crafted, Natural, inside, label_ranks
@@ -314,14 +315,54 @@ def test_a_network_that_is_never_right_or_never_a_number(split, make_victim):
     assert report["believable"] is False
 
 
-def test_a_ledger_does_not_go_on_with_a_network_that_answers_otherwise(split, make_victim, tmp_path):
-    """What a hash of weights and options does not tell: the code of a plugin, the order of inputs, a constant."""
-    tasks = [Natural(), Crafted(name="a", attack=fgsm(0.01), mask_gradient="detached", family="fgsm", counts=True)]
+def off_the_images(fn):
+    """Another network, which answers to 8-bit images as this one does."""
+
+    def answer(x):
+        is_known = tf.reduce_all(tf.abs(255 * x - tf.round(255 * x)) < 1e-3, axis=[1, 2, 3])
+        return tf.where(is_known[:, None, None], fn(x), 2 * fn(x))
+
+    return answer
+
+
+def otherwise_backwards(fn):
+    @tf.custom_gradient
+    def answer(x):
+        return fn(x), lambda upstream: -tf.gradients(fn(x), x, upstream)[0]
+
+    return tf.function(answer)
+
+
+@pytest.mark.parametrize("change", [lambda fn: lambda x: -fn(x), off_the_images, otherwise_backwards])
+def test_a_ledger_does_not_go_on_with_a_network_that_answers_otherwise(split, make_victim, tmp_path, change):
+    """What a hash of weights and options does not tell: a plugin's code, a constant, a stand-in for the gradient."""
     victim, path = make_victim(), tmp_path / "l.jsonl"
-    report = evaluate(victim, split, tasks, batch_size=5, ledger_file=path)
-    assert evaluate(victim, split, tasks, batch_size=5, ledger_file=path)["worst_case"] == report["worst_case"]
-    turned = {mask: lambda images, fn=fn: -fn(images) for mask, fn in victim.heads_fns.items()}
+    report = evaluate(victim, split, [Natural()], ledger_file=path)
+    assert evaluate(victim, split, [Natural()], ledger_file=path)["natural"] == report["natural"]
+    other = dataclasses.replace(victim, heads_fns={mask: change(fn) for mask, fn in victim.heads_fns.items()})
     before = path.read_bytes()
-    with pytest.raises(UserError, match="get another answer than its ledger says"):
-        evaluate(dataclasses.replace(victim, heads_fns=turned), split, tasks, batch_size=5, ledger_file=path)
+    with pytest.raises(UserError, match="the network answers otherwise than it did"):
+        evaluate(other, split, [Natural()], ledger_file=path)
     assert path.read_bytes() == before
+
+
+def test_what_is_kept_of_answers(split, make_victim):
+    victim = make_victim()
+    found = answers_of(victim, split)
+    assert same_answers(found, answers_of(victim, split))
+    assert np.shape(found["heads"]) == np.shape(found["gradients"]) == (16, 4)
+
+    def with_fn(change, **options):
+        return dataclasses.replace(victim, heads_fns={"full": change(victim.heads_fns["full"])}, **options)
+
+    by_chance = with_fn(lambda fn: lambda x: fn(x) + tf.random.normal(()))
+    assert answers_of(by_chance, split) is None
+    assert same_answers(found, None)
+    assert answers_of(with_fn(lambda fn: fn, has_gradient=False), split)["gradients"] is None
+    assert answers_of(with_fn(lambda fn: lambda x: tf.stop_gradient(fn(x))), split)["gradients"] is None
+    nothing = answers_of(with_fn(lambda fn: lambda x: fn(x) * float("nan")), split)
+    assert nothing["heads"] == [4 * [None]] * 16
+    assert same_answers(nothing, nothing)
+    assert not same_answers(nothing, found)
+    rounded = {**found, "heads": (np.array(found["heads"]) * 1.001).tolist()}
+    assert same_answers(found, rounded)

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.card import Card
 from cifs_tf.evaluation.ledger import Ledger, merge
-from cifs_tf.evaluation.lines import encode
+from cifs_tf.evaluation.lines import check_same, encode
 
 
 def fill(path, header, tasks=("natural", "a"), ids=(0, 1, 2), finish=True):
@@ -284,6 +285,28 @@ def test_what_differs_is_told_in_words(tmp_path, make_header):
     other["about"]["epsilon"] = 0.2
     with pytest.raises(UserError, match=r"epsilon 0\.1 there, 0\.2 in"), Ledger.open(tmp_path / "l.jsonl", other):
         pass
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda tasks: tasks[1]["attack"].update(num_steps=10), "num_steps of pgd 20 there, 10 in this evaluation"),
+        (lambda tasks: tasks[1].update(beta=2.0), "beta of pgd 0.0 there, 2.0 in this evaluation"),
+        (lambda tasks: tasks.pop(), "pgd only there"),
+        (lambda tasks: tasks.append({"name": "cw", "kind": "Crafted"}), "cw only in this evaluation"),
+        (lambda tasks: None, "config a there, b in this evaluation"),
+    ],
+)
+def test_options_of_attacks_that_differ_are_named(change, told):
+    def header(config):
+        attack = {"kind": "PGD", "num_steps": 20, "epsilon": 0.1}
+        tasks = [{"name": "natural"}, {"name": "pgd", "kind": "Crafted", "beta": 0.0, "attack": attack}]
+        return {"key": {"config": config}, "shard": "1/1", "about": {"epsilon": 0.1, "tasks": tasks}}
+
+    found, wanted = header("a"), header("b")
+    change(wanted["about"]["tasks"])
+    with pytest.raises(UserError, match=f"another evaluation \\({told}\\), give"):
+        check_same(Path("l.jsonl"), found, wanted)
 
 
 def test_every_line_is_json_and_numbers_are_plain(tmp_path, make_header):
