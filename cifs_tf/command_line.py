@@ -22,6 +22,7 @@ from cifs_tf import signals
 from cifs_tf.config import GROUPS, ModelConfig, Ratio, RunConfig, as_tuple
 from cifs_tf.errors import UserError
 from cifs_tf.extras import how_to_install
+from cifs_tf.files import check_utf8
 from cifs_tf.signals import EXIT_CLOSED_OUTPUT, EXIT_INTERRUPTED, INTERRUPTED, program_name
 
 EXIT_USER_ERROR = 2
@@ -171,6 +172,8 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     code: Any
     try:
         signals.begin()
+        for argument in sys.argv[1:]:
+            check_utf8("command line", argument, argument)
         code = main(sys.argv[1:])
     except UserError as error:
         # The library names an argument, a person typed an option.

@@ -9,6 +9,7 @@ import platform
 import re
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,30 @@ LOCK_SECONDS = 0.1
 
 # The lock files that this process holds, and which file (device, inode) each was then.
 _held: dict[Path, tuple[int, int]] = {}
+
+
+def check_utf8(argument: str, received: object, name: str) -> None:
+    """Refuse a name that cannot be written as UTF-8, and say whether the name or this process is to blame.
+
+    Args:
+        argument: where it came from, for the error.
+        received: what was given, for the error.
+        name: of a file, or an argument of a command line.
+
+    Raises:
+        UserError: if so.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        advice = f"the name {name!a} is not UTF-8, rename it"
+        with contextlib.suppress(UnicodeError):
+            letters = os.fsencode(name).decode()
+            advice = (
+                f"this process reads names as {sys.getfilesystemencoding()}, and {letters!a} is UTF-8; set "
+                "PYTHONUTF8=1, or LC_ALL=C.UTF-8"
+            )
+        raise UserError(argument, received, advice) from None
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cifs_tf.data.layout_names import EVALUATION, SPLITS, check_class_names, odd_class_names
 from cifs_tf.errors import UserError
+from cifs_tf.files import check_utf8
 
 # Folders that systems put beside one's own, in lower case: thumbnails, recycle bins, what a ZIP of macOS holds.
 SYSTEM_FOLDERS = frozenset(
@@ -181,10 +182,7 @@ def _checked(layout: Layout, dataset: str) -> Layout:
     """Refuse names that no other program could read or write."""
     files = (str(file.path) for split in layout.splits.values() for file in split)
     for name in (*layout.class_names, *files, *(left.file for left in layout.left_out)):
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise UserError("--dataset", dataset, f"the name {name!a} is not UTF-8, rename it") from error
+        check_utf8("--dataset", dataset, name)
         if any(unicodedata.category(letter) == "Cc" for letter in name):
             raise UserError("--dataset", dataset, f"the name {name!a} has a control character, rename it")
     return layout

@@ -100,15 +100,15 @@ def as_attacked(
         ('detached', 'full', 'smoothed')
     """
     name = name or model.name
+    modes = sorted({mode for layer in layers_of(model) if (mode := getattr(layer, "quantization_mode", None))})
+    rounded = f"Layers compute in {', '.join(modes)}: attacks see gradients through their rounding only."
     if isinstance(model, Classifier):
-        return _from_classifier(model, name)
+        found = _from_classifier(model, name)
+        return dataclasses.replace(found, limits=(rounded,), precision=modes[0]) if modes else found
     shape, dtype = _input_of(model, name, image_shape)
     check_input_of(name, shape, dtype)
     answers, told = keras_answers(model, shape[1:])
-    limits = tuple(told)
-    modes = sorted({mode for layer in layers_of(model) if (mode := getattr(layer, "quantization_mode", None))})
-    if modes:
-        limits = (*limits, f"Layers compute in {', '.join(modes)}: attacks see gradients through their rounding only.")
+    limits = (*told, rounded) if modes else tuple(told)
     half = next((layer.compute_dtype for layer in layers_of(model) if layer.compute_dtype in HALF_TYPES), None)
     found = single_head(answers, shape[1:], backward)
     return dataclasses.replace(

@@ -129,6 +129,16 @@ def test_help_in_a_narrow_terminal_that_knows_no_letters(script):
     assert "--" in out
 
 
+def test_names_that_a_process_without_utf8_cannot_read():
+    """The name is right, the process is not; without a word TensorFlow would end with a traceback."""
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    process = start(str(ROOT / "training/run.py"), "--workdir", "caf\u00e9", env=env)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    expected = "this process reads names as ascii, and 'caf\\xe9' is UTF-8; set PYTHONUTF8=1, or LC_ALL=C.UTF-8."
+    assert err.strip().endswith(expected), err
+
+
 PRINTING = "import sys; from cifs_tf.command_line import run_program; run_program(lambda argv: print('x' * 9999))"
 
 

@@ -9,6 +9,7 @@ from cifs_tf.attacks import APGD, FABT, PGD, example_seeds
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import as_attacked, evaluate, load_attacked
 from cifs_tf.export import export
+from cifs_tf.models import Classifier
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,20 @@ def test_what_weights_do_not_tell_has_another_fingerprint(trained, plain_model):
     assert as_attacked(copies[1]).fingerprint != as_attacked(trained.classifier).fingerprint
     scaled = keras.Model(plain_model.input, keras.layers.Rescaling(1e4)(plain_model.output))
     assert as_attacked(scaled).fingerprint != as_attacked(plain_model).fingerprint
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: Classifier(model)])
+def test_layers_of_8_bits_are_said(wrap):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((4, 4, 3))
+    model = keras.Model(image, keras.layers.Dense(4)(keras.layers.Flatten()(image)))
+    victim = as_attacked(wrap(model))
+    assert (victim.precision, victim.limits) == ("float32", ())
+    model.quantize("int8")
+    victim = as_attacked(wrap(model))
+    assert victim.precision == "int8"
+    assert victim.limits == ("Layers compute in int8: attacks see gradients through their rounding only.",)
+    assert victim.heads_fns["exact"](tf.zeros((2, 4, 4, 3))).shape == (2, 1, 4)
 
 
 def test_networks_that_cannot_be_fed_are_refused():
