@@ -139,7 +139,8 @@ class SavedModel:
             milliseconds = 0 if left > MAX_SECONDS else max(1, math.ceil(left * 1000))
             tensors = run([inputs[name] for name in sorted(inputs)], milliseconds)
         except tf.errors.OpError as error:
-            raise StatusError(BY_NUMBER[error.error_code], error.message) from error
+            message = error.message.partition("\nTraceback")[0]  # of Python, with this machine's paths
+            raise StatusError(BY_NUMBER[error.error_code], message) from error
         return dict(zip(outputs, map(_as_tensor, tensors), strict=True))
 
     def close(self) -> None:

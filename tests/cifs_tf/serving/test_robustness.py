@@ -449,7 +449,10 @@ def ask_well(server, ending):
     answers = []
     with httpx.Client(base_url=server.url, timeout=120) as http:
         while not ending.wait(0.05):
-            answers.append(http.post("/v1/models/plain:predict", content=GOOD).json()["predictions"])
+            response = http.post("/v1/models/plain:predict", content=GOOD)
+            if response.status_code != 200:
+                return [(len(answers), response.status_code, response.text)], len(answers)
+            answers.append(response.json()["predictions"])
     return [answer for answer in answers if not np.allclose(answer, answers[0], atol=1e-5)], len(answers)
 
 
