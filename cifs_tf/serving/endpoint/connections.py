@@ -14,6 +14,8 @@ _KEPT_ALIVE = re.compile(
     rb"([A-Z]+ [^ \r\n]+ HTTP/1\.)0(?=\r\n)(?=(?:.*\r\n)*?connection: *keep-alive *\r\n)", re.IGNORECASE
 )
 _HAS_HOST = re.compile(rb"\r\nhost:", re.IGNORECASE)
+# After a limit, to look once more: where the machine let nobody run, what came in time was not read in time.
+LAST_LOOK_SECONDS = 0.1
 
 
 def guarded_protocol(receive_timeout: float, max_connections: int) -> type[H11Protocol]:
@@ -99,7 +101,10 @@ def guarded_protocol(receive_timeout: float, max_connections: int) -> type[H11Pr
             if self.conn.their_state is not h11.IDLE:
                 self._stop_timer()
             elif self._timer is None:
-                self._timer = self.loop.call_later(receive_timeout, self.transport.abort)
+                self._timer = self.loop.call_later(receive_timeout, self._look_once_more)
+
+        def _look_once_more(self) -> None:
+            self._timer = self.loop.call_later(LAST_LOOK_SECONDS, self.transport.abort)
 
         def _stop_timer(self) -> None:
             if self._timer:

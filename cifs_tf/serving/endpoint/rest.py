@@ -21,6 +21,7 @@ from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from cifs_tf.serving.endpoint.classification import METHODS, infer
+from cifs_tf.serving.endpoint.connections import LAST_LOOK_SECONDS
 from cifs_tf.serving.endpoint.json_examples import read_examples_body, write_result
 from cifs_tf.serving.endpoint.json_requests import PredictBody, SignatureInputs, find_inputs, read_predict_body
 from cifs_tf.serving.endpoint.json_responses import write_predict_body
@@ -147,8 +148,11 @@ class RestApi:
         if declared.isdigit() and int(declared) > limits.max_request_bytes:
             raise too_large
         chunks: list[bytes] = []
+        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._receive_timeout):
+            async with asyncio.timeout(None) as clock, contextlib.AsyncExitStack() as stack:
+                end = loop.call_later(self._receive_timeout, lambda: clock.reschedule(loop.time() + LAST_LOOK_SECONDS))
+                stack.callback(end.cancel)
                 more = True
                 while more:
                     message = await receive()

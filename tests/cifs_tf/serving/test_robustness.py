@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import random
+import signal
 import socket
 import struct
 import threading
@@ -272,6 +273,26 @@ def test_clients_that_never_read_lose_their_places(server):
                     break
             assert time.monotonic() < deadline
             time.sleep(0.2)
+
+
+def test_a_machine_that_stands_still_is_not_the_clients_fault(server):
+    """What a client sent in time is read, though the server did not run until the limit was past."""
+    head = f"POST /v1/models/plain:predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(GOOD)}\r\n\r\n".encode()
+    with contextlib.ExitStack() as stack:
+        parts = (head[:20], head[20:] + GOOD), (head, GOOD), (head + GOOD[:100], GOOD[100:])
+        connections = [stack.enter_context(raw_connection(server)) for _ in parts]
+        for connection, (first, _) in zip(connections, parts, strict=True):
+            connection.sendall(first)
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            for connection, (_, rest) in zip(connections, parts, strict=True):
+                connection.sendall(rest)
+            time.sleep(2)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        for connection in connections:
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 class Fuzzer:
