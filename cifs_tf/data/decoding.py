@@ -101,7 +101,7 @@ def _jpeg_halvings(encoded: tf.Tensor, orientation: tf.Tensor, size: tuple[int, 
 
 
 def turn_array_upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Do as `turn_upright`, with an array, of which a view is returned."""
+    """Return a view of an array that is turned as by `turn_upright`."""
     image = image.transpose(1, 0, 2) if orientation in TRANSPOSED else image
     image = image[:, ::-1] if orientation in MIRRORED else image
     return image[::-1] if orientation in FLIPPED else image
