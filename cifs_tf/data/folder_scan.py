@@ -183,7 +183,7 @@ def _checked(layout: Layout, dataset: str) -> Layout:
     files = (str(file.path) for split in layout.splits.values() for file in split)
     for name in (*layout.class_names, *files, *(left.file for left in layout.left_out)):
         check_utf8("--dataset", dataset, name)
-        if any(unicodedata.category(letter) == "Cc" for letter in name):
+        if not name.isprintable() and any(unicodedata.category(letter) == "Cc" for letter in name):
             raise UserError("--dataset", dataset, f"the name {name!a} has a control character, rename it")
     return layout
 
