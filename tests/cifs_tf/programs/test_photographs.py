@@ -51,7 +51,7 @@ def test_a_run_killed_while_it_decodes_or_trains_ends_with_the_same_weights(
 
 @pytest.mark.soak
 def test_two_workers_that_read_their_shares_from_the_cache_make_the_step_of_one(tmp_path):
-    """After one step, to rounding: shifts of four channels, which begin with 0, are a gradient alone."""
+    """After one step, to rounding: 1.3e-5 was measured, of shifts of four channels, which are a gradient alone."""
     make_photographs(tmp_path / "photographs", 120)
     argv = [*ON_32_PIXELS, "--precision=float32", "--train_examples=40", "--epochs=1", "--learning_rate=0.01"]
     code, _, err = run(*argv, "--cache=memory", "--workdir=memory", cwd=tmp_path)
@@ -60,7 +60,7 @@ def test_two_workers_that_read_their_shares_from_the_cache_make_the_step_of_one(
     code, out, err = run(*launcher, *argv, *ON_DISK, cwd=tmp_path, program="launch/local.py")
     assert code == 0, out + err
     for expected, received in zip(weights(tmp_path / "memory"), weights(tmp_path / "disk"), strict=True):
-        np.testing.assert_allclose(received, expected, rtol=0, atol=1e-4 * max(np.abs(expected).max(), 1e-12))
+        np.testing.assert_allclose(received, expected, rtol=0, atol=3e-5 * max(np.abs(expected).max(), 1e-12))
 
 
 def peak_until(command, cwd, is_enough=lambda: False):
