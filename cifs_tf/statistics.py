@@ -58,6 +58,21 @@ def interval_over_seeds(shares: Sequence[float], number: int) -> tuple[float, fl
     return max(mean - math.hypot(half, mean - low), 0.0), min(mean + math.hypot(half, high - mean), 1.0)
 
 
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95% interval of a mean of shares, by Student's t; of a single value (0, 1).
+
+    Example:
+        >>> from cifs_tf.statistics import mean_interval
+        >>> tuple(round(bound, 3) for bound in mean_interval([0.4, 0.5, 0.6]))
+        (0.252, 0.748)
+    """
+    if len(values) < 2:
+        return 0.0, 1.0
+    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    return max(mean - half, 0.0), min(mean + half, 1.0)
+
+
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Return the median, the upper one of an even number, and its 95% interval by order statistics.
 

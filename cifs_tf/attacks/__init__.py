@@ -7,6 +7,7 @@ from cifs_tf.attacks.ddn import DDN
 from cifs_tf.attacks.fab import FABT
 from cifs_tf.attacks.fmn import FMN
 from cifs_tf.attacks.friendly import FriendlyPGD
+from cifs_tf.attacks.malt import MALT
 from cifs_tf.attacks.minimal import MinimalNorm
 from cifs_tf.attacks.noisy_fgsm import NoisyFGSM
 from cifs_tf.attacks.objective import HeadsFn
@@ -20,6 +21,7 @@ __all__ = [
     "DDN",
     "FABT",
     "FMN",
+    "MALT",
     "PGD",
     "Attack",
     "Ball",

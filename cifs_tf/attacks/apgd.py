@@ -104,7 +104,9 @@ class APGD(Attack):
             raise UserError("loss", self.loss, f"{advice}; give another")
         if self.num_steps == 0:
             return images
-        targets = select_target(natural, target_rank) if self.is_targeted else labels
+        targets = labels
+        if self.is_targeted:
+            targets = self.select_targets(heads_fn, images, labels, head_weights, target_rank, natural)
 
         def objective(x: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             heads = heads_fn(x)
@@ -159,6 +161,18 @@ class APGD(Attack):
             num_steps=self.num_steps,
             num_results=1,
         )[0]
+
+    def select_targets(
+        self,
+        heads_fn: HeadsFn,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        head_weights: tf.Tensor | np.ndarray,
+        target_rank: int | tf.Tensor,
+        natural: tf.Tensor,
+    ) -> tf.Tensor:
+        """Return the class that each example is attacked towards, int32 (batch,): of a rank in its natural heads."""
+        return select_target(natural, target_rank)
 
     def _move(self, index: tf.Tensor, state: _State, project: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
         """Make a projected step, mixed with the one before it (momentum)."""

@@ -102,6 +102,11 @@ class Ball:
             return tf.reduce_max(tf.abs(shift), axis=1)
         return tf.norm(shift, axis=1) if self.norm == "l2" else tf.reduce_sum(tf.abs(shift), axis=1)
 
+    def dual_length(self, gradient: tf.Tensor) -> tf.Tensor:
+        """Return how much a linear function of this gradient changes at most over a distance of 1, (batch,)."""
+        dual = Ball(epsilon=0.0, norm={"linf": "l1", "l2": "l2", "l1": "linf"}[self.norm])
+        return dual.distance(gradient, tf.zeros_like(gradient))
+
     def random_point(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Draw a point uniformly in the ball around each image, clipped to the bounds; seed: int64 (batch, 2)."""
         shape, dtype = images.shape[1:], images.dtype

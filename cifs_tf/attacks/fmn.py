@@ -61,8 +61,6 @@ class FMN(MinimalNorm):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         downhill = Ball(epsilon=0.0, norm="l2").steepest
         zeros = tf.zeros_like(images[:, 0, 0, 0])
-        dual = {"linf": "l1", "l2": "l2", "l1": "linf"}[self.norm]
-        length = Ball(epsilon=0.0, norm=dual).distance
 
         def step(index: tf.Tensor, state: Sequence[tf.Tensor], constants: Sequence[tf.Tensor]) -> list[tf.Tensor]:
             (best, best_distance, x, radius), (images, labels) = state, constants
@@ -76,7 +74,7 @@ class FMN(MinimalNorm):
             better = misclassified & (distance < best_distance)
             best, best_distance = choose(better, x, best), tf.where(better, distance, best_distance)
             change = annealed(self.gamma, self.last_gamma, index, self.num_steps, x.dtype)
-            to_boundary = tf.math.divide_no_nan(tf.abs(lead), length(gradient, tf.zeros_like(gradient)))
+            to_boundary = tf.math.divide_no_nan(tf.abs(lead), self.dual_length(gradient))
             outwards = (1 + change) * tf.where(best_distance < FAR, radius, distance + to_boundary)
             radius = tf.where(misclassified, tf.minimum((1 - change) * radius, best_distance), outwards)
             step_size = annealed(self.step_size, self.step_size / 100, index, self.num_steps, x.dtype)

@@ -37,9 +37,9 @@ FIRST = "first "
 KeepFn = Callable[[Crafted, Split, np.ndarray, np.ndarray, HeadsFn], None]
 """Called with the adversarial images that broke some images, see `cifs_tf.evaluation.card.Card.keep`."""
 DECIDES = (
-    *("attacks/*.py", "layers/*.py", "models/*.py", "losses.py", "data/split.py"),
+    *("attacks/*.py", "layers/*.py", "models/*.py", "losses.py", "data/split.py", "data/corruptions.py"),
     *(f"evaluation/{name}.py" for name in ("engine", "tasks", "attacked", "outputs", "loading")),
-    *(f"evaluation/{name}.py" for name in ("onnx_files", "sanity", "chance", "records")),
+    *(f"evaluation/{name}.py" for name in ("onnx_files", "sanity", "chance", "corrupted", "records")),
 )
 
 

@@ -54,6 +54,8 @@ def describe_ball(about: Mapping[str, Any]) -> str:
         >>> describe_ball({"norm": "linf", "epsilon": 8 / 255, "epsilon_given": "8/255"})
         'L-infinity epsilon 8/255'
     """
+    if about.get("suite") == "corruptions":
+        return "no attack"
     return f"{NORMS[about.get('norm') or 'linf']} epsilon {about.get('epsilon_given') or about['epsilon']}"
 
 

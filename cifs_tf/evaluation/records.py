@@ -164,6 +164,14 @@ class Distances(TypedDict):
     smallest: list[float | None]  # of each image, 0 where it is wrong without an attack
 
 
+class Corruptions(TypedDict):
+    """Mean corruption error (the mean of all error rates), its 95% interval for a subset, accuracies by severity."""
+
+    mce: float
+    interval: list[float] | None
+    kinds: dict[str, list[float]]
+
+
 class CheckRecord(TypedDict):
     """A check of the audit, see `cifs_tf.evaluation.audit.Check`."""
 
@@ -202,4 +210,5 @@ class Report(TypedDict):
     broken_by: list[str | None]
     tasks: list[dict[str, Any]]
     distances: NotRequired[Distances]  # with minimal-norm attacks
+    corruptions: NotRequired[Corruptions]  # with the suite of that name
     wall_clock: dict[str, Any]

@@ -6,6 +6,7 @@ from typing import Any, cast
 import numpy as np
 
 from cifs_tf.evaluation.audit import audit, audit_passed
+from cifs_tf.evaluation.corrupted import describe_corruptions
 from cifs_tf.evaluation.distances import describe_distances, distance_curve
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.records import (
@@ -42,7 +43,7 @@ def build_report(ledger: Ledger) -> Report:
         plain types only: `about`, `natural`, `paper` (None if the suite has no such attacks), `worst_case`, `gap`,
         `attacks`, `top_k` (Table 4), `matrix` (Table 5), `per_class`, `curves`, `audit`, `broken_by` (for every image
         what broke it first, or None), `tasks`, `wall_clock`, the only part that differs from run to run, and with
-        minimal-norm attacks `distances`.
+        minimal-norm attacks `distances`, with corruptions `corruptions`.
 
     Example:
         >>> build_report(ledger)["worst_case"]["accuracy"]
@@ -85,6 +86,8 @@ def build_report(ledger: Ledger) -> Report:
     }
     if distances:
         report["distances"] = distances
+    if corruptions := describe_corruptions(ledger, is_subset):
+        report["corruptions"] = corruptions
     return report
 
 

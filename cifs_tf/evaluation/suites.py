@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cifs_tf.attacks import APGD, DDN, FABT, FMN, PGD, RayS, Square
+from cifs_tf.attacks import APGD, DDN, FABT, FMN, MALT, PGD, RayS, Square
 from cifs_tf.attacks.ball import NORMS
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.chance import Expected, Voted, answers_by_chance, rand_tasks
+from cifs_tf.evaluation.corrupted import corrupted_tasks
 from cifs_tf.evaluation.grids import autoattack_task, grid_tasks
 from cifs_tf.evaluation.named_attacks import PAPER_ATTACKS, make_attacks
 from cifs_tf.evaluation.radii import farthest_radius
@@ -17,10 +18,15 @@ from cifs_tf.evaluation.tasks import Crafted, Flips, Gradients, Natural, Nearest
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.losses import PAPER_ATTACK_BETAS, attack_betas_for
 
-SUITES = ("quick", "paper", "paper_aa", "apgd", "standard", "plus", "rand", "adaptive", "strict", "minimal")
-NORM_SUITES = ("standard", "plus", "strict", "minimal")
+SUITES = (
+    *("quick", "paper", "paper_aa", "apgd", "fast", "standard", "plus", "rand", "adaptive", "strict"),
+    *("minimal", "corruptions"),
+)
+NORM_SUITES = ("standard", "plus", "strict", "minimal", "fast")
 MAX_TARGETS, FEW_TARGETS, L1_TARGETS, STARTS = 9, (2, 3, 4), 5, 5
 RESTARTS, SHORT_APGD_STEPS = 3, 50
+# Targets of the suite `fast`, and those of them that are attacked from a second point too.
+MALT_TARGETS, MALT_AGAIN = 5, 2
 DLR_CLASSES, TARGETED_DLR_CLASSES = 3, 4
 
 
@@ -40,14 +46,16 @@ def make_suite(
 
     `quick`: a first look, with a small audit. `paper`: every attack of Section 4.1 at every beta_atk, on all images.
     `paper_aa`: APGD and Square (Appendix B.1). `apgd`: APGD-CE, and APGD-T towards the three nearest classes.
-    `standard`: AutoAttack's APGD-CE, APGD-T, FAB-T and Square. `plus`: with five starts of APGD-CE and APGD-DLR.
+    `fast`: APGD-CE, and APGD-T towards the five classes that MALT puts first. `standard`: AutoAttack's APGD-CE, APGD-T,
+    FAB-T and Square. `plus`: with five starts of APGD-CE and APGD-DLR.
     `rand`: the version for networks that answer by chance, which takes the place of any other suite where several calls
     differ. `adaptive`: `paper`, then on the survivors short runs of APGD on three losses at every beta_atk through each
     mask gradient, the small audit and Square. `strict`: `paper`, then on the survivors PGD, C&W and APGD at every
     beta_atk through every mask gradient, restarts, AutoAttack through every mask gradient, and the audit with its
     curves. `minimal`: the smallest distance of a misclassified point, by FMN (in L2 DDN too) at every beta_atk and
-    FAB-T towards the three nearest classes, through every mask gradient. A model without a gradient is attacked by
-    Square and RayS, whatever the suite.
+    FAB-T towards the three nearest classes, through every mask gradient. `corruptions`: accuracy under the fifteen
+    corruptions of CIFAR-10-C, without an attack. A model without a gradient is attacked by Square and RayS, whatever
+    the suite.
 
     Args:
         name: of the suite.
@@ -60,8 +68,8 @@ def make_suite(
         audit: whether to look for gradient masking; None (default) in `quick`, `adaptive` and `strict`, and by the
             sanity checks alone in the others; False leaves these out too.
         surrogate: another model, for a transfer attack in the audit.
-        norm: `"linf"` (default), or for `standard`, `plus`, `strict` and `minimal` also `"l2"` or `"l1"`; then without
-            the paper's attacks, RayS and the attack on 8-bit pixels.
+        norm: `"linf"` (default), or for `standard`, `plus`, `strict`, `minimal` and `fast` also `"l2"` or `"l1"`; then
+            without the paper's attacks, RayS and the attack on 8-bit pixels.
 
     Returns:
         the tasks.
@@ -80,6 +88,9 @@ def make_suite(
         raise UserError("norm", norm, f"give one of {', '.join(NORMS)}; suites in l2 and l1: {', '.join(NORM_SUITES)}")
     fitting = attack_betas_for(tuple(betas), model.num_probes)
     masks = _mask_gradients(model, mask_gradients)
+    if name == "corruptions":
+        checks = entrance_tasks(masks, with_gradients=False) if audit is not False else []
+        return [Natural(), *corrupted_tasks(), *checks]
     if not model.has_gradient:
         checks = entrance_tasks(masks, with_gradients=False) if audit is not False else []
         return [Natural(), *black_box_tasks(epsilon, masks[0], norm), *checks]
@@ -103,6 +114,8 @@ def make_suite(
     if name == "paper_aa":
         tasks += [autoattack_task("apgd_ce", APGD(epsilon=epsilon), masks[0])]
         tasks += [autoattack_task("square", Square(epsilon=epsilon), masks[0])]
+    if name == "fast":
+        tasks += fast_tasks(model, epsilon, masks[0], norm)
     if name == "apgd":
         tasks += [
             autoattack_task("apgd_ce", APGD(epsilon=epsilon), masks[0]),
@@ -249,6 +262,20 @@ def quick_tasks(
     if model.num_classes >= DLR_CLASSES:
         tasks += [autoattack_task("apgd_dlr", APGD(epsilon=epsilon, loss="dlr"), mask) for mask in mask_gradients[:2]]
     return [*tasks, *few_targets_tasks(model, epsilon, mask_gradients[0])]
+
+
+def fast_tasks(model: AttackedModel, epsilon: float, mask_gradient: str, norm: str = "linf") -> list[Task]:
+    """List APGD-CE, and APGD-T towards MALT's nearest classes; with fewer than four classes what `standard` has."""
+    if model.num_classes < TARGETED_DLR_CLASSES:
+        return standard_tasks(model, epsilon, mask_gradient, norm)
+    tasks = [autoattack_task("apgd_ce", APGD(epsilon=epsilon, norm=norm), mask_gradient)]
+    malt = MALT(epsilon=epsilon, norm=norm)
+    ranks = range(2, min(MALT_TARGETS, model.num_classes - 1) + 2)
+    runs = [*((rank, 1) for rank in ranks), *((rank, 2) for rank in ranks[:MALT_AGAIN])]
+    return [
+        *tasks,
+        *(autoattack_task("malt", malt, mask_gradient, target_rank=rank, start=start) for rank, start in runs),
+    ]
 
 
 def few_targets_tasks(model: AttackedModel, epsilon: float, mask_gradient: str) -> list[Task]:

@@ -26,10 +26,15 @@ from cifs_tf.runs.run_options import parse_config
 from cifs_tf.runs.trained import TrainedNetwork, find_network
 from cifs_tf.runs.workdir import Workdir, check_folder
 
-Suite = Literal["quick", "paper", "paper_aa", "apgd", "standard", "plus", "rand", "adaptive", "strict", "minimal"]
+# fmt: off
+Suite = Literal[
+    "quick", "paper", "paper_aa", "apgd", "fast", "standard", "plus", "rand", "adaptive", "strict", "minimal",
+    "corruptions",
+]
+# fmt: on
 # Images of a suite that is not meant for all of them.
 EXAMPLES = {"quick": 200, "paper_aa": 2000}
-NORM_SUITES = ("standard", "plus", "strict", "minimal")
+NORM_SUITES = ("standard", "plus", "strict", "minimal", "fast")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +47,9 @@ class EvaluateOptions(Group):
             and Square), apgd (APGD-CE and APGD-T, three targets), standard (AutoAttack), plus (with five starts of
             APGD), rand (AutoAttack's for networks that answer by chance, taken by itself where calls differ), adaptive
             (paper, then short runs of APGD at every beta_atk through every mask gradient), strict (per image, the
-            worst case over all of it) or minimal (the smallest distance of a misclassified point, and robust accuracy
-            over epsilon from it).
+            worst case over all of it), minimal (the smallest distance of a misclassified point, and robust accuracy
+            over epsilon from it), fast (APGD-CE, and APGD-T towards few classes in MALT's order) or corruptions (the
+            fifteen of CIFAR-10-C).
         checkpoint: of a run: the network after its last epoch, or after its best on the validation images.
         defense: which network of a run; null is its own, not the twin.
         dataset: as for run.py; null is that of the run in whose workdir the model lies. With a run it says where the
@@ -60,7 +66,7 @@ class EvaluateOptions(Group):
             all of them otherwise.
         epsilon: radius of the ball; null is that of the run, or of the dataset's recipe; in l2 and l1 0.5 and 12 for
             images of 32 x 32 x 3 (RobustBench), as much for each value of others.
-        norm: of the ball; l2 and l1 for the suites standard, plus, strict and minimal.
+        norm: of the ball; l2 and l1 for the suites standard, plus, strict, minimal and fast.
         attacks: of the suites paper, adaptive and strict: fgsm, pgdN, cwN; null is the run's, or those of the dataset's
             recipe.
         attack_betas: the attacker's settings of beta in Eq. (3); null is the run's, or the paper's nine.

@@ -237,6 +237,10 @@ def summary(report: Report) -> RenderableType:
         label = f"the paper's convention ({paper['attack']}, beta {paper['beta']})"
         rows.append([label, "", "", "", f"{100 * paper['robust_accuracy']:.2f}"])
         rows.append(["gap between the two", "", "", "", f"{100 * (report['gap'] or 0):.2f}"])
+    if corruptions := report.get("corruptions"):
+        for kind, shares in corruptions["kinds"].items():
+            rows.append([kind, "", "", "", " ".join(f"{100 * share:.1f}" for share in shares)])
+        rows.append(["mean corruption error, no reference", "", "", "", f"{100 * corruptions['mce']:.2f}"])
     if distances := report.get("distances"):
         told = map(describe_length, (distances["median"], *distances["interval"]))
         rows.append(["median of smallest distances, at most", "", "", "", "{} ({} to {})".format(*told)])

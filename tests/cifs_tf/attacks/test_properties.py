@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cifs_tf.attacks import APGD, DDN, FABT, FMN, PGD, FriendlyPGD, MinimalNorm, RayS, Square, example_seeds, fgsm
+from cifs_tf.attacks import APGD, DDN, FABT, FMN, MALT, PGD, FriendlyPGD, MinimalNorm, RayS, Square, example_seeds, fgsm
 from cifs_tf.errors import UserError
 from cifs_tf.losses import contract, cross_entropy, cw_margin, dlr, head_weights, kl_divergence, margin
 
@@ -27,6 +27,7 @@ ATTACKS = {
     "apgd ce": APGD(epsilon=0.1, num_steps=10),
     "apgd dlr": APGD(epsilon=0.1, num_steps=10, loss="dlr"),
     "apgd targeted": APGD(epsilon=0.1, num_steps=10, loss="targeted_dlr"),
+    "malt": MALT(epsilon=0.1, num_steps=10),
     "apgd compat": APGD(epsilon=0.1, num_steps=10, compat=True),
     "apgd l2": APGD(**L2, num_steps=10),
     "apgd l1": APGD(**L1, num_steps=12),
@@ -53,6 +54,7 @@ VARIANTS = {
     "apgd dlr",
     "apgd targeted",
     "apgd compat",
+    "malt",
 }
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else []) for name in ATTACKS]
 # Start at random, so they draw from the seeds; one of each kind is tested always.

@@ -122,6 +122,28 @@ def test_a_network_without_probes_has_one_beta_and_one_gradient(make_victim):
         assert {(task.beta, task.mask_gradient) for task in tasks} == {(0, "exact")}
 
 
+def test_fast_aims_where_malt_says(cifs, make_victim):
+    """At five classes, at the first two twice; with three there is no targeted DLR loss, but what `standard` has."""
+    for norm in ("linf", "l2"):
+        tasks = make_suite("fast", cifs, 0.1, norm=norm)
+        assert [task.family for task in tasks] == ["", "apgd_ce", *["malt"] * 7]
+        assert {(task.attack.norm, task.attack.num_steps) for task in tasks[1:]} == {(norm, 100)}
+        assert [task.target_rank for task in of(tasks, family="malt")] == [2, 3, 4, 5, 6, 2, 3]
+        assert len({task.stream for task in tasks}) == len(tasks)
+    four = make_suite("fast", make_victim(num_classes=4), 0.1)
+    assert [task.target_rank for task in of(four, family="malt")] == [2, 3, 4, 2, 3]
+    three = make_victim(num_classes=3, num_probes=0)
+    assert make_suite("fast", three, 0.1) == make_suite("standard", three, 0.1)
+
+
+def test_corruptions_need_no_gradient(cifs, make_victim):
+    for victim in (cifs, make_victim(has_gradient=False)):
+        tasks = make_suite("corruptions", victim, 0.1)
+        assert len(of(tasks, section="corruptions")) == 15 * 5
+        assert not any(task.counts for task in tasks)
+        assert len({task.stream for task in tasks}) == len(tasks)
+
+
 def test_chance_changes_the_suite(make_victim):
     """Three calls of the network differ: its attacks average over draws, and calls vote."""
     heads = make_victim().heads_fns["detached"]
@@ -148,7 +170,7 @@ def test_few_classes(classes, has, make_victim):
 def test_audit_by_option(cifs):
     for suite in SUITES:
         default, with_audit, without = (make_suite(suite, cifs, 0.1, audit=audit) for audit in (None, True, False))
-        assert bool(of(with_audit, section="audit")) == (suite != "rand")
+        assert bool(of(with_audit, section="audit")) == (suite not in ("rand", "corruptions"))
         assert not of(without, section="audit")
         assert bool(of(default, section="audit")) == (suite in ("quick", "adaptive", "strict"))
 
@@ -161,9 +183,10 @@ def test_sanity_checks_are_part_of_every_suite(cifs):
         checks = of(default, section="sanity")
         assert {"Consistency", "Ranges"} <= set(kinds)
         assert checks == default[-len(checks) :]
-        assert ("Gradients" in kinds) != ("SampledGradients" in kinds)
-        assert len(of(default, family="square")) == (suite != "rand")
-        assert bool(of(default, family="rays")) == (suite != "rand")
+        has_attacks = suite != "corruptions"
+        assert ("Gradients" in kinds) != ("SampledGradients" in kinds) or not has_attacks
+        assert len(of(default, family="square")) == (has_attacks and suite != "rand")
+        assert bool(of(default, family="rays")) == (has_attacks and suite != "rand")
         assert not of(without, section="sanity")
         assert not any(task.counts for task in checks)
 
