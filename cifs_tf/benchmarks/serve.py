@@ -78,7 +78,7 @@ def running_server(base: Path, *arguments: str) -> Iterator[tuple[str, str]]:
     """Serve a model in a process of its own, at HOST:PORT of REST and HOST:PORT of gRPC."""
     ports = [_free_port(), _free_port()]
     command = [sys.executable, "-m", "cifs_tf", "serve", f"--model_base_path={base.absolute()}", f"--model_name={NAME}"]
-    command += [f"--rest_api_port={ports[0]}", f"--port={ports[1]}", *arguments]
+    command += [f"--rest_api_port={ports[0]}", f"--port={ports[1]}", f"--row_wise_models={NAME}", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for(f"http://127.0.0.1:{ports[0]}/v1/models/{NAME}/metadata", process)
