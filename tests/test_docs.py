@@ -171,6 +171,7 @@ def test_commands_are_understood(page, tmp_path, monkeypatch, capsys):
         (tmp_path / name).write_text("epochs: 1\n")
     for name in ("digits", "clothing"):
         (tmp_path / "runs" / name / "export/cifs/1").mkdir(parents=True)
+    (tmp_path / "clothing").mkdir()
     for name in ("training", "serving"):
         (tmp_path / name).symlink_to(ROOT / name)
     makefile = (ROOT / "Makefile").read_text()
