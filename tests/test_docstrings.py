@@ -9,18 +9,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # A verb that is missing belongs here.
 VERBS = """
-Accept Add Advance Align Allow Answer Append Apply Ask Attach Attack Average Begin Be Bind Bisect Bring Broadcast
-Build Call Cancel Carry Change Check Choose Classify Clear Climb Clip Close Collect Combine Compare Compile Compute
-Configure Connect Continue Convert Convolve Copy Count Create Crop Cut Declare Decide Decode Delete Describe Detect
-Differentiate Disable Divide Download Draw Drop Empty Encode End Enter Estimate Evaluate Expand Explain Export Extract
-Fetch Fill Filter Find Fit Flatten Follow Forget Format Generate Get Give Go Group Handle Hash Hide Hold Ignore Import
-Include Insert Install Interleave Join Judge Keep Lay Leave Let Limit List Listen Load Lock Look Make Map Mark Match
-Measure Merge Mirror Move Multiply Name Normalise Normalize Note Open Pack Pad Parse Pass Permute Perturb Pick Place
-Plan Poll Predict Prepare Print Process Project Publish Put Quantise Quantize Raise Rank Read Rebuild Record Reduce
-Refuse Register Release Remove Render Repeat Replace Report Reset Resize Restore Resume Return Reverse Rewrite Rotate
-Round Run Sample Save Say Scale Scan Search Select Send Serve Set Shift Show Shuffle Skip Sort Split Spread Stamp
-Start Stop Store Sum Summarise Swap Switch Take Tell Test Time Trace Track Train Transform Translate Transpose Trim
-Try Turn Undo Unpack Update Use Validate Verify Wait Walk Warn Weigh Wrap Write Yield
+Accept Add Advance Align Allow Answer Append Apply Ask Attach Attack Average Be Begin Bind Bisect Bring Broadcast
+Build Call Cancel Carry Change Check Choose Classify Clear Climb Clip Close Collect Combine Compare Compile Compress
+Compute Configure Connect Continue Convert Convolve Copy Corrupt Count Create Crop Cut Decide Declare Decode Delete
+Describe Detect Differentiate Disable Divide Download Draw Drop Empty Encode End Enlarge Enter Estimate Evaluate
+Expand Explain Export Extract Fetch Fill Filter Find Fit Flatten Follow Forget Format Generate Get Give Go Group
+Handle Hash Hide Hold Ignore Import Include Insert Install Interleave Join Judge Keep Lay Leave Let Limit List Listen
+Load Lock Look Make Map Mark Match Measure Merge Mirror Mix Move Multiply Name Normalise Normalize Note Open Pack Pad
+Parse Pass Permute Perturb Pick Place Plan Poll Predict Prepare Print Process Project Publish Put Quantise Quantize
+Raise Rank Read Rebuild Record Reduce Refuse Register Release Remove Render Repeat Replace Report Reset Resize Restore
+Resume Return Reverse Rewrite Rotate Round Run Sample Save Say Scale Scan Search Select Send Serve Set Shift Show
+Shuffle Skip Sort Split Spread Stamp Start Stop Store Sum Summarise Swap Switch Take Tell Test Time Trace Track Train
+Transform Translate Transpose Trim Try Turn Undo Unpack Update Use Validate Verify Wait Walk Warn Weigh Wrap Write
+Yield
 """
 
 
