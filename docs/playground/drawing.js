@@ -104,6 +104,9 @@ export function picture(title, networks) {
   context.font = "16px system-ui, sans-serif";
   context.fillText(title, 16, 30);
   context.imageSmoothingEnabled = false;
+  context.font = "13px system-ui, sans-serif";
+  const widths = networks.flatMap(({ predictions }) => predictions.map(([label]) => context.measureText(label).width));
+  const names = Math.min(Math.max(...widths) + 10, 130), bar = 246 - 60 - names;
   networks.forEach(({ name, verdict, images, predictions }, row) => {
     const top = 52 + 210 * row;
     context.font = "bold 15px system-ui, sans-serif";
@@ -111,9 +114,9 @@ export function picture(title, networks) {
     images.forEach((image, column) => context.drawImage(image, 16 + 160 * column, top + 26, 150, 150));
     context.font = "13px system-ui, sans-serif";
     predictions.forEach(([label, share], line) => {
-      context.fillText(`${label}`, 504, top + 44 + 26 * line);
+      context.fillText(`${label}`, 504, top + 44 + 26 * line, names - 10);
       context.fillStyle = "#0072b2";
-      context.fillRect(560, top + 34 + 26 * line, 120 * share, 12);
+      context.fillRect(504 + names, top + 34 + 26 * line, bar * share, 12);
       context.fillStyle = "#1b1f24";
       context.fillText(`${(100 * share).toFixed(1)}%`, 690, top + 44 + 26 * line);
     });

@@ -28,10 +28,14 @@ const TOUR = [
 ];
 
 // Networks that the URL names; the tour tells of the page's own.
-const asked = new URLSearchParams(location.search).getAll("model");
+const OWN = ["models/digits_vanilla", "models/digits_cifs"];
+const named = new URLSearchParams(location.search).getAll("model"), asked = named.length ? named : OWN;
+const isOwn = String(asked) === String(OWN);
 const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
 let networks = [], shape = [], labels = [], stored = { images: [], labels: [] };
 let defaults = {}, state, request = 0, results = [], trajectories = [], rows = [], playing = null, views = [];
+// What was attacked last, and what is shown: while the worker computes, the page says nothing of the next image.
+let asking, seen;
 
 const send = (type, more = {}) => { request += 1; worker.postMessage({ id: request, type, ...more }); return request; };
 const status = (text, isError = false) => { $("status").textContent = text; $("status").className = isError ? "error" : ""; };
@@ -40,10 +44,7 @@ const size = () => shape.reduce((a, b) => a * b, 1);
 // --- the image under attack
 
 function pixels() {
-  if (state.pixels) {
-    const bytes = fromText(state.pixels);
-    if (bytes.length === size()) return Float32Array.from(bytes, (byte) => byte / 255);
-  }
+  if (state.pixels) return Float32Array.from(fromText(state.pixels), (byte) => byte / 255);
   return stored.images[state.image] ?? new Float32Array(size());
 }
 
@@ -67,16 +68,17 @@ function attackAgain() {
   wanted = false;
   busy = true;
   results = [];
-  attackRequest = send("attack", { pixels: pixels(), label: trueLabel(), setting: setting() });
+  asking = { pixels: pixels(), label: trueLabel(), setting: setting() };
+  attackRequest = send("attack", asking);
 }
 
 worker.onmessage = ({ data }) => {
-  if (data.type === "loaded") loaded(data.networks);
+  if (data.type === "loaded") loaded(data.networks, data.leftOut);
   else if (data.type === "error") { busy = false; status(data.message, true); }
   else if (data.type === "attacked" && data.id === attackRequest) results[data.index] = data.steps;
   else if (data.type === "attack-done" && data.id === attackRequest) {
     busy = false;
-    trajectories = results;
+    [trajectories, seen] = [results, asking];
     const last = trajectories[0].length - 1;
     $("step").max = last;
     if (state.step > last) state.step = last;
@@ -92,6 +94,7 @@ worker.onerror = (event) => status(`The page cannot compute: ${event.message ?? 
 /** Change the state, show it, and attack anew if that matters. */
 function change(changes, isAttack = true) {
   Object.assign(state, changes);
+  if (state.target === trueLabel()) state.target = null; // towards its own class there is no attack
   history.replaceState(null, "", `#${writeState(state, defaults)}`);
   showControls();
   if (isAttack) attackAgain();
@@ -105,6 +108,7 @@ function showControls() {
   $("epsilon").value = state.epsilon;
   $("epsilon-value").textContent = Number(state.epsilon).toFixed(3);
   $("target").value = state.target ?? "";
+  for (const option of $("target").options) option.disabled = option.value === String(trueLabel());
   $("label").value = trueLabel();
   $("label").disabled = !state.pixels;
   [...$("images").children].forEach((button, i) => button.setAttribute("aria-pressed", String(!state.pixels && i === state.image)));
@@ -147,17 +151,17 @@ function makeViews() {
 function show() {
   if (!trajectories.length) return;
   $("step").value = state.step;
-  $("step-value").textContent = state.kind === "square" ? `${Math.min(state.step * 15, STEPS.square)} queries` : state.step;
+  $("step-value").textContent = seen.setting.kind === "square" ? `${Math.min(state.step * 15, STEPS.square)} queries` : state.step;
   networks.forEach((network, index) => {
     const steps = trajectories[index];
     const natural = steps[0], now = steps[Math.min(state.step, steps.length - 1)], view = views[index];
     drawImage(view.canvases[0], natural.x, shape);
-    drawImage(view.canvases[1], magnified(now.x, natural.x, state.epsilon), shape);
+    drawImage(view.canvases[1], magnified(now.x, natural.x, seen.setting.epsilon), shape);
     drawImage(view.canvases[2], now.x, shape);
-    const found = softmax(now.heads[0]), predicted = argmax(found), isRight = predicted === trueLabel();
+    const found = softmax(now.heads[0]), predicted = argmax(found), isRight = predicted === seen.label;
     view.verdict.textContent = isRight
       ? `reads ${labels[predicted]}, right (margin ${now.margin.toFixed(2)})`
-      : `fooled: reads ${labels[predicted]} instead of ${labels[trueLabel()]} (margin ${now.margin.toFixed(2)})`;
+      : `fooled: reads ${labels[predicted]} instead of ${labels[seen.label]} (margin ${now.margin.toFixed(2)})`;
     view.verdict.className = `verdict ${isRight ? "right" : "fooled"}`;
     view.bars.forEach(({ bar, number }, k) => {
       bar.style.width = `${100 * found[k]}%`;
@@ -180,14 +184,14 @@ function show() {
 
 // --- who is fooling whom
 
-const named = ({ kind, beta, mask, epsilon }) =>
-  `${{ fgsm: "FGSM", pgd: "PGD-20", cw: "C&W-20", square: "Square-300" }[kind]}, β ${beta.replace("infinity", "∞")}, ${mask}, ε ${epsilon}`;
+const titled = ({ kind, beta, mask, epsilon, target }) =>
+  `${{ fgsm: "FGSM", pgd: "PGD-20", cw: "C&W-20", square: "Square-300" }[kind]}, β ${beta.replace("infinity", "∞")}, ${mask}, ε ${epsilon}${target == null ? "" : `, target ${labels[target]}`}`;
 const percent = (right) => `${((100 * right.filter(Boolean).length) / right.length).toFixed(0)}%`;
 
 function showRows() {
   const head = element("tr", {}, ...["Attack", ...networks.map((network) => network.name)].map((text) => element("th", { scope: "col" }, text)));
   $("results").tHead.replaceChildren(head);
-  $("results").tBodies[0].replaceChildren(...rows.map((row) => element("tr", {}, element("td", {}, named(row.setting)), ...row.rightOf.map((right) => element("td", {}, percent(right))))));
+  $("results").tBodies[0].replaceChildren(...rows.map((row) => element("tr", {}, element("td", {}, titled(row.setting)), ...row.rightOf.map((right) => element("td", {}, percent(right))))));
   const epsilon = rows.at(-1)?.setting.epsilon;
   const same = rows.filter((row) => row.setting.epsilon === epsilon);
   const worst = networks.map((_, n) => same[0]?.rightOf[n].map((_, i) => same.every((row) => row.rightOf[n][i])) ?? []);
@@ -274,7 +278,7 @@ async function readFile(file) {
 function told(name, { natural, paper, strict }) {
   const percent = (share) => `${(100 * share).toFixed(1)}%`;
   const found = strict ?? paper, [low, high] = found.interval;
-  return `${name}: natural ${percent(natural.accuracy)}, robust accuracy ${percent(found.accuracy)} (${percent(low)} to ${percent(high)}) ` +
+  return `${name}: natural ${percent(natural.accuracy)} of ${natural.of}, robust accuracy ${percent(found.accuracy)} (${percent(low)} to ${percent(high)}) ` +
     `of ${found.of} test images by the ${strict ? "strict suite" : "paper's protocol, an upper bound"}`;
 }
 
@@ -288,16 +292,16 @@ function fittingState() {
   if (!isOffered(read.beta)) read.beta = "0";
   read.label = Math.min(read.label, labels.length - 1);
   read.image = Math.min(read.image, Math.max(stored.images.length - 1, 0));
-  if (asked.length) read.tour = null;
+  if (!isOwn) read.tour = null;
+  if (read.pixels && fromText(read.pixels).length !== size()) [read.pixels, read.label] = ["", 0]; // of another network
+  $("epsilon").max = Math.max(0.3, read.epsilon);
   return read;
 }
 
-function loaded(found) {
+function loaded(found, leftOut) {
   networks = found;
   shape = networks[0].shape;
   labels = networks[0].labels;
-  const other = networks.find((network) => String(network.shape) !== String(shape) || network.classes !== labels.length);
-  if (other) return status(`${other.name} takes images of another shape than ${networks[0].name}, choose networks of one dataset`, true);
   const { about } = networks[0];
   if (about.pixels) {
     const bytes = fromText(about.pixels);
@@ -320,11 +324,13 @@ function loaded(found) {
   }));
   const shares = networks.flatMap(({ name, about: { measured } }) => (measured?.paper ? [told(name, measured)] : []));
   $("honest").textContent = `These networks are small. ${shares.length ? `${shares.join("; ")}, at ε ${about.epsilon}.` : "Their robust accuracy was not given to this page."}`;
-  $("tour-start").hidden = asked.length > 0;
+  $("tour-start").hidden = !isOwn;
+  document.querySelector("main").inert = false;
   makeViews();
   connectPad();
   measuring(false);
-  status(stored.images.length ? "" : "These networks came without test images: draw one, or choose a file.");
+  if (leftOut.length) status(`Left out, with other images or classes than ${networks[0].path}: ${leftOut.join(", ")}`, true);
+  else status(stored.images.length ? "" : "These networks came without test images: draw one, or choose a file.");
   document.body.dataset.ready = "yes";
   change({});
 }
@@ -354,12 +360,13 @@ $("measure").addEventListener("click", () => measure([{ kind: state.kind, beta: 
 $("measure-all").addEventListener("click", () => measure(SETTINGS));
 $("measure-stop").addEventListener("click", () => { send("stop"); measuring(false); });
 $("save").addEventListener("click", () => {
+  if (!trajectories.length) return;
   const parts = networks.map((network, index) => {
     const found = softmax(trajectories[index][Math.min(state.step, trajectories[index].length - 1)].heads[0]);
     const order = found.map((share, k) => [labels[k], share]).sort((a, b) => b[1] - a[1]).slice(0, 5);
     return { name: network.name, verdict: views[index].verdict.textContent, images: views[index].canvases, predictions: order };
   });
-  const title = `${named(setting())}, step ${state.step}`;
+  const title = `${titled(seen.setting)}, step ${state.step}`;
   element("a", { href: picture(title, parts).toDataURL("image/png"), download: "cifs-playground.png" }).click();
 });
 const tour = (number) => {
@@ -373,7 +380,7 @@ $("tour-start").addEventListener("click", () => tour(0));
 $("tour-back").addEventListener("click", () => tour(state.tour - 1));
 $("tour-next").addEventListener("click", () => tour(state.tour + 1));
 $("tour-end").addEventListener("click", () => tour(null));
-addEventListener("hashchange", () => { if (networks.length && location.hash.includes("=")) { state = fittingState(); showControls(); attackAgain(); } });
+addEventListener("hashchange", () => { if (networks.length) { state = fittingState(); showControls(); attackAgain(); } });
 addEventListener("resize", () => show());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => show());
 
@@ -381,7 +388,13 @@ for (const link of $("datasets").querySelectorAll("a")) {
   if (String(new URL(link.href).searchParams.getAll("model")) === String(asked)) link.setAttribute("aria-current", "page");
 }
 
-const urls = (asked.length ? asked : ["models/digits_vanilla", "models/digits_cifs"]).map((url) => new URL(url, document.baseURI));
+// A link to an equation would take the place of the state in the URL.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[href='#equations']");
+  if (link) { event.preventDefault(); $("equations").scrollIntoView(); }
+});
+
+const urls = asked.map((url) => new URL(url, document.baseURI));
 if (urls.every((url) => url.origin === location.origin)) {
   status("Loading the networks …");
   send("load", { urls: urls.map((url) => url.href.replace(/\/+$/, "")) });

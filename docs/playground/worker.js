@@ -44,7 +44,8 @@ async function load(url) {
     return Object.fromEntries(Object.entries(outputs).map(([name, tensor]) => [name, tensor.data]));
   }
 
-  return { name: about.name ?? url.split("/").pop(), about, labels, shape, numHeads, probes: numHeads - 1, classes, layers, run };
+  const path = url.split("/").slice(-2).join("/");
+  return { name: about.name ?? url.split("/").pop(), path, about, labels, shape, numHeads, probes: numHeads - 1, classes, layers, run };
 }
 
 /** What the page shows of a step: plain arrays. */
@@ -120,8 +121,13 @@ onmessage = async ({ data }) => {
   const { id, type } = data;
   try {
     if (type === "load") {
-      for (const url of data.urls) networks.push(await load(url));
-      postMessage({ id, type: "loaded", networks: networks.map(({ run, ...rest }) => rest) });
+      const all = [];
+      for (const url of data.urls) all.push(await load(url));
+      // Side by side stand networks of the same images and classes.
+      const fits = ({ shape, labels }) => String([shape, labels]) === String([all[0].shape, all[0].labels]);
+      networks.push(...all.filter(fits));
+      const leftOut = all.filter((network) => !fits(network)).map(({ path }) => path);
+      postMessage({ id, type: "loaded", networks: networks.map(({ run, ...rest }) => rest), leftOut });
     } else if (type === "attack") await attackOne(id, data);
     else if (type === "measure") await measure(id, data);
     else if (type === "stop") current.measure = id;

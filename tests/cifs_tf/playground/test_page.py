@@ -290,10 +290,10 @@ def test_nothing_is_wider_than_the_window(which, request):
         page.screenshot(path=Path(SCREENSHOTS) / f"playground_{width}.png", full_page=True)
 
 
-def test_the_first_load_is_small(visit):
+def test_the_first_load_is_small(narrow):
     """All files that the page asked for, as they travel."""
     folders = {"/": PAGE, "/vendor/": vendor_runtime()}
-    files = {find_file(urllib.parse.urlsplit(request).path, folders) for request in visit.requests} - {None}
+    files = {find_file(urllib.parse.urlsplit(request).path, folders) for request in narrow.requests} - {None}
     assert {".html", ".js", ".wasm", ".onnx"} <= {file.suffix for file in files}
     assert sum(len(read_file(file, "gzip")[0]) for file in files) < 5_000_000
 
@@ -327,6 +327,33 @@ def test_no_serious_fault_of_accessibility(which, request, axe):
     page.evaluate(axe)
     found = page.evaluate("axe.run().then(({ violations }) => violations)")
     assert [f"{each['id']}: {each['help']}" for each in found if each["impact"] in ("serious", "critical")] == []
+
+
+def test_a_verdict_is_of_the_image_that_was_attacked(visit):
+    """While the next one is under attack, the page goes on telling of the last."""
+    before, both = visit.page.evaluate("""() => {
+      const verdicts = () => [...document.querySelectorAll(".verdict")].map((each) => each.textContent).join();
+      const before = verdicts();
+      document.querySelectorAll("#images button")[5].click();
+      window.dispatchEvent(new Event("resize"));
+      return [before, [verdicts(), document.querySelector("#target option:disabled").textContent]];
+    }""")
+    label = visit.page.eval_on_selector("#label", "label => label.selectedOptions[0].textContent")
+    assert both == [before, label]
+
+
+def test_a_link_that_is_cut_shows_a_stored_image(browser, url):
+    for visit in open_page(browser, url, fragment="#pixels=A&label=3"):
+        assert all(visit.verdicts())
+        assert visit.page.get_attribute("#images button >> nth=0", "aria-pressed") == "true"
+
+
+def test_networks_of_other_images_are_left_out(browser, url):
+    models = "?model=models/fashion_mnist_cifs&model=models/digits_cifs"
+    for visit in open_page(browser, url, fragment=models):
+        assert visit.page.inner_text("#status").endswith("than models/fashion_mnist_cifs: models/digits_cifs")
+        assert len(visit.verdicts()) == 1
+        visit.page.click("#forward")
 
 
 def test_networks_of_ones_own_have_no_tour(browser, url):
