@@ -14,7 +14,7 @@ from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.records import Answers
 
 # Images that are looked at, and how many numbers are kept of what a network answers to each.
-IMAGES, NUMBERS = 8, 4
+IMAGES, NUMBERS = 4, 4
 # So far from the images it is asked too, in each pixel; no multiple of half a level, where rounding would be a tie.
 NEAR = 20.3 / 255
 # Parts of the largest number: what another machine may round otherwise, and what differs at once by chance alone.
@@ -27,10 +27,10 @@ def answers_of(model: AttackedModel, split: Split) -> Answers | None:
 
     Args:
         model: the attacked model.
-        split: the images; eight of them are taken, spread over all.
+        split: the images; four of them are taken, spread over all.
 
     Returns:
-        `heads` and `gradients` (16, 4): random projections of all heads for each image, and of a gradient; no gradients
+        `heads` and `gradients` (8, 4): random projections of all heads for each image, and of a gradient; no gradients
         where the network has none, and None if it answers by chance.
     """
     places = np.unique(np.linspace(0, len(split) - 1, IMAGES).astype(int))

@@ -350,7 +350,7 @@ def test_what_is_kept_of_answers(split, make_victim):
     victim = make_victim()
     found = answers_of(victim, split)
     assert same_answers(found, answers_of(victim, split))
-    assert np.shape(found["heads"]) == np.shape(found["gradients"]) == (16, 4)
+    assert np.shape(found["heads"]) == np.shape(found["gradients"]) == (8, 4)
 
     def with_fn(change, **options):
         return dataclasses.replace(victim, heads_fns={"full": change(victim.heads_fns["full"])}, **options)
@@ -361,7 +361,7 @@ def test_what_is_kept_of_answers(split, make_victim):
     assert answers_of(with_fn(lambda fn: fn, has_gradient=False), split)["gradients"] is None
     assert answers_of(with_fn(lambda fn: lambda x: tf.stop_gradient(fn(x))), split)["gradients"] is None
     nothing = answers_of(with_fn(lambda fn: lambda x: fn(x) * float("nan")), split)
-    assert nothing["heads"] == [4 * [None]] * 16
+    assert nothing["heads"] == [4 * [None]] * 8
     assert same_answers(nothing, nothing)
     assert not same_answers(nothing, found)
     rounded = {**found, "heads": (np.array(found["heads"]) * 1.001).tolist()}
