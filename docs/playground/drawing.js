@@ -106,7 +106,7 @@ export function picture(title, networks) {
   context.imageSmoothingEnabled = false;
   context.font = "13px system-ui, sans-serif";
   const widths = networks.flatMap(({ predictions }) => predictions.map(([label]) => context.measureText(label).width));
-  const names = Math.min(Math.max(...widths) + 10, 130), bar = 246 - 60 - names;
+  const names = Math.min(Math.max(...widths) + 10, 130), bar = 180 - names;
   networks.forEach(({ name, verdict, images, predictions }, row) => {
     const top = 52 + 210 * row;
     context.font = "bold 15px system-ui, sans-serif";
