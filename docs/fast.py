@@ -32,7 +32,7 @@ from cifs_tf.tables import Table
 
 DOCS = Path(__file__).resolve().parent
 RECORDING = DOCS.parent / "tests/reference/golden/autoattack_fashion_mnist.npz"
-TRAINED = {"fashion_mnist": 0.05, "svhn_cropped": 8 / 255, "cifar10": 8 / 255}
+TRAINED = {"fashion_mnist": 0.05, "svhn": 8 / 255, "cifar10": 8 / 255}
 MARKS = ("<!-- docs/fast.py: -->\n", "<!-- end -->")
 
 

@@ -24,6 +24,7 @@ SMALL = [
     "--attacks=[fgsm, pgd3]",
     "--attack_betas=[0, 2]",
     "--eval_audit=false",
+    "--checkpoints=[last]",
 ]
 
 

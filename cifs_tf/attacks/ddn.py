@@ -34,7 +34,7 @@ class DDN(MinimalNorm):
         CVPR 2019, Algorithm 1.
 
     Example:
-        >>> x, distance = DDN(epsilon=0.5).nearest(heads_fn, images, labels, head_weights(0, 2))
+        >>> x, distance = DDN(epsilon=0.5).nearest(model.heads_fn(), images, labels, head_weights(0, 2))
     """
 
     num_steps: int = 200

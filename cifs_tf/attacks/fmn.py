@@ -42,7 +42,7 @@ class FMN(MinimalNorm):
         Algorithm 1.
 
     Example:
-        >>> x, distance = FMN(epsilon=0.5, norm="l2").nearest(heads_fn, images, labels, head_weights(0, 2))
+        >>> x, distance = FMN(epsilon=0.5).nearest(model.heads_fn(), images, labels, head_weights(0, 2))
     """
 
     num_steps: int = 200

@@ -180,7 +180,7 @@ def test_zero_steps_return_the_start(attack, make_images):
         assert np.linalg.norm(noise, axis=1).max() <= 0.8 + 1e-6
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_verdicts_do_not_depend_on_the_batch(trained, capsys):
     """Batches of 7 and of 64, compiled: at most one verdict in 500 may differ by float rounding.
 

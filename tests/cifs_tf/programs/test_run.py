@@ -21,7 +21,7 @@ def tensorboard_tags(folder):
 
 
 def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
-    argv = [*SMALL, "--epochs=2", "--val_examples=30", "--workdir=out"]
+    argv = [*SMALL, "--epochs=2", "--val_examples=30", "--checkpoints=[last, best]", "--workdir=out"]
     code, out, err = run(*argv, cwd=tmp_path)
     assert code == 0, err
     assert [child.name for child in tmp_path.iterdir()] == ["out"]
@@ -92,7 +92,6 @@ def test_every_method_trains_what_goes_on_top_too(argv, tmp_path):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     (network,) = result["networks"].values()
     assert network["history"][-1]["loss"] > 0
-    assert ("best" in network["evaluation"]) == ("--val_examples=0" not in argv)
 
 
 @pytest.mark.slow
