@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.attacks.minimal import FAR, MinimalNorm, annealed
-from cifs_tf.attacks.objective import HeadsFn, choose, fooled, per_example, value_and_gradient
+from cifs_tf.attacks.minimal import FAR, MinimalNorm, annealed, nearer
+from cifs_tf.attacks.objective import HeadsFn, fooled, per_example, value_and_gradient
 from cifs_tf.attacks.packing import loop_packed
 from cifs_tf.losses import contract, cross_entropy
 
@@ -63,8 +63,7 @@ class DDN(MinimalNorm):
 
             _, heads, gradient = value_and_gradient(objective, x)
             misclassified, distance = fooled(heads, labels), self.distance(x, images)
-            better = misclassified & (distance < best_distance)
-            best, best_distance = choose(better, x, best), tf.where(better, distance, best_distance)
+            best, best_distance = nearer(misclassified, x, distance, best, best_distance)
             length = tf.where(misclassified, 1 - self.gamma, 1 + self.gamma) * length
             step_size = annealed(self.step_size, self.step_size / 100, index, self.num_steps, x.dtype)
             shift = self.steepest(x - images + step_size * self.steepest(gradient))

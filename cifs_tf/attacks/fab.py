@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.attacks.minimal import FAR, MinimalNorm
+from cifs_tf.attacks.minimal import FAR, MinimalNorm, nearer
 from cifs_tf.attacks.objective import HeadsFn, choose, fooled, select_target, value_and_gradient
 from cifs_tf.attacks.packing import loop_packed
 from cifs_tf.losses import contract
@@ -91,8 +91,8 @@ class FABT(MinimalNorm):
 
             misclassified = fooled(heads_fn(x), labels)
             distance = self.distance(x, images)
-            better = misclassified & (distance < best_distance) & (best_distance > enough)
-            best, best_distance = choose(better, x, best), tf.where(better, distance, best_distance)
+            found = misclassified & (best_distance > enough)
+            best, best_distance = nearer(found, x, distance, best, best_distance)
             return [best, best_distance, choose(misclassified, images + self.backward * (x - images), x)]
 
         start = tf.where(already, tf.zeros_like(contract(natural[..., 0], head_weights)), FAR)

@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.attacks.ball import Ball
-from cifs_tf.attacks.minimal import FAR, MinimalNorm, annealed
-from cifs_tf.attacks.objective import HeadsFn, choose, fooled, value_and_gradient
+from cifs_tf.attacks.minimal import FAR, MinimalNorm, annealed, nearer
+from cifs_tf.attacks.objective import HeadsFn, fooled, value_and_gradient
 from cifs_tf.attacks.packing import loop_packed
 from cifs_tf.losses import contract, margin
 
@@ -71,8 +71,7 @@ class FMN(MinimalNorm):
 
             lead, heads, gradient = value_and_gradient(objective, x)
             misclassified, distance = fooled(heads, labels), self.distance(x, images)
-            better = misclassified & (distance < best_distance)
-            best, best_distance = choose(better, x, best), tf.where(better, distance, best_distance)
+            best, best_distance = nearer(misclassified, x, distance, best, best_distance)
             change = annealed(self.gamma, self.last_gamma, index, self.num_steps, x.dtype)
             to_boundary = tf.math.divide_no_nan(tf.abs(lead), self.dual_length(gradient))
             outwards = (1 + change) * tf.where(best_distance < FAR, radius, distance + to_boundary)

@@ -53,3 +53,11 @@ def annealed(first: float, last: float, index: tf.Tensor, num_steps: int, dtype:
     """Return a step size on its way from the first to the last along half a cosine, at a step counted from 0."""
     share = tf.cast(index, dtype) / max(num_steps - 1, 1)
     return last + 0.5 * (first - last) * (1 + tf.cos(np.pi * share))
+
+
+def nearer(
+    misclassified: tf.Tensor, x: tf.Tensor, distance: tf.Tensor, best: tf.Tensor, best_distance: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the nearest misclassified points, and their distances (batch,), after a look at the points x."""
+    better = misclassified & (distance < best_distance)
+    return choose(better, x, best), tf.where(better, distance, best_distance)
