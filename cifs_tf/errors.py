@@ -1,4 +1,4 @@
-"""The one exception a person can cause and a person can fix."""
+"""The one exception a person can cause and a person can fix, and how other exceptions are quoted in it."""
 
 
 class UserError(ValueError):
@@ -20,3 +20,13 @@ class UserError(ValueError):
         self.argument, self.received, self.advice = argument, received, advice
         # Keras and pickle rebuild an exception from its message alone.
         super().__init__(f"{argument}: received {received!s}; {advice.removesuffix('.')}." if advice else argument)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message; the name of its class where it has none.
+
+    Example:
+        >>> first_line(ValueError("no such layer\\nTraceback ...")), first_line(KeyError())
+        ('no such layer', 'KeyError')
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifs_tf.errors import UserError
+from cifs_tf.errors import UserError, first_line
 from cifs_tf.files import check_version, publish_version, write_json
 from cifs_tf.models import Classifier, with_precision
 from cifs_tf.models.onnx_gradient import GRADIENT_FILE, heads_and_gradient_fn, write_gradient_onnx
@@ -110,7 +110,7 @@ def export(
             try:
                 write_gradient_onnx(classifier, path / GRADIENT_FILE)
             except ExportError as error:
-                warnings.warn(str(error).partition("\n")[0], stacklevel=2)
+                warnings.warn(first_line(error), stacklevel=2)
         if "savedmodel" in formats:
             write_saved_model(classifier, path, resize=resize)
         write_json(path / "labels.json", names)

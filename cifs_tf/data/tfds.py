@@ -19,7 +19,7 @@ from cifs_tf.data.resizing import mode_of, resize
 from cifs_tf.data.source import Source
 from cifs_tf.data.split import Split
 from cifs_tf.data.stored import Records, StoredImages, check_disk, digest_of
-from cifs_tf.errors import UserError
+from cifs_tf.errors import UserError, first_line
 
 TEST_SPLITS = ("test", "validation")
 READ_BATCH = 1000
@@ -160,7 +160,7 @@ def _find(name: str, config: DataConfig):
     try:
         return tfds.builder(name, data_dir=data_dir)
     except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError, ImportError) as error:
-        advice = f"TFDS does not know it ({_first_line(error)}); see tensorflow.org/datasets for names"
+        advice = f"TFDS does not know it ({_short(error)}); see tensorflow.org/datasets for names"
         raise UserError("--dataset", config.dataset, advice) from error
 
 
@@ -199,9 +199,8 @@ def _reason(error: Exception) -> str:
     request = getattr(error, "request", None)
     if request is not None:
         return f"no connection to {urllib.parse.urlparse(request.url).hostname}"
-    return _first_line(error)
+    return _short(error)
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:160].rstrip(" .")
+def _short(error: Exception) -> str:
+    return first_line(error)[:160].rstrip(" .")

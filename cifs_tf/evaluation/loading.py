@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from cifs_tf.attacks import HeadsFn
-from cifs_tf.errors import UserError
+from cifs_tf.errors import UserError, first_line
 from cifs_tf.evaluation.attacked import (
     PAPER_TOP_K,
     AttackedModel,
@@ -67,8 +67,7 @@ def _load(path: str | os.PathLike[str], name: str | None, trust: bool) -> Attack
     try:
         loaded = tf.saved_model.load(str(folder))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError("model", path, f"TensorFlow cannot load it ({reason}), give a SavedModel") from error
+        raise UserError("model", path, f"TensorFlow cannot load it ({first_line(error)}), give a SavedModel") from error
     fingerprint = _hash_files(folder)
     ours = {m: loaded.signatures[f"heads_{m}"] for m in MASK_GRADIENTS if f"heads_{m}" in loaded.signatures}
     return _from_heads(loaded, ours, name, fingerprint) if ours else _from_foreign(loaded, name, fingerprint)

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.attacks import HeadsFn
-from cifs_tf.errors import UserError
+from cifs_tf.errors import UserError, first_line
 from cifs_tf.evaluation.attacked import PAPER_TOP_K, AttackedModel, as_many, check_input_of, single_head
 from cifs_tf.evaluation.outputs import choose_output, probe_images
 from cifs_tf.evaluation.tasks import differs
@@ -67,8 +67,8 @@ def _session(path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError("model", path, f"onnxruntime cannot load it ({reason}), give an ONNX file") from error
+        advice = f"onnxruntime cannot load it ({first_line(error)}), give an ONNX file"
+        raise UserError("model", path, advice) from error
 
 
 def _named(session: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -112,7 +112,7 @@ def _white_box(path: Path, session: Any, beside: Path, name: str) -> AttackedMod
         if bool(tf.reduce_any(differs(tf.constant(mine), tf.constant(theirs)))):
             raise ValueError("their predictions differ")
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         advice = f"it does not belong to {path.name} ({reason}), export the two together again, or move it away"
         raise UserError("model", beside, advice) from error
 
@@ -180,7 +180,7 @@ def _black_box(path: Path, session: Any, name: str) -> AttackedModel:
     try:
         found = ask(probe.numpy())
     except Exception as error:
-        advice = f"it does not answer for images of the shape {image_shape} ({str(error).splitlines()[0]})"
+        advice = f"it does not answer for images of the shape {image_shape} ({first_line(error)})"
         raise UserError("model", path, f"{advice}, give one that does") from error
     found = {each: value for each, value in found.items() if each in outputs and value.shape[:1] == (len(probe),)}
     chosen = choose_output({each: (None, *value.shape[1:]) for each, value in found.items()})

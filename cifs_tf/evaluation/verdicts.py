@@ -39,7 +39,7 @@ NEXT_STEPS = {
     "the gradient": SEEN_THROUGH,
     "a gradient to the end": SEEN_THROUGH,
     "the answer changes gradually": SEEN_THROUGH,
-    "epsilon 1": SEEN_THROUGH,
+    "epsilon ": SEEN_THROUGH,
     "without a bound": SEEN_THROUGH,
     "FGSM": SEEN_THROUGH,
     "transfer": "count the images that the surrogate breaks as broken, and find what hides the gradient",

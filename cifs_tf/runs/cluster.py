@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from cifs_tf.config import MachineConfig
 from cifs_tf.distribute import mirrored_strategy, spans_workers
-from cifs_tf.errors import UserError
+from cifs_tf.errors import UserError, first_line
 from cifs_tf.runs.preemption import WorkerLostError
 
 # Errors of an operation whose other worker has ended, or has been started again.
@@ -251,7 +251,7 @@ def _multi_worker(num_workers: int) -> tf.distribute.Strategy:
         with _translate_worker_errors():
             return tf.distribute.MultiWorkerMirroredStrategy()
     except (ValueError, TypeError, RuntimeError, tf.errors.OpError) as error:
-        advice = f"it cannot be used ({str(error).splitlines()[0]})"
+        advice = f"it cannot be used ({first_line(error)})"
         if isinstance(error, tf.errors.UnknownError):  # all that TensorFlow says of a server that does not start
             advice += "; is the port of this worker in use?"
         raise UserError("TF_CONFIG", os.environ["TF_CONFIG"], advice) from error
@@ -261,6 +261,6 @@ def _tpu() -> tf.distribute.Strategy:
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
     except (ValueError, tf.errors.OpError) as error:
-        advice = f"no TPU was found ({str(error).splitlines()[0]}), give another strategy"
+        advice = f"no TPU was found ({first_line(error)}), give another strategy"
         raise UserError("--strategy", "tpu", advice) from error
     return tf.distribute.TPUStrategy(resolver)

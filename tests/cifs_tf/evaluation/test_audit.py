@@ -13,6 +13,7 @@ from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.audit import audit
 from cifs_tf.evaluation.suites import audit_tasks
 from cifs_tf.evaluation.tasks import Natural
+from cifs_tf.evaluation.verdicts import SEEN_THROUGH, next_step
 from cifs_tf.losses import head_weights
 from cifs_tf.models import Classifier
 
@@ -156,6 +157,14 @@ def test_epsilon_one(left, verdict, make_ledger):
     ledger = ledger_of(make_ledger, pools)
     assert verdict_of(ledger, "epsilon 1 breaks everything").verdict == verdict
     assert ledger.curve("epsilon") == [(0.0, 1.0), (0.1, 191 / 200), (1.0, left / 200)]
+
+
+@pytest.mark.parametrize("radius", [1.0, 55.43, 3072.0])
+def test_what_to_do_about_the_largest_ball_is_the_same_in_every_norm(radius, make_ledger):
+    ledger = ledger_of(make_ledger, {("e", (("pool", "epsilon"), ("x", radius))): range(100)})
+    (name,) = (check.name for check in audit(ledger) if check.verdict == "fail")
+    assert name.endswith("breaks everything")
+    assert next_step([name]) == SEEN_THROUGH
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(4, "pass"), (5, "warn")])

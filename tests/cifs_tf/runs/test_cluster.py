@@ -107,6 +107,15 @@ def test_a_port_in_use_is_one_sentence(tmp_path):
     assert "Traceback" not in ended.stderr
 
 
+def test_an_error_without_a_message_is_named(monkeypatch):
+    def fail():
+        raise ValueError
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver.TPUClusterResolver, "connect", fail)
+    with pytest.raises(UserError, match=r"no TPU was found \(ValueError\)"):
+        cluster._tpu()
+
+
 def test_more_workers_than_test_images_are_refused_before_the_training():
     dataset = load_dataset(DataConfig(train_examples=16, test_examples=10))
     several = mock.Mock(num_workers=11)
