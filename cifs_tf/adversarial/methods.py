@@ -37,7 +37,10 @@ class Method(Protocol):
         """Return the method with the values of its schedules; `epoch`: finished ones, with fractions, a scalar."""
 
     def perturb(self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Make the images to train on, like `images`; `seed` is int64 (batch, 2), one per example."""
+        """Make the images to train on, or return `images` itself: metrics are those of natural images then.
+
+        `seed` is int64 (batch, 2), one per example.
+        """
 
     def loss(
         self, classifier: Classifier, images: tf.Tensor, x_adv: tf.Tensor, labels: tf.Tensor

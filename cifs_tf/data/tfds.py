@@ -174,8 +174,10 @@ def _download(builder, config: DataConfig) -> None:
     if not missing:
         return
     # TFDS would retry for minutes where there is no network, and draw its bars into logs.
+    logger = logging.getLogger("urllib3")
+    retries, level = downloader.MAX_RETRIES, logger.level
     downloader.MAX_RETRIES = DOWNLOAD_RETRIES
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    logger.setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     data_dir = Path(builder.data_dir_root)
@@ -192,6 +194,8 @@ def _download(builder, config: DataConfig) -> None:
         )
         raise UserError("--dataset", config.dataset, advice) from error
     finally:
+        downloader.MAX_RETRIES = retries
+        logger.setLevel(level)
         shutil.rmtree(downloads, ignore_errors=True)
 
 

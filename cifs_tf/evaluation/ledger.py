@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,6 +70,7 @@ class Ledger:
         while not is_read:  # again after lines have been taken out of it
             with open(path, "a+", encoding="utf-8") as file:
                 try:
+                    # The ledger is its own lock: another file for it, as filelock needs, would lie beside each result.
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError as error:
                     advice = "another process writes it, wait for it or give another folder"
@@ -207,7 +209,7 @@ class Ledger:
         """True once every task of its shard is done."""
         return FINISHED in self._ids
 
-    @property
+    @functools.cached_property
     def tasks(self) -> list[TaskRecord]:
         """The tasks of the evaluation, in order."""
         return [TaskRecord(**task) for task in self.header["about"]["tasks"]]

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -32,8 +32,12 @@ ADVICE = f"the same command repeats the step, --on_nan skip goes on without it, 
 VALIDATION_ADVICE = f"the weights are finite, what they answer is not: --on_nan skip leaves such values out, {SMALLER}"
 
 
-# No checkpoint.
-NONE: tuple[int, list[np.ndarray], dict[str, Any]] = (0, [], {})
+class Checkpoint(NamedTuple):
+    """A checkpoint that was read: the finished steps, the values of all variables in order, and the file's stamp."""
+
+    step: int
+    values: list[np.ndarray]
+    stamp: dict[str, Any]
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -97,30 +101,31 @@ class Checkpoints(keras.callbacks.Callback):
         state = _state(trainer)
         iterations = next(index for index, variable in enumerate(state) if variable is trainer.optimizer.iterations)
         shapes = [variable.shape for variable in state]
-        step, values, found = self._read_newest(self._files(), shapes, iterations) if self.cluster.is_chief else NONE
-        step = self.cluster.from_chief(step)
+        newest = self._read_newest(self._files(), shapes, iterations) if self.cluster.is_chief else None
+        step = self.cluster.from_chief(newest.step if newest else 0)
         if not step:
             return 0
-        values = values or self._read_shared(step, shapes, iterations)
+        newest = newest or self._read_shared(step, shapes, iterations)
         # By all workers at once: what metrics keep is shared among them.
-        for variable, value in zip(state, values, strict=True):
+        for variable, value in zip(state, newest.values, strict=True):
             variable.assign(value)
         if self.cluster.is_chief:
-            finished = step // self.steps_per_epoch
-            self.history = found["history"] if found else read_json(self.history_file)[:finished] if finished else []
+            if newest.stamp:
+                self.history = newest.stamp["history"]
+            elif finished := step // self.steps_per_epoch:
+                self.history = read_json(self.history_file)[:finished]
             if self.history:
                 write_json(self.history_file, self.history)
         self.skipped, self.not_finite = trainer.skipped_steps, trainer.not_finite
         return step
 
-    def _read_shared(self, step: int, shapes: Sequence[tuple[int, ...]], iterations: int) -> list[np.ndarray]:
+    def _read_shared(self, step: int, shapes: Sequence[tuple[int, ...]], iterations: int) -> Checkpoint:
         """Read the chief's checkpoint, once it is visible here."""
         deadline = time.monotonic() + SHARING_SECONDS
         while time.monotonic() < deadline:
             files = [file for file in self._files() if _step(file) == step]
-            found, values, _ = self._read_newest(files, shapes, iterations)
-            if found:
-                return values
+            if found := self._read_newest(files, shapes, iterations):
+                return found
             time.sleep(1)
         raise WorkerLostError(f"the chief's checkpoint of step {step} cannot be read in {self.folder}; is it shared?")
 
@@ -205,8 +210,8 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _read_newest(
         self, files: Sequence[Path], shapes: Sequence[tuple[int, ...]], iterations: int
-    ) -> tuple[int, list[np.ndarray], dict[str, Any]]:
-        """Read the last of some checkpoints that is whole: its step, values and stamp; `NONE` if none is."""
+    ) -> Checkpoint | None:
+        """Read the last of some checkpoints that is whole; None if there is no such one."""
         for file in reversed(files):
             step = _step(file)
             try:
@@ -214,10 +219,10 @@ class Checkpoints(keras.callbacks.Callback):
                 values = read_arrays(file, shapes)
                 if int(values[iterations]) != step:
                     raise ValueError(f"it is of step {int(values[iterations])}")
-                return step, values, found
+                return Checkpoint(step, values, found)
             except DAMAGE as error:
                 warn(f"{file} cannot be loaded ({error}); trying the one before it.")
-        return NONE
+        return None
 
     def _files(self) -> list[Path]:
         files = self.folder.glob("step-*.npz") if self.folder.is_dir() else []

@@ -1,12 +1,14 @@
 """Named datasets: digits, and those of TensorFlow Datasets that lie on this machine."""
 
 import dataclasses
+import logging
 import os
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
+from tensorflow_datasets.core.download import downloader
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data import load_dataset, tfds
@@ -101,6 +103,21 @@ def test_unknown_dataset_lists_the_known_ones():
 def test_unknown_tfds_set(tmp_path):
     with pytest.raises(UserError, match=r"^--dataset: received tfds:no_such_set_at_all;.*TFDS does not know it"):
         load_dataset(DataConfig(dataset="tfds:no_such_set_at_all", data_dir=str(tmp_path)))
+
+
+def test_a_failed_download_leaves_tfds_as_it_was(tmp_path):
+    logger, before = logging.getLogger("urllib3"), downloader.MAX_RETRIES
+    seen = []
+
+    def fail(download_dir):
+        seen.append((downloader.MAX_RETRIES, logger.level))
+        raise OSError
+
+    builder = mock.Mock(data_path=tmp_path / "set", data_dir_root=tmp_path, download_and_prepare=fail)
+    with pytest.raises(UserError, match=r"cannot be downloaded \(OSError\)"):
+        tfds._download(builder, DataConfig(dataset="tfds:mnist"))
+    assert seen == [(tfds.DOWNLOAD_RETRIES, logging.ERROR)]
+    assert (downloader.MAX_RETRIES, logger.level) == (before, logging.NOTSET)
 
 
 @pytest.mark.parametrize(
