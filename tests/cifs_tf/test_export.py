@@ -210,6 +210,7 @@ def test_disagreement_is_0_for_the_same_and_1_for_opposite_predictions():
     np.testing.assert_allclose(found, [0, 1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_explain_without_selection_layers(images, tmp_path):
     model = make_tiny()
     loaded = tf.saved_model.load(str(export(model, tmp_path / "model", formats=["savedmodel"])))

@@ -268,6 +268,7 @@ def batches(start, stop):
         yield make_data(seed=step)
 
 
+@pytest.mark.slow
 def test_resumes_from_a_weights_file(tmp_path):
     """2 + 2 steps equal 4: weights, momentum, schedule and random starts all continue."""
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([2], [0.5, 0.05])

@@ -85,7 +85,12 @@ def expected():
     return fit(IMAGES, LABELS, shuffle=False)
 
 
-@pytest.mark.parametrize("form", FORMS)
+FEW_FORMS = ("arrays", "tf.data")
+
+
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=[] if form in FEW_FORMS else pytest.mark.slow) for form in FORMS]
+)
 def test_every_form_of_data_trains_alike(form, expected):
     """No batch is lost to the look at the first one."""
     kwargs = {"shuffle": False} if form in ("arrays", "tensors", "PyDataset") else {}
@@ -137,7 +142,7 @@ def test_labels_that_are_missing(labels, expected):
         make_trainer().fit(IMAGES, labels, verbose=0)
 
 
-@pytest.mark.parametrize("made", [plain_classifier, make_trainer])
+@pytest.mark.parametrize("made", [plain_classifier, pytest.param(make_trainer, marks=pytest.mark.slow)])
 def test_later_batches_are_refused_in_a_sentence(made):
     model = made()
     for change_images, change_labels, expected in (
@@ -262,7 +267,8 @@ def test_the_plain_fit_wants_labels_as_its_loss_does():
     plain_classifier(categorical).fit(IMAGES, 0.9 * one_hot + 0.1 / 3, verbose=0)
 
 
-@pytest.mark.parametrize("selection", [CIFS, pytest.param(CAS, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("selection", [CIFS, CAS])
 def test_accuracy_in_training_is_the_networks_without_labels(selection):
     """Of images of noise it knows nothing, whatever the mask is told; one of 8 images is looked at."""
     trainer = make_trainer(SGD(1e-9), cuts={"low": selection()})
@@ -359,6 +365,7 @@ def test_a_step_that_is_not_finite_changes_nothing(optimizer, awp):
     assert np.isfinite(fit(images[16:], LABELS[16:], trainer)["loss"]).all()
 
 
+@pytest.mark.slow
 def test_examples_of_weight_0_count_in_no_accuracy():
     weights = np.ones(24, np.float32)
     weights[12:] = 0

@@ -13,8 +13,8 @@ from cifs_tf.models import Classifier
 @pytest.mark.parametrize(
     "config",
     [
-        {"defense": "vanilla"},
-        {"defense": "cas"},
+        pytest.param({"defense": "vanilla"}, marks=pytest.mark.slow),
+        pytest.param({"defense": "cas"}, marks=pytest.mark.slow),
         {"defense": "cifs", "importance_scale": "mean_one"},
         {"defense": "cifs", "arch": "wrn28-10", "width": 1},
     ],

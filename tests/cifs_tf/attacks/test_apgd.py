@@ -61,7 +61,7 @@ def by_the_book(image, label, weight, noise, attack):
 
 
 @pytest.mark.parametrize("compat", [False, True])
-@pytest.mark.parametrize("num_steps", [1, 7, 33, 100])
+@pytest.mark.parametrize("num_steps", [1, 7, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (33, 100))])
 def test_every_step_is_by_the_book(num_steps, compat):
     """Images near the boundary, so that some fall late: their misclassified iterate tells all steps before it."""
     rng = np.random.default_rng(num_steps)

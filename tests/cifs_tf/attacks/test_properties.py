@@ -43,6 +43,12 @@ ATTACKS = {
 }
 # Variants of attacks that are tested always.
 VARIANTS = {
+    "fgsm",
+    "pgd",
+    "pgd l2",
+    "apgd l2",
+    "square l2",
+    "ddn",
     "fab l2",
     "fmn l1",
     "square l1",
@@ -214,7 +220,7 @@ def test_random_draws_are_the_seeds(name, trained):
 
 @pytest.mark.parametrize(
     "name",
-    ["pgd random start", "square", *(pytest.param(name, marks=pytest.mark.slow) for name in ("apgd dlr", "fab"))],
+    ["pgd random start", *(pytest.param(name, marks=pytest.mark.slow) for name in ("square", "apgd dlr", "fab"))],
 )
 def test_a_label_affects_only_its_own_image(name, trained):
     """Another label for example 0 moves no other example; in inference nothing else knows labels."""

@@ -108,7 +108,13 @@ def jpeg(image, orientation=None, **options):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(("mode", "orientation"), [("crop", None), ("stretch", 6), ("pad", 5), ("crop", 8)])
+@pytest.mark.parametrize(
+    ("mode", "orientation"),
+    [
+        ("crop", 8),
+        *(pytest.param(*way, marks=pytest.mark.slow) for way in (("crop", None), ("stretch", 6), ("pad", 5))),
+    ],
+)
 def test_a_large_jpeg_is_decoded_smaller_alike_by_folder_export_and_client(mode, orientation, tmp_path):
     """At 1/1 to 1/8: the reader of folders to the bit of the export, the client to one level."""
     for number, side in enumerate((50, 70, 140, 270)):

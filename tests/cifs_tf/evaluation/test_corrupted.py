@@ -26,6 +26,7 @@ def test_mean_corruption_error_by_hand(make_ledger):
     assert describe_corruptions(make_ledger([], found), is_subset=True) is None
 
 
+@pytest.mark.slow
 def test_a_run_of_all_fifteen(make_victim, split, tmp_path):
     """Two classes by brightness: brighter images are taken for bright ones. Batches do not matter."""
     heads = make_victim().heads_fns["full"]

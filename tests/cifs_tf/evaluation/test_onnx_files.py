@@ -47,6 +47,7 @@ def write_linear(path, shape, *, batch="batch", output=(3,), dtype=TensorProto.F
     return path
 
 
+@pytest.mark.slow
 def test_the_suite_comes_to_the_verdicts_of_the_live_model(trained, digits, version, small_suite):
     """With a random start, by a targeted loss, at beta 2 and through the mask; one image in 500 may differ."""
     live, loaded = as_attacked(trained.classifier), load_attacked(version / "model.onnx")
@@ -92,7 +93,10 @@ def test_the_gradient_must_belong_to_the_model(version, trained, tmp_path):
         load_attacked(version / GRADIENT_FILE)
 
 
-@pytest.mark.parametrize(("shape", "batch"), [((8, 8, 1), "batch"), ((1, 8, 8), 1), ((8, 8, 1), 5)])
+@pytest.mark.parametrize(
+    ("shape", "batch"),
+    [((8, 8, 1), "batch"), *(pytest.param(*form, marks=pytest.mark.slow) for form in (((1, 8, 8), 1), ((8, 8, 1), 5)))],
+)
 def test_a_file_without_a_gradient_is_attacked_by_its_answers(shape, batch, tmp_path, make_images):
     """Channels first or last, a free batch or a fixed one. Label 2 is right for m < 0.5, and falls at m = 0.5."""
     victim = load_attacked(write_linear(tmp_path / "m.onnx", shape, batch=batch))

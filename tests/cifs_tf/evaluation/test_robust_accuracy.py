@@ -41,6 +41,7 @@ def test_accuracies_by_hand(activation):
     assert history["val_robust_accuracy"] == pytest.approx([robust] * 2)
 
 
+@pytest.mark.slow
 def test_kinds_of_data_are_one():
     """Arrays, uint8, one-hot labels, a split, and batches with images of weight 0 hold the same examples."""
     weights = np.ones(20, np.float32)

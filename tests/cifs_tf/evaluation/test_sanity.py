@@ -93,7 +93,7 @@ def test_answers_that_depend_on_more_than_the_image(name, make_victim, labelled)
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in ("linear", "decoy") else pytest.mark.slow) for name in GRADIENTS]
+    "name", [pytest.param(name, marks=[] if name == "linear" else pytest.mark.slow) for name in GRADIENTS]
 )
 def test_gradients_and_logits_that_mislead(name, make_victim, labelled):
     logits, faults = GRADIENTS[name]
@@ -132,6 +132,7 @@ def test_masks_may_jump_for_some_images_hard_labels_do_for_all(jumping, verdict,
     assert found["the answer changes gradually"] == verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "elsewhere", "fault"),
     [
@@ -286,6 +287,7 @@ def test_votes_of_no_number_are_for_no_class(make_victim):
     assert np.all(np.sum(found["right"], axis=1) == 1)
 
 
+@pytest.mark.slow
 def test_chance_is_judged_by_votes(make_victim):
     """Logits of the mean pixel and noise: where they are clear the vote says so, and single calls are told."""
     images = np.repeat(np.array([20, 60, 195, 235], np.uint8), 6)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)

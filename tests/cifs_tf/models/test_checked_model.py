@@ -152,6 +152,7 @@ def test_metrics_read_labels_in_their_own_form(metric, right, labels):
     assert float(metric.result()) == pytest.approx(right, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_metrics_of_the_trainer():
     """The network is right for every image; "accuracy" is what the labels make it."""
     made = trainer(metrics=["accuracy", "CategoricalAccuracy"], weighted_metrics=["sparse_categorical_accuracy"])

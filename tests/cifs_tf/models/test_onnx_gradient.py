@@ -88,7 +88,7 @@ def test_plain_operators_of_opset_17(cifs):
     assert {node.domain for node in model.graph.node} == {""}
 
 
-@pytest.mark.parametrize("mask_gradient", ["detached", "smoothed"])
+@pytest.mark.parametrize("mask_gradient", ["smoothed", pytest.param("detached", marks=pytest.mark.slow)])
 def test_pgd_with_onnxruntime_is_pgd_with_tensorflow(cifs, mask_gradient):
     """Twenty steps; the gradient is within 1e-6 of TensorFlow's."""
     classifier, path = cifs

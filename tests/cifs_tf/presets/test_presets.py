@@ -34,7 +34,9 @@ def test_weights_are_small():
         assert file.stat().st_size < 1e6
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "digits_cifs" else pytest.mark.slow) for name in preset_names()]
+)
 def test_natural_accuracy_is_the_cards(name):
     card, network = preset_card(name), from_preset(name)
     measured, test = card["measured"], images_of(card)

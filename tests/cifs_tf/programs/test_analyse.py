@@ -89,6 +89,7 @@ def test_everything_is_written_beside_the_run(run, summary):
     assert {name: network["attack_beta"] for name, network in summary["networks"].items()} == {"vanilla": 0, "cifs": 2}
 
 
+@pytest.mark.slow
 def test_numbers_agree_with_each_other(run, summary):
     """Two images of each of ten classes, so the mean over classes is that over images."""
     classes = read_csv(run / "analysis" / "classes.csv")
@@ -107,6 +108,7 @@ def test_numbers_agree_with_each_other(run, summary):
         assert max(float(row["adversarial_magnitude"]) for row in threes) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_the_same_again_measures_nothing_and_writes_the_same(run, summary):
     folder = run / "analysis"
     measured = {file: file.stat().st_mtime_ns for file in folder.rglob("*.npz")}

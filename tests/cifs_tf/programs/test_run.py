@@ -21,13 +21,13 @@ def tensorboard_tags(folder):
 
 
 def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
-    argv = [*SMALL, "--epochs=2", "--val_examples=30", "--checkpoints=[last, best]", "--workdir=out"]
+    argv = [*SMALL, "--twin=null", "--epochs=2", "--val_examples=30", "--checkpoints=[last, best]", "--workdir=out"]
     code, out, err = run(*argv, cwd=tmp_path)
     assert code == 0, err
     assert [child.name for child in tmp_path.iterdir()] == ["out"]
     workdir = tmp_path / "out"
     visible = {child.name for child in workdir.iterdir() if not child.name.startswith(".")}
-    assert visible == {"config.yaml", "images.json", "result.json", "cifs", "vanilla", "export"}
+    assert visible == {"config.yaml", "images.json", "result.json", "cifs", "export"}
     assert (workdir / "export" / "cifs" / "1" / "saved_model.pb").exists()
     logged = tensorboard_tags(workdir / "cifs" / "tensorboard" / "evaluation" / "last")
     assert {"accuracy/natural", "accuracy/pgd3", "_hparams_/session_start_info"} <= logged
@@ -40,19 +40,18 @@ def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
     assert result["versions"]["tensorflow"]
     assert sum(split["train"] for split in result["images"]["classes"].values()) == 64
     assert result["images"]["hash"] == json.loads((workdir / "images.json").read_text())["hash"]
-    for defense, betas in (("vanilla", {"0"}), ("cifs", {"0", "2"})):
-        network = result["networks"][defense]
-        assert set(network["evaluation"]) == {"last", "best"}
-        assert network["evaluation"]["last"]["epoch"] == 2
-        for evaluation in network["evaluation"].values():
-            assert evaluation["num_examples"] == 20
-            assert set(evaluation["paper"]["attacks"]["pgd3"]["by_beta"]) == betas
-        assert (workdir / defense / "evaluation" / "last" / "paper" / "report.html").exists()
-        for name in ("last.keras", "best.keras", "curves.png"):
-            assert (workdir / defense / name).exists()
-        assert len(network["history"]) == 2
-        assert {"loss", "robust_accuracy", "val_clean_accuracy", "val_robust_accuracy"} <= set(network["history"][0])
-    for words in ("vanilla", "cifs", "natural", "fgsm", "pgd3", "exported SavedModel", "export/cifs/1"):
+    (network,) = result["networks"].values()
+    assert set(network["evaluation"]) == {"last", "best"}
+    assert network["evaluation"]["last"]["epoch"] == 2
+    for evaluation in network["evaluation"].values():
+        assert evaluation["num_examples"] == 20
+        assert set(evaluation["paper"]["attacks"]["pgd3"]["by_beta"]) == {"0", "2"}
+    assert (workdir / "cifs" / "evaluation" / "last" / "paper" / "report.html").exists()
+    for name in ("last.keras", "best.keras", "curves.png"):
+        assert (workdir / "cifs" / name).exists()
+    assert len(network["history"]) == 2
+    assert {"loss", "robust_accuracy", "val_clean_accuracy", "val_robust_accuracy"} <= set(network["history"][0])
+    for words in ("cifs", "natural", "fgsm", "pgd3", "exported SavedModel", "export/cifs/1"):
         assert words in out
 
     # The same command again finds everything done; another config is refused and changes nothing.
@@ -64,6 +63,19 @@ def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
     code, _, err = run(*argv, "--beta=3", cwd=tmp_path)
     assert code == 2
     assert "--workdir: received out" in err
+
+
+@pytest.mark.slow
+def test_a_twin_is_trained_and_attacked_beside_the_defense(tmp_path):
+    argv = [*SMALL, "--epochs=1", "--val_examples=0", "--export=false", "--workdir=run"]
+    code, out, err = run_here(*argv, cwd=tmp_path)
+    assert code == 0, err
+    networks = json.loads((tmp_path / "run" / "result.json").read_text())["networks"]
+    assert set(networks) == {"vanilla", "cifs"}
+    for name, betas in (("vanilla", {"0"}), ("cifs", {"0", "2"})):
+        assert set(networks[name]["evaluation"]["last"]["paper"]["attacks"]["pgd3"]["by_beta"]) == betas
+        assert (tmp_path / "run" / name / "last.keras").exists()
+    assert "robust than vanilla" in out.replace("\n", " ") or "as robust as vanilla" in out.replace("\n", " ")
 
 
 @pytest.mark.slow

@@ -144,6 +144,7 @@ def test_there_are_checkpoints_within_a_long_epoch(make_trainer, make_checkpoint
     assert seen == [(1, 0), (2, 1), (3, 1), (4, 2)]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_after_the_step_and_ends(make_trainer, make_checkpoints, tmp_path):
     trainer = make_trainer()
     checkpoints = make_checkpoints(requested=lambda: int(trainer.optimizer.iterations) >= 3)
@@ -203,6 +204,7 @@ def test_a_validation_result_that_is_not_finite(make_trainer, make_checkpoints):
     assert skipping.history == [{"loss": 1.0, "val_loss": None, "skipped_steps": 0}]
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_best_epoch_are_kept(make_trainer, make_checkpoints, make_classifier, tmp_path):
     trainer, checkpoints, kept = make_trainer(), make_checkpoints(), {}
     checkpoints.set_model(trainer)

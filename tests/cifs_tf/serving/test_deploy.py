@@ -131,6 +131,7 @@ def test_kustomizations_name_what_is_there(folder):
     assert {path.name for path in folder.glob("*.yaml")} - {"kustomization.yaml"} <= set(named)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 def test_kustomize_builds_every_variant():
     built = {}

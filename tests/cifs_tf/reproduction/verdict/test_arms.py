@@ -99,6 +99,7 @@ def test_arm_is_reachable_from_the_command_line_and_comes_back(trained):
     np.testing.assert_array_equal(copy(images), classifier(images))
 
 
+@pytest.mark.slow
 def test_arm_survives_a_file(trained, tmp_path):
     _, _, dataset, classifier = trained
     classifier.save(tmp_path / "model.keras")

@@ -64,6 +64,7 @@ def test_without_the_regime_nothing_is_judged():
     assert "in all: **regime not reached**" in text
 
 
+@pytest.mark.slow
 def test_page_and_picture_are_written_from_files(tmp_path):
     cells = tmp_path / "results" / "verdict"
     for cell in all_cells(seeds=1):
