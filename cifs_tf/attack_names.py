@@ -1,8 +1,24 @@
-"""Names of the paper's white-box attacks: fgsm, pgdN (N steps on the cross-entropy), cwN (N steps on the margin)."""
+"""Names of suites, and of the paper's white-box attacks: fgsm, pgdN and cwN.
+
+These are N steps on the cross-entropy and on the margin.
+"""
 
 import re
+from typing import Literal, get_args
 
 from cifs_tf.errors import UserError
+
+# fmt: off
+Suite = Literal[
+    "quick", "paper", "paper_aa", "apgd", "fast", "standard", "plus", "rand", "adaptive", "strict", "minimal",
+    "corruptions",
+]
+# fmt: on
+SUITES: tuple[str, ...] = get_args(Suite)
+# Those of L2 and L1 too.
+NORM_SUITES = ("standard", "plus", "strict", "minimal", "fast")
+# Images of a suite that is not meant for all of them.
+SUITE_EXAMPLES = {"quick": 200, "paper_aa": 2000}
 
 
 def parse_attack_name(name: str, argument: str) -> tuple[str, int]:

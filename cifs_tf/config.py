@@ -15,6 +15,7 @@ MaskGradient = Literal["detached", "full", "smoothed"]
 Defense = Literal["cifs", "cas", "ewas", "fsr", "se", "vanilla"]
 Precision = Literal["float32", "mixed_bfloat16", "float64"]
 Arch = Literal["auto", "resnet10", "resnet18", "resnet34", "wrn28-10", "wrn34-10"]
+MAXIMUM_VAL_EXAMPLES = 1_000  # where `val_examples` is null
 
 
 class Ratio(float):
@@ -392,9 +393,7 @@ def _plain(value: Any) -> Any:
         return value.text if "/" in value.text else float(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 GROUPS = RunConfig.groups()

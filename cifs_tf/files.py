@@ -30,6 +30,8 @@ ABANDONED_SECONDS = 3600
 # Begins the name of a version until it is complete; servers that watch the folder ignore names with a dot in front.
 EXPORTING = ".exporting-"
 LOCK_SUFFIX = ".lock"
+# Of a version: its model card, and the warm-up requests where TF Serving looks for them.
+CARD_FILE, WARMUP_FILE = "model_card.json", Path("assets.extra", "tf_serving_warmup_requests")
 # `is_locked` holds the lock for a moment itself: longer than that moment, a lock is another process's.
 LOCK_SECONDS = 0.1
 
@@ -146,6 +148,12 @@ def print_written(paths: Iterable[Path]) -> None:
 def hash_text(text: str) -> str:
     """Return a hash of a text: 16 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def carried_folder(in_package: str, in_checkout: str) -> Path:
+    """Return a folder of files that are no code: the wheel carries it in the package, a checkout has it elsewhere."""
+    package = Path(__file__).resolve().parent
+    return package / in_package if (package / in_package).is_dir() else package.parent / in_checkout
 
 
 def now() -> str:

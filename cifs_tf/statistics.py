@@ -52,8 +52,7 @@ def interval_over_seeds(shares: Sequence[float], number: int) -> tuple[float, fl
         >>> tuple(round(bound, 3) for bound in interval_over_seeds([0.4, 0.5, 0.6], 100))
         (0.234, 0.766)
     """
-    mean, error = statistics.fmean(shares), statistics.stdev(shares) / math.sqrt(len(shares))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(shares) - 1)) * error
+    mean, half = statistics.fmean(shares), _half_width(shares)
     low, high = wilson_interval(round(mean * number), number)
     return max(mean - math.hypot(half, mean - low), 0.0), min(mean + math.hypot(half, high - mean), 1.0)
 
@@ -68,9 +67,14 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """
     if len(values) < 2:
         return 0.0, 1.0
-    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    mean, half = statistics.fmean(values), _half_width(values)
     return max(mean - half, 0.0), min(mean + half, 1.0)
+
+
+def _half_width(values: Sequence[float]) -> float:
+    """Return half the width of the 95% interval of a mean, by Student's t."""
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:

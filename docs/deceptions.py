@@ -28,6 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf import AdversarialTrainer, Classifier, PGDTraining, evaluate, head_weights, load_dataset
+from cifs_tf.attack_names import Suite
 from cifs_tf.attacks import PGD
 from cifs_tf.command_line import parse_options, run_program
 from cifs_tf.config import DataConfig
@@ -36,7 +37,6 @@ from cifs_tf.evaluation import AttackedModel, as_attacked, load_attacked
 from cifs_tf.files import write_atomically
 from cifs_tf.layers import CAS, EWAS, BatchNormalization
 from cifs_tf.presets import from_preset
-from cifs_tf.programs.evaluate import Suite
 from cifs_tf.templates import template_environment
 
 DOCS = Path(__file__).resolve().parent

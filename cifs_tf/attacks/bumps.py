@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.attacks.ball import Ball
+from cifs_tf.attacks.ball import TINY, Ball
 
 SMALLEST = 3
 TILES = 5
-TINY = 1e-12
 
 
 def bump(side: int, norm: str) -> np.ndarray:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.config import DataConfig
+from cifs_tf.config import MAXIMUM_VAL_EXAMPLES, DataConfig
 from cifs_tf.data.folder import load_folder
 from cifs_tf.data.folder_scan import ImageFile, LeftOut
 from cifs_tf.data.identity import Identity, identify
@@ -29,7 +29,6 @@ TFDS_NAMES = {
 DIGITS_TEST_EXAMPLES = 360
 # Of a source without test images.
 TEST_SHARE = 0.2
-MAXIMUM_VAL_EXAMPLES = 1_000
 TRAIN_PER_VAL_EXAMPLE = 10
 # Of a run on a part of the training images, see `DataConfig.test_examples`.
 MINIMUM_TEST_EXAMPLES = 16

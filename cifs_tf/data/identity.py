@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,10 +12,9 @@ import numpy as np
 
 from cifs_tf.data.source import Source
 from cifs_tf.data.split import Split
-from cifs_tf.data.stored import StoredImages, UnreadImages
+from cifs_tf.data.stored import StoredImages, UnreadImages, digest_of
 
 SCHEMA = 1
-HASH_BYTES = 8
 NAMED_AT_MOST = 5
 
 
@@ -39,8 +37,7 @@ class Identity:
     @functools.cached_property
     def hash(self) -> str:
         """A hash of all of it, 16 hexadecimal digits: that of other images, splits or classes is another."""
-        whole = json.dumps(self.to_json(), sort_keys=True)
-        return hashlib.blake2b(whole.encode(), digest_size=HASH_BYTES).hexdigest()
+        return digest_of(json.dumps(self.to_json(), sort_keys=True).encode())
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON file has it."""
@@ -107,9 +104,7 @@ def hash_division(splits: Mapping[str, Split]) -> dict[str, str]:
         a hash for each; it says nothing of pixels, which `identify` has seen.
     """
     return {
-        name: hashlib.blake2b(
-            "\n".join(split.names or ()).encode() + split.labels.astype("<i4").tobytes(), digest_size=HASH_BYTES
-        ).hexdigest()
+        name: digest_of("\n".join(split.names or ()).encode() + split.labels.astype("<i4").tobytes())
         for name, split in splits.items()
     }
 
@@ -153,8 +148,7 @@ def _record(split: Split, digests: Sequence[bytes], class_names: Sequence[str]) 
     if split.names is None:
         # By name, as for files: the same images are the same when their classes come in another order.
         ranks = np.argsort(np.argsort(class_names, kind="stable"))[split.labels]
-        whole = hashlib.blake2b(b"".join(digests) + ranks.astype("<i4").tobytes(), digest_size=HASH_BYTES)
-        return {"": whole.hexdigest()}
+        return {"": digest_of(b"".join(digests) + ranks.astype("<i4").tobytes())}
     named = zip(split.names, split.labels, digests, strict=True)
     return {f"{class_names[label]}/{name}": digest.hex() for name, label, digest in named}
 
@@ -165,7 +159,7 @@ def _digests(split: Split, source: Source) -> list[bytes]:
         return source.reader.digests(split.images.files) if source.reader else [b""] * len(split)
     if isinstance(split.images, StoredImages):
         return split.images.digests()
-    return [hashlib.blake2b(image.tobytes(), digest_size=HASH_BYTES).digest() for image in split.images]
+    return [bytes.fromhex(digest_of(image)) for image in split.images]
 
 
 def _is_repainted(before: Mapping[str, str], after: Mapping[str, str]) -> bool:

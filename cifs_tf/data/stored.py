@@ -61,9 +61,10 @@ class Entry(NamedTuple):
     checksum: int
 
 
-def digest_of(image: np.ndarray) -> str:
-    """Return the hash of an image's pixels, 16 hexadecimal digits."""
-    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=HASH_BYTES).hexdigest()
+def digest_of(content: bytes | np.ndarray) -> str:
+    """Return the hash of bytes, or of an image's pixels, 16 hexadecimal digits."""
+    data = content if isinstance(content, bytes) else np.ascontiguousarray(content).data
+    return hashlib.blake2b(data, digest_size=HASH_BYTES).hexdigest()
 
 
 class Records:
@@ -384,4 +385,4 @@ def check_disk(folder: Path, num_bytes: int) -> None:
 
 def join_names(parts: Sequence[str]) -> str:
     """Return a short hash of texts, for the name of a folder."""
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=HASH_BYTES).hexdigest()
+    return digest_of("\0".join(parts).encode())

@@ -10,7 +10,7 @@ import numpy as np
 
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.records import MAIN, TaskRecord
-from cifs_tf.evaluation.verdicts import FAIL, INFO, PASS, SKIP, WARN, Check, judge, sanity_verdicts
+from cifs_tf.evaluation.verdicts import ADDED, FAIL, INFO, PASS, SKIP, WARN, Check, judge, sanity_verdicts
 
 MAX_ZERO_GRADIENTS = 0.05
 MAX_SURPRISE = 0.01
@@ -37,13 +37,14 @@ def audit(ledger: Ledger) -> list[Check]:
     kinds = ("Gradients", "SampledGradients")
     checks = [check for task in ledger.tasks if task.kind in kinds for check in _gradients(ledger, task)]
     checks += [*_stability(ledger), *sanity_verdicts(ledger)]
+    square = _adds_nothing(ledger, "square", "Square was not run.", but=("transfer",))
     if "audit" not in sections:
         # Square of a suite that has it; others have a referee.
-        return checks + [check for check in [_square(ledger)] if check.verdict != SKIP]
-    checks += [_single_step(ledger), _square(ledger), _unlimited(ledger)]
+        return checks + [square] * (square.verdict != SKIP)
+    checks += [_single_step(ledger), square, _unlimited(ledger)]
     checks += [_doubling(ledger, "steps"), _doubling(ledger, "restarts")]
-    checks += [_mask_gradients(ledger), _transfer(ledger), _flips(ledger)]
-    return checks
+    transfer = _adds_nothing(ledger, "transfer", "No surrogate was given (--surrogate FILE).")
+    return [*checks, _mask_gradients(ledger), transfer, _flips(ledger)]
 
 
 def audit_passed(checks: list[Check]) -> bool | None:
@@ -110,37 +111,14 @@ def _single_step(ledger: Ledger) -> Check:
     return Check("FGSM no stronger than PGD-20", verdict, _share(pgd - fgsm, ledger), sentence)
 
 
-def _adds_nothing(
-    ledger: Ledger, family: str, *, who: str, blame: str, skipped: str, but: tuple[str, ...] = ()
-) -> Check:
-    """Check that attacks without the model's own gradients break no survivors of the others."""
-    name, beyond = f"{family} adds nothing", _broken_beyond(ledger, family, but)
+def _adds_nothing(ledger: Ledger, family: str, skipped: str, but: tuple[str, ...] = ()) -> Check:
+    """Check that attacks without the model's own gradients break no survivors of the others, some apart."""
+    (name, who, blame), beyond = ADDED[family], _broken_beyond(ledger, family, but)
     if beyond is None:
         return Check(name, SKIP, None, skipped)
     verdict, share = judge(beyond, ledger.num_examples, MAX_SURPRISE), _share(beyond, ledger)
     sentence = f"{who} {share:.1%} of the images beyond the other attacks" + (f": {blame}." if verdict == FAIL else ".")
     return Check(name, verdict, share, sentence)
-
-
-def _square(ledger: Ledger) -> Check:
-    return _adds_nothing(
-        ledger,
-        "square",
-        who="Square, which sees logits only, breaks",
-        blame="the gradients mislead",
-        skipped="Square was not run.",
-        but=("transfer",),
-    )
-
-
-def _transfer(ledger: Ledger) -> Check:
-    return _adds_nothing(
-        ledger,
-        "transfer",
-        who="Images made on the surrogate break",
-        blame="the model's own gradients mislead",
-        skipped="No surrogate was given (--surrogate FILE).",
-    )
 
 
 def _unlimited(ledger: Ledger) -> Check:

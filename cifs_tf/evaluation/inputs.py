@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from cifs_tf.checks import as_array, check_ends, check_images, check_labels, check_weights, explain_sizes
 from cifs_tf.data import Split
+from cifs_tf.data.split import IMAGES_NDIM
 from cifs_tf.errors import UserError
 
 Data: TypeAlias = Split | tf.data.Dataset | tuple[Any, Any]
-IMAGES_NDIM = 4
 # Of an image.
 CHANNELS = (1, 2, 3, 4)
 # Pixels that are farther from a multiple of 1/255 were not made of 8 bits.

@@ -29,8 +29,6 @@ FLOATS = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float
 CHANNELS = (1, 3, 4)
 GRADIENT_INPUTS = {"image", "label", "head_weights", "upstream"}
 
-Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
-
 
 def load_onnx(path: Path, name: str) -> AttackedModel:
     """Load an ONNX file to attack; onnxruntime answers for it.

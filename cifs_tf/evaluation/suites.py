@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cifs_tf.attack_names import NORM_SUITES, SUITES
 from cifs_tf.attacks import APGD, DDN, FABT, FMN, MALT, PGD, RayS, Square
 from cifs_tf.attacks.ball import NORMS
 from cifs_tf.errors import UserError
@@ -18,11 +19,6 @@ from cifs_tf.evaluation.tasks import Crafted, Flips, Gradients, Natural, Nearest
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.losses import PAPER_ATTACK_BETAS, attack_betas_for
 
-SUITES = (
-    *("quick", "paper", "paper_aa", "apgd", "fast", "standard", "plus", "rand", "adaptive", "strict"),
-    *("minimal", "corruptions"),
-)
-NORM_SUITES = ("standard", "plus", "strict", "minimal", "fast")
 MAX_TARGETS, FEW_TARGETS, L1_TARGETS, STARTS = 9, (2, 3, 4), 5, 5
 RESTARTS, SHORT_APGD_STEPS = 3, 50
 # Targets of the suite `fast`, and those of them that are attacked from a second point too.

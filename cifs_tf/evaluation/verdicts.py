@@ -12,6 +12,7 @@ import numpy as np
 
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.records import TaskRecord
+from cifs_tf.evaluation.sanity import DIRECTIONS, LAST_STEPS, STEPS
 from cifs_tf.statistics import wilson_interval
 
 PASS, WARN, FAIL, SKIP, INFO = "pass", "warn", "fail", "skip", "info"
@@ -46,7 +47,8 @@ NEXT_STEPS = {
     "": "evaluate with --suite strict; if that fails too, " + SEEN_THROUGH,
 }
 RANGES = ("in [0, 1]", "times 255", "times 2 minus 1")
-REFEREES = {
+# Of what attacks without the model's own gradient: the check that it adds nothing, what it does, and what that means.
+ADDED = {
     "square": ("square adds nothing", "Square, which sees logits only, breaks", "the gradients mislead"),
     "rays": ("rays add nothing", "RayS, which sees predicted classes only, breaks", "logits and gradients mislead"),
     "grid": (
@@ -54,6 +56,7 @@ REFEREES = {
         "PGD that keeps to multiples of 1/255 breaks",
         "answers for other pixels mislead",
     ),
+    "transfer": ("transfer adds nothing", "Images made on the surrogate break", "the model's own gradients mislead"),
 }
 
 
@@ -188,7 +191,7 @@ def _faithful(ledger: Ledger) -> list[Check]:
             "the gradient leads downhill",
             blind,
             MAX_UNFAITHFUL,
-            f"a step along the gradient lowers the label's lead less than the best of {8} random steps",
+            f"a step along the gradient lowers the label's lead less than the best of {DIRECTIONS} random steps",
             "attacks that follow it are led astray",
         ),
         _gradual(ledger.values("boundary", "jumps")[ledger.values("boundary", "reached") > 0]),
@@ -207,38 +210,35 @@ def _gradual(jumps: np.ndarray) -> Check:
 def _trajectory(ledger: Ledger) -> list[Check]:
     broken = ledger.values("trajectory", "broken") > 0
     silent = ledger.values("trajectory", "silent")
-    standing = ~broken
-    moving, unfinished, gone = (
-        ledger.values("trajectory", name)[standing] for name in ("moving", "unfinished", "gone")
-    )
+    moving, unfinished, gone = (ledger.values("trajectory", name)[~broken] for name in ("moving", "unfinished", "gone"))
+    attack = f"an attack of {STEPS} steps"
     checks = [
         _counted(
             "no success is passed by",
             silent,
             MAX_UNFINISHED,
-            "an attack of 40 steps was misclassified on the way and not at its end",
+            f"{attack} was misclassified on the way and not at its end",
             "a last iterate says too much",
         ),
         _counted(
             "attacks end where nothing is left to gain",
             moving,
             MAX_UNFINISHED,
-            "of those that survive it, the gradient at the end of an attack of 40 steps promises over half of what it "
-            "could (FOSC)",
+            f"of those that survive it, the gradient at the end of {attack} promises over half of what it could (FOSC)",
             "more steps or restarts may break more",
         ),
         _counted(
             "attacks have come to rest",
             unfinished,
             MAX_UNFINISHED,
-            "of those that survive it, an attack of 40 steps gained over a tenth of its whole way in its last four",
+            f"of those that survive it, {attack} gained over a tenth of its whole way in its last {LAST_STEPS}",
             "more steps would break more",
         ),
     ]
     checks = [_at_most_warned(check) for check in checks]
-    what = "of those that survive it, an attack of 40 steps ends where the gradient is zero everywhere"
+    what = f"of those that survive it, {attack} ends where the gradient is zero everywhere"
     checks.append(_counted("a gradient to the end", gone, MAX_GONE, what, "attacks that follow it go blind"))
-    what, blame = "an attack of 40 steps without a bound does not reach another class", "it does not reach what it must"
+    what, blame = f"{attack} without a bound does not reach another class", "it does not reach what it must"
     unreached = ledger.values("trajectory", "unreached")
     return [*checks, _counted("without a bound everything breaks", unreached, MAX_UNREACHED, what, blame)]
 
@@ -280,7 +280,7 @@ def _counted(name: str, flags: np.ndarray, limit: float, what: str, consequence:
 
 
 def _referee(ledger: Ledger, task: TaskRecord) -> Check:
-    name, who, blame = REFEREES[task.family]
+    name, who, blame = ADDED[task.family]
     sampled = min(task.sample or 0, ledger.num_examples) or 1
     broken = len(ledger.fooled(task.name))
     verdict = judge(broken, sampled, MAX_BEYOND)

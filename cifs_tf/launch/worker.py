@@ -20,6 +20,7 @@ from cifs_tf.errors import UserError
 
 TF_CONFIG = "TF_CONFIG"
 PORT = 2222
+HOSTS_ADVICE = f"give HOST:PORT of every worker, such as a:{PORT},b:{PORT}"
 # Set by those who number the workers: a Kubernetes Indexed Job, srun.
 INDEX_VARIABLES = ("JOB_COMPLETION_INDEX", "SLURM_PROCID")
 
@@ -39,7 +40,7 @@ class WorkerOptions:
 
     def __post_init__(self) -> None:
         if self.hosts is None:
-            raise UserError("hosts", "nothing", "give HOST:PORT of every worker, such as a:2222,b:2222")
+            raise UserError("hosts", "nothing", HOSTS_ADVICE)
         _check_hosts(self.addresses)
         if self.index is not None and not 0 <= self.index < len(self.addresses):
             raise UserError("index", self.index, _range_of(self.addresses))
@@ -47,6 +48,7 @@ class WorkerOptions:
     @property
     def addresses(self) -> list[str]:
         """HOST:PORT of every worker."""
+        # Split here, as no option that is a list: an IPv6 address begins with a bracket, as YAML's lists do.
         return (self.hosts or "").split(",")
 
 
@@ -107,7 +109,7 @@ def _check_hosts(hosts: Sequence[str]) -> None:
     for host in hosts:
         match = re.fullmatch(r"(?:[\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", host, re.ASCII)
         if not match or not 0 < int(match[1]) < 2**16:
-            raise UserError("hosts", host or "nothing", "give HOST:PORT of every worker, such as a:2222,b:2222")
+            raise UserError("hosts", host or "nothing", HOSTS_ADVICE)
         if hosts.count(host) > 1:
             raise UserError("hosts", host, "it is there more than once, give every worker an address of its own")
 

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PACKAGE = Path(__file__).resolve().parents[1]
-# The wheel carries the page in the package; in a checkout it lies with the documentation.
-_INSTALLED, _CHECKOUT = PACKAGE / "playground" / "page", PACKAGE.parent / "docs" / "playground"
-PAGE = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+from cifs_tf.files import carried_folder
+
+PAGE = carried_folder("playground/page", "docs/playground")
 TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",

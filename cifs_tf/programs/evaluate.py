@@ -19,22 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from cifs_tf.attack_names import NORM_SUITES, SUITE_EXAMPLES, Suite
 from cifs_tf.command_line import parse_options
 from cifs_tf.config import Defense, Group, MachineConfig, MaskGradient, Ratio, RunConfig, bounded, parse_shard
 from cifs_tf.errors import UserError
 from cifs_tf.runs.run_options import parse_config
 from cifs_tf.runs.trained import TrainedNetwork, find_network
 from cifs_tf.runs.workdir import Workdir, check_folder
-
-# fmt: off
-Suite = Literal[
-    "quick", "paper", "paper_aa", "apgd", "fast", "standard", "plus", "rand", "adaptive", "strict", "minimal",
-    "corruptions",
-]
-# fmt: on
-# Images of a suite that is not meant for all of them.
-EXAMPLES = {"quick": 200, "paper_aa": 2000}
-NORM_SUITES = ("standard", "plus", "strict", "minimal", "fast")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +181,7 @@ def evaluate(options: EvaluateOptions) -> int:
         other_images=options.other_images,
         suite=options.suite,
         examples=options.examples,
-        at_most=EXAMPLES.get(options.suite),
+        at_most=SUITE_EXAMPLES.get(options.suite),
         mask_gradients=options.mask_gradients,
         audit=options.audit,
         surrogate=_network_at(options.surrogate, "--surrogate") if options.surrogate else None,
@@ -259,7 +250,7 @@ def _config_of(options: EvaluateOptions) -> tuple[RunConfig, Workdir | None, Tra
     data = {name: value for name in named if (value := getattr(options, name))}
     if options.other_images:
         data |= dict.fromkeys(("train_examples", "test_examples", "num_classes")) | {"val_examples": 0}
-    if options.examples is not None or options.suite in EXAMPLES:
+    if options.examples is not None or options.suite in SUITE_EXAMPLES:
         # Without this, a run on a part of the training images measures on a part of the test images.
         data |= {"test_examples": None, "train_examples": None}
     asked = {"attacks": options.attacks, "attack_betas": options.attack_betas, "eval_batch_size": options.batch_size}

@@ -52,8 +52,8 @@ class ReproduceOptions(Group):
         dry_run: print what there is to do, with commands, hours and disk, and do nothing.
     """
 
-    table: str | None = None
-    figure: str | None = None
+    table: tuple[str, ...] | None = None
+    figure: tuple[str, ...] | None = None
     study: Literal["verdict"] | None = None
     scale: Literal["full", "small", "smoke"] = "full"
     seeds: int | None = bounded(None, low=1)
@@ -79,8 +79,8 @@ def main(argv: Sequence[str]) -> None:
         return
     asked = (options.table, options.figure)
     if options.dry_run and asked == (None, None):
-        asked = (ALL, ALL)
-    if asked == (None, None):
+        asked = ((ALL,), (ALL,))
+    if not any(asked):
         raise UserError("--table", None, "say what to reproduce: --table 1, --figure 3, --table all")
     here = [number for number, table in tables().items() if any(scale.name in row.scales for row in table.rows)]
     wanted_tables = _chosen("--table", asked[0], [*here, overhead.NAME])
@@ -121,18 +121,16 @@ def costs_table(parts: Sequence[Part], scale: Scale) -> Table:
     return Table(["", "networks", "evaluations", "hours", "disk (GB)"], rows)
 
 
-def _chosen(option: str, asked: str | None, known: list[str]) -> list[str]:
+def _chosen(option: str, asked: Sequence[str] | None, known: list[str]) -> list[str]:
     """Return the numbers that were asked for, in the paper's order.
 
     Raises:
         UserError: for one that there is not at this scale.
     """
-    if asked is None:
-        return []
-    if asked == ALL:
+    asked = asked or ()
+    if ALL in asked:
         return known
-    numbers = [number.strip() for number in asked.split(",")]
-    for number in numbers:
+    for number in asked:
         if number not in known:
             raise UserError(option, number, f"give some of {', '.join(known)}, separated by commas, or all")
-    return [number for number in known if number in numbers]
+    return [number for number in known if number in asked]

@@ -3,15 +3,16 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from cifs_tf.attack_names import parse_attack_name
+from cifs_tf.attack_names import SUITE_EXAMPLES, parse_attack_name
+from cifs_tf.config import MAXIMUM_VAL_EXAMPLES
 from cifs_tf.reproduction import overhead
 from cifs_tf.reproduction.overhead import STEPS, Overhead
 from cifs_tf.reproduction.plan import ATTACK_BETAS, Analysis, Evaluation, Job, Training
+from cifs_tf.runs.curves import VALIDATION_STEPS
 
 BYTES_PER_PARAMETER = 4
 # Two checkpoints with momentum, the best epoch's weights, last.keras and best.keras.
 COPIES_OF_WEIGHTS = 2 * 2 + 1 + 2
-VALIDATION_STEPS = 10
 APGD_STEPS, SQUARE_QUERIES, FEW_TARGETS = 100, 5000, 3
 # Of the suite `adaptive`: APGD of 50 steps, 27 times on each of three losses and 3 times towards each of two more
 # classes; the audit's steps; and queries of Square.
@@ -40,7 +41,6 @@ IMAGES = {
     "fashion_mnist": (60_000, 10_000),
     "digits": (1437, 360),
 }
-MAXIMUM_VAL_EXAMPLES = 1_000
 # Forward passes of an update for each image, three being one forward and backward pass; PGD's and FAT's.
 UPDATE = 3.0
 UPDATES = {"trades": 7.0, "mart": 6.0}
@@ -119,7 +119,7 @@ def training_passes(job: Training, images: int) -> float:
 
 
 def _evaluation_passes(job: Evaluation) -> float:
-    images = job.setup.examples or (2000 if job.setup.suite == "paper_aa" else _test_images(job.training))
+    images = job.setup.examples or SUITE_EXAMPLES.get(job.setup.suite) or _test_images(job.training)
     if job.kind in ("paper", "strict"):
         probes = len(job.training["cuts"] or [1, 2])
         betas = 1 if job.training["defense"] == "vanilla" else len(ATTACK_BETAS) - (2 - probes)

@@ -12,6 +12,7 @@ from cifs_tf.config import EvaluationConfig
 from cifs_tf.files import read_results
 from cifs_tf.reproduction.catalogue import Figure, NetworkSpec, Row, Table
 from cifs_tf.reproduction.scales import EvaluationSetup, Scale, flat_config
+from cifs_tf.runs.curves import best_epoch
 from cifs_tf.runs.run_options import RECIPES, arguments
 from cifs_tf.runs.trained import find_network
 from cifs_tf.runs.workdir import PLACES, SETTLED_LATER, Workdir
@@ -142,8 +143,6 @@ class Evaluation(Job):
         run, defense = workdir / self.training.folder, self.training["defense"]
         if self.checkpoint == "last" or not Workdir(run).model_file(defense).exists():
             return self
-        from cifs_tf.runs.checkpoints import best_epoch  # with TensorFlow, which planning does without
-
         is_last = best_epoch(find_network(run, defense).history()) == self.training["epochs"]
         return dataclasses.replace(self, checkpoint="last") if is_last else self
 

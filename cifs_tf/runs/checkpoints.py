@@ -17,13 +17,13 @@ from cifs_tf.adversarial import AdversarialTrainer, catastrophic_overfitting
 from cifs_tf.errors import UserError
 from cifs_tf.files import read_json, temporary_of, write_atomically, write_json
 from cifs_tf.runs.cluster import ALONE, SHARING_SECONDS, Cluster
+from cifs_tf.runs.curves import best_epoch
 from cifs_tf.runs.keys import DAMAGE, STAMP, read_stamp, stamp, warn
 from cifs_tf.runs.preemption import Preempted, WorkerLostError
 
 KEPT = 2
 FILE_NAME = re.compile(r"step-(\d+)\.npz")
 BEST = "best.npz"
-WATCHED = "val_robust_accuracy"
 SMALLER = "a smaller --learning_rate with another --workdir may avoid it"
 # Of a run that was begun before there were stamps.
 UNKNOWN: Mapping[str, Any] = {"key": None}
@@ -247,23 +247,6 @@ class SingleStepWatch(keras.callbacks.Callback):
         if found and not self.told:
             rich_print(found)
         self.told = found is not None
-
-
-def best_epoch(history: list[dict[str, Any]]) -> int | None:
-    """Return the epoch, counted from 1, of the highest validation accuracy under attack, the first of several.
-
-    Args:
-        history: what each epoch logged.
-
-    Returns:
-        the epoch; None if none was validated.
-
-    Example:
-        >>> best_epoch([{"val_robust_accuracy": 0.5}, {}, {"val_robust_accuracy": 0.4}])
-        1
-    """
-    watched = {epoch: entry[WATCHED] for epoch, entry in enumerate(history, 1) if entry.get(WATCHED) is not None}
-    return max(watched, key=lambda epoch: (watched[epoch], -epoch)) if watched else None
 
 
 def write_arrays(file: Path, arrays: Sequence[np.ndarray], content: Mapping[str, Any] = UNKNOWN) -> None:

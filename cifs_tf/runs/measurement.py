@@ -29,8 +29,8 @@ from cifs_tf.evaluation.card import Card
 from cifs_tf.evaluation.examples import pick_examples
 from cifs_tf.evaluation.records import Report
 from cifs_tf.files import read_json
-from cifs_tf.runs.checkpoints import best_epoch
 from cifs_tf.runs.cluster import ALONE, Cluster
+from cifs_tf.runs.curves import best_epoch
 from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.provenance import revision
 from cifs_tf.runs.tensorboard import write_to_tensorboard

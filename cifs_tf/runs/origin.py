@@ -12,11 +12,11 @@ from cifs_tf.data import ImageDataset, Split, load_dataset
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.loading import version_folder
 from cifs_tf.export import ORIGIN_FILE, changed_files
+from cifs_tf.files import CARD_FILE
 from cifs_tf.runs.images import MEASURED
 from cifs_tf.runs.keys import read_stamp
 
 # What `serving/export.py` leaves in a version, in place of `ORIGIN_FILE`.
-CARD_FILE = "model_card.json"
 LABELS_FILE = "labels.json"
 # Files of a version that decide what it answers.
 ANSWERS = ("saved_model.pb", "variables/", LABELS_FILE)

@@ -16,13 +16,11 @@ from jsonargparse import ActionConfigFile
 from cifs_tf import command_line
 from cifs_tf.command_line import make_parser, parse_values, value_of, with_underscores
 from cifs_tf.config import GROUPS, DataConfig, RunConfig
+from cifs_tf.files import carried_folder
 from cifs_tf.runs import preemption
 from cifs_tf.signals import program_name
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-# The wheel carries the recipes in the package; in a checkout they lie where people edit them.
-_INSTALLED, _CHECKOUT = _PACKAGE / "recipes", _PACKAGE.parent / "training" / "recipes"
-RECIPES = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+RECIPES = carried_folder("recipes", "training/recipes")
 
 
 def parse_config(program: str, description: str, argv: Sequence[str]) -> RunConfig:

@@ -20,14 +20,12 @@ from cifs_tf.extras import is_installed
 from cifs_tf.files import read_json, write_atomically, write_json
 from cifs_tf.models import Classifier, build_classifier
 from cifs_tf.runs import preemption
-from cifs_tf.runs.checkpoints import BEST, Checkpoints, SingleStepWatch, best_epoch, read_arrays
+from cifs_tf.runs.checkpoints import BEST, Checkpoints, SingleStepWatch, read_arrays
 from cifs_tf.runs.cluster import ALONE, Cluster
-from cifs_tf.runs.curves import write_curves
+from cifs_tf.runs.curves import VALIDATION_STEPS, best_epoch, write_curves
 from cifs_tf.runs.keys import DAMAGE, read_stamp, stamp, warn
 from cifs_tf.runs.networks import global_batch_size
 from cifs_tf.runs.workdir import Workdir
-
-VALIDATION_STEPS = 10
 
 
 def make_trainer(

@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 from cifs_tf.config import GROUPS, Group, RunConfig, bounded
 from cifs_tf.errors import UserError
+from cifs_tf.runs.curves import WATCHED
 
-OBJECTIVE = "val_robust_accuracy"
+OBJECTIVE = WATCHED
 MAX_TRIALS = 10
 # Options that may change between a search and its continuation.
 HOW = ("max_trials", "workers")

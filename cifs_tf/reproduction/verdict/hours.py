@@ -3,16 +3,10 @@
 from pathlib import Path
 
 from cifs_tf.attack_names import parse_attack_name
-from cifs_tf.reproduction.costs import (
-    AUDIT_STEPS,
-    CPU_CORE,
-    STRICT_QUERIES,
-    STRICT_STEPS,
-    VALIDATION_STEPS,
-    training_passes,
-)
+from cifs_tf.reproduction.costs import AUDIT_STEPS, CPU_CORE, STRICT_QUERIES, STRICT_STEPS, training_passes
 from cifs_tf.reproduction.verdict.cells import CHECKPOINTS, Cell
 from cifs_tf.reproduction.verdict.study import Study
+from cifs_tf.runs.curves import VALIDATION_STEPS
 
 # Forward pass of ResNet-10 of width 16 on an image of 32 pixels (`cifs_tf.models.count_flops`, a test counts again).
 FLOPS = 32_344_576

@@ -17,12 +17,11 @@ from cifs_tf.files import now, read_results
 from cifs_tf.models import Classifier
 from cifs_tf.reproduction.verdict.cells import CHECKPOINTS, SCHEMA, Cell, pack_bits
 from cifs_tf.reproduction.verdict.study import Study
-from cifs_tf.runs.checkpoints import best_epoch
+from cifs_tf.runs.curves import VALIDATION_STEPS, best_epoch
 from cifs_tf.runs.images import load_images
 from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.provenance import revision
 from cifs_tf.runs.trained import find_network
-from cifs_tf.runs.training import VALIDATION_STEPS
 from cifs_tf.runs.workdir import Workdir
 
 DIGITS = 4

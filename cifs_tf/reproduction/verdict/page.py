@@ -13,8 +13,9 @@ from cifs_tf.files import read_json, write_text
 from cifs_tf.reproduction.scales import flat_config
 from cifs_tf.reproduction.verdict import statistics
 from cifs_tf.reproduction.verdict.cells import CELLS, read_cells
-from cifs_tf.reproduction.verdict.statistics import WATCHED, Difference
+from cifs_tf.reproduction.verdict.statistics import Difference
 from cifs_tf.reproduction.verdict.study import NAME, Study
+from cifs_tf.runs.curves import WATCHED
 from cifs_tf.templates import template_environment
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -9,12 +9,12 @@ import numpy as np
 
 from cifs_tf.reproduction.verdict.cells import CHECKPOINTS, unpack_bits
 from cifs_tf.reproduction.verdict.study import Hypothesis, Study, Term
+from cifs_tf.runs.curves import WATCHED
+from cifs_tf.statistics import CONFIDENCE
 
 Cells = Sequence[dict[str, Any]]
 RESAMPLES = 10_000
-CONFIDENCE = 0.95
 SEED = 0
-WATCHED = "val_robust_accuracy"
 DIGITS = 4
 SUPPORTED, CONTRADICTED, UNDECIDED, MIXED, WAITING, MOOT = (
     *("supported", "contradicted", "undecided", "mixed", "not enough cells yet", "no effect to lose"),

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
+from cifs_tf.files import CARD_FILE, WARMUP_FILE
 from cifs_tf.serving.endpoint.classification import CLASSIFY, REGRESS, infer, infer_all, serialized_examples
 from cifs_tf.serving.endpoint.config_files import read_session_config
 from cifs_tf.serving.endpoint.grpc_tensors import read_tensor
@@ -32,8 +33,7 @@ from cifs_tf.serving.endpoint.status import BY_NUMBER, Code, StatusError
 LOGGER = logging.getLogger("serving")
 SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 ONNX_FILE = "model.onnx"
-WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
-CARD_FILE, CARD_SCHEMA = "model_card.json", 1
+CARD_SCHEMA = 1
 MAX_WARMUP_RECORDS = 1000
 MAX_WARMUP_BYTES = 2**30
 

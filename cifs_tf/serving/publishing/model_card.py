@@ -15,13 +15,12 @@ from cifs_tf.errors import UserError
 from cifs_tf.evaluation import as_attacked
 from cifs_tf.export import describe_files
 from cifs_tf.extras import versions_of
-from cifs_tf.files import now, write_json
+from cifs_tf.files import CARD_FILE, now, write_json
 from cifs_tf.models import Classifier
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.serving.endpoint.servables import onnx_signature
 from cifs_tf.statistics import accuracy_of
 
-CARD_FILE = "model_card.json"
 SCHEMA = 1
 # Fields of a recipe that say where a run was, not what it did.
 PLACES = ("workdir", "data_dir", "cache", "cache_dir")

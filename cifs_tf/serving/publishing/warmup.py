@@ -10,9 +10,8 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 
 from cifs_tf.errors import UserError
 from cifs_tf.export import is_decodable
+from cifs_tf.files import WARMUP_FILE
 
-# Where TF Serving looks for them, within a version's folder.
-WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 # TF Serving refuses to load a model with more than 1000 requests, and each size makes two.
 MAXIMUM_SIZES = 500
 

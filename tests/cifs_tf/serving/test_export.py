@@ -26,14 +26,13 @@ from cifs_tf.data import load_dataset, to_float
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import as_attacked, evaluate, make_attacks, make_suite
 from cifs_tf.export import ExportError, write_onnx
-from cifs_tf.files import read_results, write_results
+from cifs_tf.files import WARMUP_FILE, read_results, write_results
 from cifs_tf.presets.from_run import save_run_to_preset
 from cifs_tf.programs.export import publish, show
 from cifs_tf.runs.pipeline import summarise
 from cifs_tf.runs.trained import find_network
 from cifs_tf.serving.publishing import quantization
 from cifs_tf.serving.publishing.options import ExportOptions
-from cifs_tf.serving.publishing.warmup import WARMUP_FILE
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
