@@ -29,7 +29,7 @@ def parse_attack_name(name: str, argument: str) -> tuple[str, int]:
         argument: names it in the error.
 
     Raises:
-        UserError: if it is none.
+        UserError: if there is no such attack.
 
     Example:
         >>> parse_attack_name("pgd20", "attack")

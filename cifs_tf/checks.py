@@ -112,7 +112,7 @@ def check_images(
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     received = f"{dtype} pixels from {low:.4g} to {high:.4g}"
     if not dtype.startswith(("float", "bfloat")):
-        if high <= 1:  # True and False, or a mask
+        if high <= 1:  # booleans, a mask, or floats in [0, 1] that were cut off to integers
             advice = "convert them to floats, if 1 is white; if they were divided by 255, convert them before that"
             raise UserError(argument, received, advice)
         raise UserError(argument, received, "divide by 255: images are floats in [0, 1]")
@@ -206,7 +206,7 @@ def as_array(values: Any, argument: str) -> np.ndarray:
     """Return values as an array.
 
     Raises:
-        UserError: for what is none, such as rows of several lengths.
+        UserError: for what is no array, such as rows of several lengths.
     """
     try:
         return np.asarray(values)
@@ -227,7 +227,7 @@ def check_first_batch(
     allow_nan: bool = False,
     argument: str = "",
 ) -> Any:
-    """Refuse data for Keras' `fit`, `evaluate` or `predict` whose pixels are not in [0, 1] or whose labels are none.
+    """Refuse data for Keras' `fit`, `evaluate` or `predict` whose pixels are not in [0, 1] or whose labels are invalid.
 
     Args:
         x: images, all of which are looked at; or what gives batches (images, labels, ...), of which the first is: a

@@ -207,7 +207,7 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         signals.discard_output()
         if not isinstance(error, BrokenPipeError):
             code = _complain(f"{program}: error: the output cannot be written ({error.strerror})", 1)
-    signals.settle(code if isinstance(code, int) else 0)
+    signals.keep_exit_code(code if isinstance(code, int) else 0)
     sys.exit(code)
 
 

@@ -56,7 +56,7 @@ def parse_shard(shard: Any, argument: str) -> tuple[int, int]:
         argument: names it in the error.
 
     Raises:
-        UserError: if it is none.
+        UserError: if it is no part.
 
     Example:
         >>> parse_shard("1/4", "shard")

@@ -31,7 +31,7 @@ def head_weights(beta: float | str, num_probes: int) -> np.ndarray:
         float64 (1 + P,) that sums to 1.
 
     Raises:
-        UserError: for a beta that is none of these.
+        UserError: for another beta.
 
     Example:
         >>> head_weights(2, num_probes=2)
@@ -62,7 +62,7 @@ def attack_betas_for(betas: tuple[float | str, ...], num_probes: int) -> tuple[f
         `(0,)` for a vanilla network, which has one head; otherwise the betas without those of a layer that it lacks.
 
     Raises:
-        UserError: for a beta that is none, or if no beta is left.
+        UserError: for an invalid beta, or if no beta is left.
 
     Example:
         >>> attack_betas_for(PAPER_ATTACK_BETAS, num_probes=0)

@@ -30,7 +30,7 @@ class _State:
 
     at_work = False
     interrupted = False
-    settled: int | None = None
+    exit_code: int | None = None
     ending: Mapping[int, tuple[str, int]] = {}
 
 
@@ -57,7 +57,7 @@ def prepare(ending: Mapping[int, tuple[str, int]]) -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 -- as long as the process lives
         if hasattr(stream := getattr(sys, name), "reconfigure"):
             stream.reconfigure(errors="replace")  # what a terminal cannot show is no reason to end
-    _State.at_work, _State.interrupted, _State.settled = False, False, None
+    _State.at_work, _State.interrupted, _State.exit_code = False, False, None
     _State.ending = {signal.SIGINT: (INTERRUPTED, EXIT_INTERRUPTED), **ending}
     for number in _State.ending:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -67,13 +67,13 @@ def prepare(ending: Mapping[int, tuple[str, int]]) -> None:
 
 
 def begin() -> None:
-    """Say that from now on the program catches what a handler raises."""
+    """Let handlers of signals raise from now on, because the program catches it."""
     _State.at_work = True
 
 
-def settle(code: int) -> None:
-    """Say that the work is done: signals that come while the process ends leave its exit code as it is."""
-    _State.settled = code
+def keep_exit_code(code: int) -> None:
+    """Keep the exit code of work that is done: signals that come while the process ends do not change it."""
+    _State.exit_code = code
 
 
 def is_early(frame: FrameType | None) -> bool:
@@ -91,15 +91,15 @@ def is_early(frame: FrameType | None) -> bool:
 
 def leave(sentence: str, code: int) -> NoReturn:
     """End the process at once, with a sentence, or with the code of the work if that is done."""
-    if _State.settled is None:
+    if _State.exit_code is None:
         shown = SHOW_CURSOR if os.isatty(2) else ""
         with contextlib.suppress(OSError):
             os.write(2, f"{shown}\n{program_name()}: {sentence}\n".encode(errors="replace"))
-    os._exit(code if _State.settled is None else _State.settled)
+    os._exit(code if _State.exit_code is None else _State.exit_code)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    if number != signal.SIGINT or is_early(frame) or _State.interrupted or _State.settled is not None:
+    if number != signal.SIGINT or is_early(frame) or _State.interrupted or _State.exit_code is not None:
         leave(*_State.ending[number])
     _State.interrupted = True
     raise KeyboardInterrupt

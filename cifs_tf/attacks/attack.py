@@ -117,7 +117,7 @@ class Attack(Ball, abc.ABC):
 
 
 def _checking(heads_fn: HeadsFn, labels: tf.Tensor) -> HeadsFn:
-    """Refuse labels that are none of the classes that a network answers with, and float16, when it first answers."""
+    """Refuse labels outside the classes that a network answers with, and float16, when it first answers."""
     unseen = [np.asarray(labels)]
 
     def checked(images: tf.Tensor) -> tf.Tensor:

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from cifs_tf.attacks import APGD, FABT, Square
 from cifs_tf.benchmarks.options import STANDARD_ATTACKS, AttackOptions
-from cifs_tf.benchmarks.timing import Report
+from cifs_tf.benchmarks.timing import Say
 from cifs_tf.data import Split, to_float
 from cifs_tf.evaluation.attacked import AttackedModel, as_attacked
 from cifs_tf.evaluation.engine import header_of, run_tasks
@@ -27,7 +27,7 @@ from cifs_tf.evaluation.tasks import Crafted, Natural, Task
 COLUMNS = ("apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square")
 
 
-def run(options: AttackOptions, report: Report) -> dict[str, Any]:
+def run(options: AttackOptions, report: Say) -> dict[str, Any]:
     """Run every attack of a recording.
 
     Returns:
@@ -114,7 +114,7 @@ class Recording:
         ]
 
     def run(
-        self, columns: Sequence[str] = COLUMNS, batch_size: int = 250, report: Report = lambda line: None
+        self, columns: Sequence[str] = COLUMNS, batch_size: int = 250, report: Say = lambda line: None
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Run attacks, each alone on all images.
 

@@ -14,14 +14,14 @@ import tensorflow as tf
 
 from cifs_tf.benchmarks.options import ImagesOptions
 from cifs_tf.benchmarks.tables import IMAGES
-from cifs_tf.benchmarks.timing import Report
+from cifs_tf.benchmarks.timing import Say
 from cifs_tf.config import DataConfig
 from cifs_tf.data import Split, load_dataset, to_float
 from cifs_tf.data.folder_scan import find_layout
 from cifs_tf.data.resizing import resize
 
 
-def run(options: ImagesOptions, report: Report) -> dict[str, Any]:
+def run(options: ImagesOptions, report: Say) -> dict[str, Any]:
     """Take turns, each a pass over the training images of a folder, in batches of floats.
 
     Returns:

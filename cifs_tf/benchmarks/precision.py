@@ -11,7 +11,7 @@ from cifs_tf.adversarial import make_method
 from cifs_tf.attacks import PGD, example_seeds
 from cifs_tf.attacks.objective import fooled
 from cifs_tf.benchmarks.options import PrecisionOptions
-from cifs_tf.benchmarks.timing import Report
+from cifs_tf.benchmarks.timing import Say
 from cifs_tf.config import RunConfig
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
@@ -25,7 +25,7 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 PGD_STEPS = 20
 
 
-def run(options: PrecisionOptions, report: Report) -> dict[str, Any]:
+def run(options: PrecisionOptions, report: Say) -> dict[str, Any]:
     """Compare the attacks on a run's network.
 
     Returns:

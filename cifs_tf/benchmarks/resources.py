@@ -13,7 +13,7 @@ from cifs_tf.adversarial import make_method
 from cifs_tf.attacks import example_seeds
 from cifs_tf.benchmarks import timing
 from cifs_tf.benchmarks.options import ResourcesOptions
-from cifs_tf.benchmarks.timing import Report
+from cifs_tf.benchmarks.timing import Say
 from cifs_tf.config import RunConfig
 from cifs_tf.data import to_float
 from cifs_tf.hardware import peak_memory
@@ -22,7 +22,7 @@ AUGMENTATION = "crop_flip"  # the most that any recipe does to an image
 WARM_UP_BATCHES = 10
 
 
-def run(options: ResourcesOptions, report: Report) -> dict[str, Any]:
+def run(options: ResourcesOptions, report: Say) -> dict[str, Any]:
     """Measure both.
 
     Returns:

@@ -4,12 +4,12 @@ from typing import Any
 
 from cifs_tf.benchmarks import timing
 from cifs_tf.benchmarks.options import ScaleOptions
-from cifs_tf.benchmarks.timing import Report
+from cifs_tf.benchmarks.timing import Say
 from cifs_tf.config import MachineConfig
 from cifs_tf.runs.cluster import ALONE, make_cluster
 
 
-def run(options: ScaleOptions, report: Report) -> dict[str, Any]:
+def run(options: ScaleOptions, report: Say) -> dict[str, Any]:
     """Time a step on every number of devices, in turns.
 
     Returns:

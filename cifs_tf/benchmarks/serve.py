@@ -23,7 +23,7 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
 from cifs_tf.benchmarks.options import ServeOptions
-from cifs_tf.benchmarks.timing import Report
+from cifs_tf.benchmarks.timing import Say
 from cifs_tf.config import ModelConfig
 from cifs_tf.export import export
 from cifs_tf.models import build_classifier
@@ -36,7 +36,7 @@ Client = Callable[[], object]
 """Sends one request; it returns when the answer is there, or raises."""
 
 
-def run(options: ServeOptions, report: Report) -> dict[str, Any]:
+def run(options: ServeOptions, report: Say) -> dict[str, Any]:
     """Measure throughput and latency of the local server, without and with batching.
 
     Returns:

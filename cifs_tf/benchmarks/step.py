@@ -5,14 +5,14 @@ from typing import Any, Literal
 
 from cifs_tf.benchmarks import convolutions, timing
 from cifs_tf.benchmarks.options import StepOptions
-from cifs_tf.benchmarks.timing import Report
+from cifs_tf.benchmarks.timing import Say
 from cifs_tf.hardware import peak_memory
 
 FLOAT32: Literal["float32"] = "float32"
 DEFENSES: tuple[Literal["cifs", "vanilla"], ...] = ("cifs", "vanilla")
 
 
-def run(options: StepOptions, report: Report) -> dict[str, Any]:
+def run(options: StepOptions, report: Say) -> dict[str, Any]:
     """Time both networks in interleaved pairs, and the convolutions that they are made of.
 
     Returns:

@@ -27,7 +27,7 @@ NUM_CLASSES = 10
 DEFAULT_SIDE = 32
 EVALUATION_STEPS = 20
 RESAMPLES = 10_000
-Report = Callable[[str], object]
+Say = Callable[[str], object]
 """Is called with a line of text when something is done."""
 
 
@@ -111,7 +111,7 @@ def image_shape(config: RunConfig) -> tuple[int, int, int]:
     return config.data.image_size or DEFAULT_SIDE, config.data.image_size or DEFAULT_SIDE, 3
 
 
-def time_in_turns(subjects: Mapping[str, Subject], turns: int, report: Report) -> dict[str, dict]:
+def time_in_turns(subjects: Mapping[str, Subject], turns: int, report: Say) -> dict[str, dict]:
     """Time subjects in turns, after a first call of each: A B C, C B A, A B C, ...
 
     Args:

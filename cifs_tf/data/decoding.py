@@ -79,7 +79,7 @@ def decode_pixels(encoded: tf.Tensor, channels: int, times: int | None) -> tf.Te
     Args:
         encoded: string scalar, the content of the file.
         channels: 1 or 3.
-        times: how often a JPEG file is halved; None for a file that is none.
+        times: how often a JPEG file is halved; None for another file.
 
     Returns:
         uint8 (height, width, channels).

@@ -67,13 +67,13 @@ def odd_class_names(below: Mapping[str, Collection[str]]) -> list[str]:
         for names in forms.values()
         if len(names) > 1
     ]
-    splits = {*SPLITS["validation"], *SPLITS["test"], *EVALUATION}  # a train is a vehicle too
+    splits = {*SPLITS["validation"], *SPLITS["test"], *EVALUATION}  # not `train`, which may be a class of vehicles
     for name in below:
         is_valid = f"in{name.lower()}" in forms
         if not is_valid and (name.lower() in splits or _PART.fullmatch(name.lower())):
             told.append(
-                f"the class {name} is called as a part of a dataset is, and taken for a class; if it is none, move it "
-                "away, or lay the images out as SPLIT/CLASS/"
+                f"the class {name} is called as a part of a dataset is, and taken for a class; if it is not one, move "
+                "it away, or lay the images out as SPLIT/CLASS/"
             )
     if len(below) > 1 and _have_same_sub_folders(below):
         inner = ", ".join(sorted(next(iter(below.values())))[:3])

@@ -40,7 +40,7 @@ class Split:
             or less moves no other. Default None: they depend on the position, for a set that does not change.
 
     Raises:
-        UserError: for images that are not uint8, labels that are none, or another number of them or of names.
+        UserError: for images that are not uint8, invalid labels, or another number of them or of names.
     """
 
     images: Any

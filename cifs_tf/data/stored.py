@@ -2,9 +2,9 @@
 
 `pixels.bin` holds one record of uint8 pixels after another, and is only ever appended to. `index.jsonl` says in its
 first line what they are, and in each further line which file a record is of: its name, size and time, the record's
-number, the hash of its pixels and a checksum, which takes a quarter of the time. A line is written when its record is
-on the disk, so a process may be killed at any moment: what was in the index before is there, and the same command
-decodes the rest.
+number, the hash of its pixels, and a checksum of them, which is computed four times as fast. A line is written when its
+record is on the disk, so a process may be killed at any moment: what was in the index before is there, and the same
+command decodes the rest.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from cifs_tf.evaluation.records import Answers
 
 # Images that are looked at, and how many numbers are kept of what a network answers to each.
 IMAGES, NUMBERS = 4, 4
-# So far from the images it is asked too, in each pixel; no multiple of half a level, where rounding would be a tie.
-NEAR = 20.3 / 255
+# Points so far from the images, in each pixel, are looked at too; of half grey levels rounding might go either way.
+OFFSET = 20.3 / 255
 # Parts of the largest number: what another machine may round otherwise, and what differs at once by chance alone.
 ROUNDING, CHANCE = 0.02, 1e-3
 Rows = list[list[float | None]]
@@ -35,7 +35,7 @@ def answers_of(model: AttackedModel, split: Split) -> Answers | None:
     """
     places = np.unique(np.linspace(0, len(split) - 1, IMAGES).astype(int))
     images, draw = to_float(split.images[places]).numpy(), np.random.default_rng(0)
-    near = np.clip(images + NEAR * draw.choice([-1, 1], images.shape), 0, 1)
+    near = np.clip(images + OFFSET * draw.choice([-1, 1], images.shape), 0, 1)
     x = tf.constant(np.concatenate([images, near]), tf.float32)
     heads_fn = next(iter(model.heads_fns.values()))
     gradient = None
@@ -59,7 +59,7 @@ def same_answers(found: Answers | None, wanted: Answers | None) -> bool:
 
 
 def _close(found: Rows | None, wanted: Rows | None, tolerance: float) -> bool:
-    """Compare numbers, to a part of the largest; where one is none, the other must be none too."""
+    """Compare numbers, to a part of the largest; None equals None alone."""
     one, other = (np.array(each or [], float) for each in (found, wanted))
     if one.shape != other.shape or (np.isnan(one) != np.isnan(other)).any():
         return False

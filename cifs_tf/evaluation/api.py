@@ -27,7 +27,7 @@ from cifs_tf.evaluation.suites import describe_change, describe_missing, make_su
 from cifs_tf.evaluation.tasks import Natural, Task
 
 # Of a report's description what the evaluation itself says.
-MEASURED = (
+OWN_ABOUT = (
     *("network", "num_probes", "num_classes", "mask_gradients", "limits", "num_examples", "seed", "precision"),
     *("tensor_float_32", "tasks", "norm", "epsilon", "epsilon_given"),
 )
@@ -146,7 +146,7 @@ def _plain(about: Any) -> dict[str, Any]:
     except (TypeError, ValueError, AttributeError) as error:
         advice = "give a dict of text, finite numbers, true, false, None, and lists and dicts of these"
         raise UserError("about", about, advice) from error
-    if own := [name for name in MEASURED if name in plain]:
+    if own := [name for name in OWN_ABOUT if name in plain]:
         raise UserError("about", ", ".join(own), "the evaluation says this itself, give it another name")
     return plain
 
@@ -160,7 +160,7 @@ def _are_tasks(suite: Any) -> bool:
 
 
 def _is_number(value: Any, above: float, high: float, whole: bool = False) -> bool:
-    """Return whether a value is a number in a range; true and false, and what is not finite, are none."""
+    """Return whether a value is a number in a range; true and false, and what is not finite, are not."""
     kind = numbers.Integral if whole else numbers.Real
     return isinstance(value, kind) and not isinstance(value, bool) and above < float(value) <= high
 

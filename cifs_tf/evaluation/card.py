@@ -197,7 +197,7 @@ class Card:
         if len(content) != size or not packed.eof:
             raise ValueError("has other images than it names")
         if any(not isinstance(i, int) or i < 0 or i in self.shown for i in ids) or len(set(ids)) < len(ids):
-            raise ValueError("has an image that is none, or twice")
+            raise ValueError("has an image twice, or one that does not exist")
         self._size += len(record["data"])
         for i, values in zip(ids, np.frombuffer(content, dtype).reshape(len(ids), *shape), strict=True):
             self.shown[i] = Shown(str(record["task"]), record["form"], values)

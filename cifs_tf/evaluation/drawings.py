@@ -13,7 +13,7 @@ MAGNIFIED_TO = 0.5
 # With more classes, bars and names would run into each other.
 MOST_CLASSES = 50
 # Radii that the curve over epsilon shows.
-NEAR = 4.5
+SHOWN_RADII = 4.5
 
 
 @styled
@@ -72,8 +72,8 @@ def _draw_curve(label: str, points: Sequence[tuple[float, float]], report: Repor
         axes.axvline(radius, color=GREY, linewidth=1, linestyle="--")
     elif radius:
         # Up to a few radii, which is where something happens; what is far beyond is told.
-        near = [(x, share) for x, share in points if x <= NEAR * radius]
-        far = ", ".join(f"at {x:g}: {100 * share:.1f} %" for x, share in points if x > NEAR * radius)
+        near = [(x, share) for x, share in points if x <= SHOWN_RADII * radius]
+        far = ", ".join(f"at {x:g}: {100 * share:.1f} %" for x, share in points if x > SHOWN_RADII * radius)
         points, label = near, f"epsilon ({far})" if far else label
         axes.axvline(radius, color=GREY, linewidth=1, linestyle="--")
         axes.set_xticks([x for x, _ in points], [_written(x, report) for x, _ in points], fontsize=8)

@@ -133,7 +133,7 @@ def run_tasks(
     total = sum(task.cost for task in tasks)
     done = 0.0
     for task in tasks:
-        ids = np.setdiff1d(ledger.wanted(task.name), ledger.ids(task.name))
+        ids = np.setdiff1d(ledger.ids_to_measure(task.name), ledger.ids(task.name))
         correct = ledger.correct()
         survivors = len(ledger.survivors(MAIN))  # reads the whole ledger: once for each task, not for each batch
         for start in range(0, len(ids), sizes[0]):

@@ -31,7 +31,7 @@ def as_split(data: Data) -> tuple[Split, list[str]]:
         the split, and what to tell about it.
 
     Raises:
-        UserError: for images out of range, labels that are none, or another number of them.
+        UserError: for images out of range, invalid labels, or another number of them.
 
     Example:
         >>> len(as_split((np.zeros((2, 8, 8, 1), np.uint8), [0, 1]))[0])

@@ -21,7 +21,16 @@ import numpy as np
 
 from cifs_tf.config import parse_shard
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.lines import check_file, check_record, check_same, decode, encode, few, told, whole_length
+from cifs_tf.evaluation.lines import (
+    check_file,
+    check_record,
+    check_same,
+    decode,
+    describe_faults,
+    encode,
+    name_images,
+    whole_length,
+)
 from cifs_tf.evaluation.records import MAIN, Header, LedgerLine, TaskRecord
 from cifs_tf.files import write_atomically
 
@@ -87,13 +96,13 @@ class Ledger:
                     check_same(path, ledger.header, header)
                 is_read = not faults
                 if faults:
-                    print(f"{path}: {told(faults)}; what they held is measured again.")
+                    print(f"{path}: {describe_faults(faults)}; what they held is measured again.")
                     lines = path.read_bytes().split(b"\n")
                     kept = b"\n".join(line for number, line in enumerate(lines, start=1) if number not in faults)
                     write_atomically(path, lambda new, kept=kept: new.write_bytes(kept))  # type: ignore[misc]
                     continue
-                for task, ids in ledger.lost().items():
-                    print(f"{path}: lines of {task} are lost ({few(ids)}); what they held is measured again.")
+                for task, ids in ledger.missing_ids().items():
+                    print(f"{path}: lines of {task} are lost ({name_images(ids)}); what they held is measured again.")
                     ledger._ids.pop(FINISHED, None)
                 ledger._file = file
                 yield ledger
@@ -107,13 +116,13 @@ class Ledger:
         """
         ledger, faults = cls._read(Path(path))
         if faults:
-            advice = f"it is damaged ({told(faults)}), the command that wrote it measures that again"
+            advice = f"it is damaged ({describe_faults(faults)}), the command that wrote it measures that again"
             raise UserError("ledger", path, advice)
         return ledger
 
     @classmethod
     def _read(cls, path: Path) -> tuple[Ledger, dict[int, str]]:
-        """Read what can be believed, and say by its number what is wrong with every other line."""
+        """Read the lines that are whole, and say by its number what is wrong with every other line."""
         try:
             # What follows the last newline is a torn line, or nothing.
             lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
@@ -122,7 +131,7 @@ class Ledger:
                 raise ValueError("it was written by another version")
             ledger = cls(header)  # type: ignore[arg-type]
             ours, classes = (
-                ledger.ours(),
+                ledger.ids_of_shard(),
                 int(header["about"]["num_classes"]) if "num_classes" in header["about"] else None,
             )
         except OSError as error:
@@ -153,17 +162,17 @@ class Ledger:
                 ledger._take(kept)
         return ledger, faults
 
-    def ours(self) -> np.ndarray | None:
+    def ids_of_shard(self) -> np.ndarray | None:
         """Return the ids of the images of the ledger's shard; None if its header does not tell how many there are."""
         number = self.header["about"].get("num_examples")
         part, parts = parse_shard(self.header["shard"], "ledger")
         return None if number is None else np.arange(part - 1, number, parts)
 
-    def wanted(self, name: str) -> np.ndarray:
+    def ids_to_measure(self, name: str) -> np.ndarray:
         """Return the ids of the images that a task measures, by what the tasks before it found."""
         task = next(task for task in self.tasks if task.name == name)
         if task.kind == "Natural" or task.on == "all":
-            ours = self.ours()
+            ours = self.ids_of_shard()
             if ours is None:
                 return self.ids(name)
             ids = ours
@@ -178,12 +187,12 @@ class Ledger:
         number = self.header["about"]["num_examples"]
         return np.random.default_rng(SAMPLE_SEED).permutation(number)[:size]
 
-    def lost(self) -> dict[str, np.ndarray]:
+    def missing_ids(self) -> dict[str, np.ndarray]:
         """Return by task the ids of the images that it has not measured although a later one has begun."""
         names = [task.name for task in self.tasks]
         has_begun = [name in self._ids for name in (*names, FINISHED)]
         missing = {
-            name: np.setdiff1d(self.wanted(name), self.ids(name))
+            name: np.setdiff1d(self.ids_to_measure(name), self.ids(name))
             for place, name in enumerate(names)
             if any(has_begun[place + 1 :])
         }
@@ -199,10 +208,10 @@ class Ledger:
             UserError: naming the task and some of the images.
         """
         for task in self.tasks:
-            different = np.setxor1d(self.wanted(task.name), self.ids(task.name))
+            different = np.setxor1d(self.ids_to_measure(task.name), self.ids(task.name))
             if len(different):
-                advice = f"{task.name} has not measured what it had to ({few(different)}), run its command again first"
-                raise UserError("ledger", path, advice)
+                what = f"{task.name} has not measured what it had to ({name_images(different)})"
+                raise UserError("ledger", path, f"{what}, run its command again first")
 
     @property
     def finished(self) -> bool:
@@ -388,4 +397,6 @@ def _check_cover(ledgers: Mapping[Path, Ledger]) -> None:
     for text, wrong in (("in none", counts == 0), ("in two", counts > 1)):
         if wrong.any():
             paths = [str(path) for path in ledgers]
-            raise UserError("ledgers", paths, f"{few(np.flatnonzero(wrong))} are {text} of them, give each image once")
+            raise UserError(
+                "ledgers", paths, f"{name_images(np.flatnonzero(wrong))} are {text} of them, give each image once"
+            )

@@ -1,4 +1,4 @@
-"""The lines of a ledger: how they are written, and what makes them believable when they are read."""
+"""The lines of a ledger: how they are written, and checked when they are read."""
 
 from __future__ import annotations
 
@@ -109,13 +109,13 @@ def check_record(record: Mapping[str, Any], ours: np.ndarray | None, classes: in
             raise ValueError(f"has {name} out of range")
 
 
-def told(faults: Mapping[int, str]) -> str:
+def describe_faults(faults: Mapping[int, str]) -> str:
     """Say what is wrong with the first of some lines, by their numbers."""
     some = [f"line {number} {fault}" for number, fault in sorted(faults.items())[:NAMED_AT_MOST]]
     return ", ".join(some) + (f" and {len(faults) - len(some)} more" if len(faults) > len(some) else "")
 
 
-def few(ids: np.ndarray) -> str:
+def name_images(ids: np.ndarray) -> str:
     """Name the first of some images."""
     some = ", ".join(str(i) for i in ids[:NAMED_AT_MOST].tolist())
     return f"image{'s' if len(ids) > 1 else ''} {some}{', ...' if len(ids) > NAMED_AT_MOST else ''}"

@@ -129,14 +129,14 @@ def _from_foreign(loaded: Any, name: str, fingerprint: str) -> AttackedModel:
     def answers(images: tf.Tensor, loaded: Any = loaded) -> tf.Tensor:
         return as_many(as_rows(signature(**{key: tf.cast(images, spec.dtype)})[chosen]), images)
 
-    victim = single_head(answers, tuple(spec.shape[1:]))
+    attacked = single_head(answers, tuple(spec.shape[1:]))
     limit = (
         f"A foreign SavedModel: the output {chosen!r} of serving_default was attacked, through the gradient it was "
         "saved with; raw predictions, other mask gradients and labels were not available."
     )
-    precision = spec.dtype.name if victim.precision == "float32" else victim.precision
+    precision = spec.dtype.name if attacked.precision == "float32" else attacked.precision
     return dataclasses.replace(
-        victim, name=name, fingerprint=fingerprint, limits=(limit, *victim.limits), precision=precision
+        attacked, name=name, fingerprint=fingerprint, limits=(limit, *attacked.limits), precision=precision
     )
 
 

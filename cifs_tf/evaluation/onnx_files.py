@@ -193,26 +193,26 @@ def _black_box(path: Path, session: Any, name: str) -> AttackedModel:
     def answers(images: tf.Tensor) -> tf.Tensor:
         return as_many(tf.ensure_shape(tf.numpy_function(rows, [images], tf.float32), (None, columns)), images)
 
-    victim = single_head(answers, image_shape)
+    attacked = single_head(answers, image_shape)
     told = [NO_GRADIENT_FILE, NO_LABELS]
     told += [f"Of its outputs {', '.join(outputs)} the output {chosen} was attacked."] if len(outputs) > 1 else []
     if is_first:
         told.append("Its images have their channels first: they were turned.")
     return AttackedModel(
         name,
-        victim.heads_fns,
+        attacked.heads_fns,
         num_probes=0,
-        num_classes=victim.num_classes,
+        num_classes=attacked.num_classes,
         image_shape=image_shape,
         fingerprint=_hash_files(path),
-        limits=(*told, *victim.limits),
+        limits=(*told, *attacked.limits),
         precision="float16" if dtype == "float16" else "float32",
         has_gradient=False,
     )
 
 
 def _checked(values: np.ndarray, shape: tuple[int, ...], path: Path) -> np.ndarray:
-    """Refuse answers of another shape than before: a file is not believed unseen."""
+    """Refuse answers of another shape than before."""
     if values.shape != shape:
         raise ValueError(f"{path} answered with the shape {values.shape} where {shape} was due")
     return np.asarray(values, np.float32)

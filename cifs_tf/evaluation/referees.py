@@ -1,4 +1,4 @@
-"""Referees: attacks of other kinds on what a suite left standing, which should break nothing more.
+"""Referees: attacks of other kinds on the survivors of a suite, which should break nothing more.
 
 Square (Andriushchenko et al. 2020) asks for probabilities only, RayS (Chen & Gu 2020) for labels only, and an attack
 on the network of 8-bit pixels finds answers that hold off that grid alone.
@@ -16,7 +16,7 @@ from cifs_tf.attacks import PGD, HeadsFn, RayS, Square
 from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.tasks import Crafted
 
-SOME = 100  # images at most: what matters shows on fewer
+SOME = 100  # images at most: a fault that matters shows on fewer
 GRID = 255
 
 
@@ -48,7 +48,7 @@ def referees(epsilon: float, mask_gradient: str, *, with_square: bool) -> list[R
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Referee(Crafted):
-    """An attack of another kind, on what all attacks of the suite left standing: it should break nothing more.
+    """An attack of another kind, on the survivors of the suite: it should break nothing more.
 
     Args:
         is_on_grid: whether the network sees, and answers for, 8-bit pixels only.

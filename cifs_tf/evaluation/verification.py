@@ -13,7 +13,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.card import Card, relative_lead
 from cifs_tf.evaluation.engine import code_version, hash_split
-from cifs_tf.evaluation.lines import few
+from cifs_tf.evaluation.lines import name_images
 from cifs_tf.evaluation.records import Report
 from cifs_tf.evaluation.tasks import SAME, inside
 from cifs_tf.evaluation.verdicts import FAIL, INFO, PASS, Check
@@ -135,7 +135,7 @@ def _check_numbers(card: Card, report: Report) -> Check:
     last = report["attacks"][-1]["standing"] if report["attacks"] else counts["natural"]
     wrong += [] if last == counts["worst_case"] else ["attacks"]
     strange = [i for i, each in card.shown.items() if i >= len(broken_by) or broken_by[i] != each.task]
-    wrong += [f"broken_by of {few(np.array(strange))}"] if strange else []
+    wrong += [f"broken_by of {name_images(np.array(strange))}"] if strange else []
     if wrong:
         return Check(
             "numbers", FAIL, None, f"{', '.join(dict.fromkeys(wrong))} in the report are not those of its images."
@@ -144,5 +144,5 @@ def _check_numbers(card: Card, report: Report) -> Check:
 
 
 def _named(name: str, wrong: np.ndarray, good: str, bad: str) -> Check:
-    sentence = f"{few(wrong)} ({len(wrong)} in all) {bad}" if len(wrong) else good
+    sentence = f"{name_images(wrong)} ({len(wrong)} in all) {bad}" if len(wrong) else good
     return Check(name, FAIL if len(wrong) else PASS, None, f"{sentence}.")

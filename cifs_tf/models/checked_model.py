@@ -189,7 +189,7 @@ def watch_batch(
     allow_nan: bool = False,
     allow_soft: bool = False,
 ) -> tf.Tensor:
-    """Let a step fail for images of another size or range than [0, 1], and for labels and sample weights that are none.
+    """Make a step fail on images of another size or range than [0, 1], and on invalid labels and sample weights.
 
     In the graph of the step nothing waits for what is found, which ends the `fit` or `evaluate` that reads the step's
     results.

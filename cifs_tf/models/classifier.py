@@ -25,7 +25,7 @@ from cifs_tf.models.saving import with_precision
 from cifs_tf.models.summary import cuts_table
 
 # One training image in so many is classified once more, without labels, for accuracy: 3% of a step on natural images.
-MEASURED = 8
+MEASURED_ONE_IN = 8
 
 
 @keras.saving.register_keras_serializable(package="cifs_tf")
@@ -213,7 +213,7 @@ class Classifier(CheckedModel):
         Returns:
             (labels, heads, sample weights) of these; the same images of a global batch on any number of replicas.
         """
-        chosen, counted = one_in(MEASURED, images)
+        chosen, counted = one_in(MEASURED_ONE_IN, images)
         weights = tf.cast(counted, self.variable_dtype)
         if sample_weight is not None:
             weights *= tf.reshape(tf.cast(tf.gather(sample_weight, chosen), weights.dtype), [-1])

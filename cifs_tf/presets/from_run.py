@@ -16,7 +16,7 @@ from cifs_tf.runs.run_options import arguments, changes_of, recipe_for
 from cifs_tf.runs.trained import TrainedNetwork, find_network
 from cifs_tf.statistics import accuracy_of
 
-SUITES = ("paper", "strict")
+PRESET_SUITES = ("paper", "strict")
 
 
 def save_run_to_preset(
@@ -63,7 +63,7 @@ def save_run_to_preset(
         "revision": network.result().get("revision"),
         "measured": {
             "natural": accuracy_of(natural, num_examples),
-            **{suite: _worst_case(reports.get(suite)) for suite in SUITES},
+            **{suite: _worst_case(reports.get(suite)) for suite in PRESET_SUITES},
             "audit_passed": reports.get("strict", {}).get("believable"),
         },
         "commands": {
@@ -71,7 +71,7 @@ def save_run_to_preset(
             **{
                 f"measure_{suite}": f"python training/evaluate.py --model {model} --suite {suite} "
                 f"--dataset {dataset} {how[suite]}".strip()
-                for suite in SUITES
+                for suite in PRESET_SUITES
             },
         },
     }

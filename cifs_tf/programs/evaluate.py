@@ -211,7 +211,7 @@ def verify(options: VerifyOptions) -> int:
     """Check a card, and return 0, or 1 if it does not hold.
 
     Raises:
-        UserError: for a card that is none, or input that does not fit.
+        UserError: for a file that is no card, or input that does not fit.
     """
     if len(options.cards) != 1 or not Path(options.cards[0]).is_file():
         raise UserError("verify", " ".join(options.cards), "give one card.jsonl, in front of the options")

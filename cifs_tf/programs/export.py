@@ -20,7 +20,7 @@ from cifs_tf.runs.trained import find_network
 from cifs_tf.serving.publishing.options import ExportOptions
 from cifs_tf.tables import Table
 
-# A fall of clean accuracy, in points, that is worth a warning.
+# A fall of natural accuracy, in points, that is worth a warning.
 WORTH_A_WARNING = 10
 
 
@@ -55,7 +55,7 @@ def show(console: Console, published: Path, card: dict[str, Any]) -> None:
     if card["int8"]:
         rows += [(f"{name}, measured now", card["int8"][name]) for name in ("float32", "int8")]
     table = Table(
-        ["network", "images", "clean", "robust"],
+        ["network", "images", "natural", "robust"],
         [
             [name, f"{found['clean']['of']:,}", _percent(found["clean"]), _percent(found["robust"])]
             if found
@@ -71,7 +71,7 @@ def show(console: Console, published: Path, card: dict[str, Any]) -> None:
         before, after = (card["int8"][name]["clean"] for name in ("float32", "int8"))
         fall = 100 * (before["count"] - after["count"]) / before["of"]
         if fall > WORTH_A_WARNING:
-            console.print(f"warning: in 8 bits clean accuracy falls by {fall:.1f} points", soft_wrap=True)
+            console.print(f"warning: in 8 bits natural accuracy falls by {fall:.1f} points", soft_wrap=True)
     console.print(f"Written to {published}:", soft_wrap=True)
     for name, file in card["files"].items():
         console.print(f"  {name} ({file['size'] / 1000:,.0f} kB)", soft_wrap=True, highlight=False)

@@ -53,7 +53,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class PaperTable:
     """One table.
 
     Args:
@@ -90,7 +90,7 @@ class Figure:
 
 
 @functools.cache
-def tables() -> dict[str, Table]:
+def tables() -> dict[str, PaperTable]:
     """Read every table, by number, in the paper's order.
 
     Example:
@@ -121,13 +121,13 @@ def _read(name: str) -> dict[str, Any]:
     return yaml.safe_load((FOLDER / name).read_text())
 
 
-def _table(number: str, entry: dict[str, Any]) -> Table:
+def _table(number: str, entry: dict[str, Any]) -> PaperTable:
     rows = [
         _row(entry, block, within, name, row or {})
         for block, within in entry["blocks"].items()
         for name, row in within["rows"].items()
     ]
-    return Table(number, entry["title"], tuple(entry["columns"]), tuple(rows))
+    return PaperTable(number, entry["title"], tuple(entry["columns"]), tuple(rows))
 
 
 def _row(table: dict[str, Any], block: str, within: dict[str, Any], name: str, row: dict[str, Any]) -> Row:

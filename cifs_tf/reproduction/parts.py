@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cifs_tf.files import write_atomically, write_json
 from cifs_tf.reproduction import overhead
-from cifs_tf.reproduction.catalogue import Figure, Table, figures, tables
+from cifs_tf.reproduction.catalogue import Figure, PaperTable, figures, tables
 from cifs_tf.reproduction.overhead import Overhead, build_overhead
 from cifs_tf.reproduction.plan import Analysis, Job, jobs_of, plan_figure, plan_table
 from cifs_tf.reproduction.render import write_result
@@ -54,7 +54,7 @@ def _command(option: str, number: str, scale: Scale, seeds: int) -> str:
     return f"python training/reproduce.py --{option} {number} --scale {scale.name}{more}"
 
 
-def _table(table: Table, scale: Scale, seeds: int, workdir: Path, command: str) -> Part:
+def _table(table: PaperTable, scale: Scale, seeds: int, workdir: Path, command: str) -> Part:
     rows = plan_table(table, scale, seeds)
 
     def write() -> list[Path]:

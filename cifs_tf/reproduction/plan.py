@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from cifs_tf.config import EvaluationConfig
 from cifs_tf.files import read_results
-from cifs_tf.reproduction.catalogue import Figure, NetworkSpec, Row, Table
+from cifs_tf.reproduction.catalogue import Figure, NetworkSpec, PaperTable, Row
 from cifs_tf.reproduction.scales import EvaluationSetup, Scale, flat_config
 from cifs_tf.runs.curves import best_epoch
 from cifs_tf.runs.run_options import RECIPES, arguments
@@ -39,7 +39,7 @@ class Job(abc.ABC):
     def is_done(self, workdir: Path) -> bool:
         """Return whether nothing is left of it to do."""
 
-    def settled(self, workdir: Path) -> Self:
+    def resolved(self, workdir: Path) -> Self:
         """Return the job that really has to be done, as far as is known by now."""
         return self
 
@@ -138,7 +138,7 @@ class Evaluation(Job):
         examples = self.setup.examples
         return attacks == self.setup.attacks and examples in (None, report["num_examples"])
 
-    def settled(self, workdir: Path) -> Self:
+    def resolved(self, workdir: Path) -> Self:
         """Measure a network once if its best epoch is the last one."""
         run, defense = workdir / self.training.folder, self.training["defense"]
         if self.checkpoint == "last" or not Workdir(run).model_file(defense).exists():
@@ -200,7 +200,7 @@ class PlannedRow:
     places: tuple[str, ...]
 
 
-def plan_table(table: Table, scale: Scale, seeds: int) -> list[PlannedRow]:
+def plan_table(table: PaperTable, scale: Scale, seeds: int) -> list[PlannedRow]:
     """Plan the rows of a table with the seeds 0, 1, ...; rows that do not exist at a scale are left out."""
     return [
         PlannedRow(

@@ -7,7 +7,7 @@ from typing import Any
 
 from cifs_tf.attack_names import attack_title
 from cifs_tf.files import now, read_results
-from cifs_tf.reproduction.catalogue import Figure, Table
+from cifs_tf.reproduction.catalogue import Figure, PaperTable
 from cifs_tf.reproduction.plan import Analysis, Evaluation, PlannedRow, Training, jobs_of
 from cifs_tf.reproduction.scales import Scale
 from cifs_tf.statistics import interval_over_seeds, wilson_interval
@@ -20,7 +20,7 @@ BUDGET = (
 
 
 def build_result(
-    table: Table, rows: Sequence[PlannedRow], scale: Scale, seeds: int, workdir: Path, command: str
+    table: PaperTable, rows: Sequence[PlannedRow], scale: Scale, seeds: int, workdir: Path, command: str
 ) -> dict[str, Any]:
     """Collect a table from the reports of its evaluations, all of which must be finished.
 
@@ -28,7 +28,7 @@ def build_result(
         plain types only, in percent: `columns`, `rows` (each with `cells`: ours, interval, paper, difference), what the
         intervals mean, and `networks`: how each was trained and measured, by which code, on which machine.
     """
-    jobs = [job.settled(workdir) for job in jobs_of(rows)]
+    jobs = [job.resolved(workdir) for job in jobs_of(rows)]
     trainings = [job for job in jobs if isinstance(job, Training)]
     evaluations = list(dict.fromkeys(job for job in jobs if isinstance(job, Evaluation)))
     return {
@@ -80,7 +80,7 @@ def build_figure(figure: Figure, analysis: Analysis, scale: Scale, workdir: Path
     }
 
 
-def about(table: Table, scale: Scale) -> str:
+def about(table: PaperTable, scale: Scale) -> str:
     """Describe the scale of a table and its attacks, for the reader."""
     kinds = dict.fromkeys(row.kind for row in table.rows)
     return " ".join(filter(None, [scale.about, *(scale.setups[kind].about for kind in kinds)]))
@@ -93,7 +93,7 @@ def interval_sentence(seeds: int) -> str:
     return f"95% by Student's t over {seeds} seeds and Wilson's score over the images, squares added"
 
 
-def renamed(table: Table, scale: Scale) -> dict[str, str]:
+def renamed(table: PaperTable, scale: Scale) -> dict[str, str]:
     """Return the columns whose attack is another one at this scale, with the title of that attack."""
     if not table.rows:
         return {}
@@ -131,7 +131,7 @@ def _setting(rows: Sequence[PlannedRow], scale: Scale) -> str | None:
 
 
 def _row(planned: PlannedRow, block: str, workdir: Path) -> dict[str, Any]:
-    done = [evaluation.settled(workdir) for evaluation in planned.evaluations]
+    done = [evaluation.resolved(workdir) for evaluation in planned.evaluations]
     reports = [read_results(workdir / evaluation.report_file) for evaluation in done]
     pairs = zip(planned.places, planned.row.paper, strict=True)
     return {

@@ -22,7 +22,7 @@ def run_jobs(jobs: Sequence[Job], workdir: Path, data_dir: str | None, in_one_pr
         Preempted: after SIGTERM, when the job has saved what it did.
     """
     for number, job in enumerate(jobs, 1):
-        job = job.settled(workdir)
+        job = job.resolved(workdir)
         if job.is_done(workdir):
             continue
         console.rule(f"{number} of {len(jobs)}")

@@ -82,7 +82,7 @@ def evaluate_model(
     cluster = make_local_cluster(config.machine)
     strategy = cluster.strategy if cluster.num_replicas > 1 else None
     with strategy.scope() if strategy else contextlib.nullcontext():
-        victim = _load(model, trust)
+        attacked = _load(model, trust)
         other = None if surrogate is None else _load_surrogate(surrogate, trust)
     origin = read_origin(Path(model)) if isinstance(model, str) else Origin()
 
@@ -113,17 +113,17 @@ def evaluate_model(
     if dataset.home:
         console.print(f"images are {dataset.home}", soft_wrap=True, markup=False, highlight=False)
     if epsilon is None and norm != "linf":
-        epsilon = default_epsilon(norm, victim.image_shape)
+        epsilon = default_epsilon(norm, attacked.image_shape)
     given = getattr(config.attack.epsilon, "text", config.attack.epsilon) if epsilon is None else f"{epsilon:.4g}"
-    console.rule(f"{victim.name}: {suite}, {len(split):,} images, {norm} epsilon {given}")
+    console.rule(f"{attacked.name}: {suite}, {len(split):,} images, {norm} epsilon {given}")
     report = attack(
         config,
-        victim,
+        attacked,
         dataset,
         split,
         folder,
         suite=suite,
-        mask_gradients=mask_gradients or _mask_gradients(config, victim),
+        mask_gradients=mask_gradients or _mask_gradients(config, attacked),
         audit=audit,
         surrogate=other,
         shard=shard,
@@ -137,7 +137,7 @@ def evaluate_model(
         console.print(f"When all are: {command('evaluate')} merge FOLDER LEDGER LEDGER ...")
         return 0
     with tf32_disabled():
-        pictures = pick_examples(victim, split, Card.read(folder / card_name(shard)), dataset.class_names)
+        pictures = pick_examples(attacked, split, Card.read(folder / card_name(shard)), dataset.class_names)
     return _publish(report, folder, console, pictures)
 
 
@@ -196,9 +196,9 @@ def verify_card(
     """
     card, console = Card.read(path), Console()
     import_plugins(config.model)
-    victim = _load(model, trust)
+    attacked = _load(model, trust)
     with tf32_disabled():
-        checks = verify(card, victim, _find_images(card, config), batch_size)
+        checks = verify(card, attacked, _find_images(card, config), batch_size)
     about: Any = card.report["about"] if card.report else {}
     rows = [[check.name, check.verdict, check.sentence] for check in checks]
     title = f"{path}: {about.get('network')}, {about.get('suite')}, {describe_ball(about)}"
@@ -279,9 +279,9 @@ def _class_names(model: TrainedNetwork | str | None) -> tuple[str, ...] | None:
     return None if model is None else read_origin(Path(model), "--surrogate").class_names
 
 
-def _mask_gradients(config: RunConfig, victim: AttackedModel) -> tuple[str, ...] | None:
+def _mask_gradients(config: RunConfig, attacked: AttackedModel) -> tuple[str, ...] | None:
     """Return that of the config first, for the paper's protocol; then the others the network has."""
     first = config.evaluation.eval_mask_gradient
-    if first not in victim.mask_gradients:
+    if first not in attacked.mask_gradients:
         return None
-    return first, *(mask for mask in victim.mask_gradients if mask != first)
+    return first, *(mask for mask in attacked.mask_gradients if mask != first)

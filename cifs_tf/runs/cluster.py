@@ -58,7 +58,7 @@ class Cluster:
 
     @property
     def is_chief(self) -> bool:
-        """Return whether this process is the one that writes."""
+        """True if this process is the one that writes."""
         return self.index == 0
 
     @property
@@ -101,6 +101,7 @@ class Cluster:
             return number
         with self.translate_worker_errors():
             total = self._total(tf.constant(number if self.is_chief else 0, tf.float64))
+        # Each of the chief's replicas has added it once.
         return round(float(total) * self.num_workers / self.num_replicas)
 
     def wait_for_all(self) -> None:

@@ -101,15 +101,15 @@ def record_images(dataset: ImageDataset, run: Workdir) -> None:
     """Record the images of a run that begins, or compare those of one that has begun; its lock must be held.
 
     Raises:
-        UserError: as for `check_images`.
+        UserError: as for `check_recorded_images`.
     """
     if run.has_begun and run.images_file.exists():
-        check_images(dataset, run)
+        check_recorded_images(dataset, run)
     else:
         _write_record(dataset, run, hash_division(dataset.splits))
 
 
-def check_images(dataset: ImageDataset, run: Workdir) -> None:
+def check_recorded_images(dataset: ImageDataset, run: Workdir) -> None:
     """Refuse images that are not those that a run has recorded, or another division of them.
 
     Raises:

@@ -71,7 +71,7 @@ def read_stamp(file: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def told_key(file: Path) -> str | None:
+def read_key(file: Path) -> str | None:
     """Return the run's key that a file, JSON or stamped, tells, whatever else is wrong with it; None if it has none."""
     try:
         if file.suffix == ".json":

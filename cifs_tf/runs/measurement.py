@@ -98,15 +98,15 @@ def measure(
     strategy = cluster.strategy if cluster.num_workers == 1 < cluster.num_replicas else None
     with strategy.scope() if strategy else contextlib.nullcontext():
         classifier = network.load()
-        victim = as_attacked(classifier, name=network.title)
+        attacked = as_attacked(classifier, name=network.title)
     mask_gradient = network.config.evaluation.eval_mask_gradient
     report = attack(
         network.config,
-        victim,
+        attacked,
         dataset,
         dataset.test,
         folder,
-        mask_gradients=(mask_gradient,) if mask_gradient in victim.mask_gradients else None,
+        mask_gradients=(mask_gradient,) if mask_gradient in attacked.mask_gradients else None,
         audit=network.config.evaluation.eval_audit,
         shard=shard,
         strategy=strategy,
@@ -125,7 +125,7 @@ def measure(
         return report
     card = Card.read(folder / card_name(shard))
     with tf32_disabled():
-        examples = pick_examples(victim, dataset.test, card, dataset.class_names)
+        examples = pick_examples(attacked, dataset.test, card, dataset.class_names)
         write_to_tensorboard(network, classifier, dataset.test, card, report, examples, epoch)
     write_report(report, folder, examples)
     return report
@@ -133,7 +133,7 @@ def measure(
 
 def attack(
     config: RunConfig,
-    victim: AttackedModel,
+    attacked: AttackedModel,
     dataset: ImageDataset,
     split: Split,
     folder: Path,
@@ -153,7 +153,7 @@ def attack(
 
     Args:
         config: its attacks and their beta_atk, epsilon, batch size and seed.
-        victim: what is attacked.
+        attacked: the model.
         dataset: what the report names.
         split: the images of it to attack.
         folder: where the ledger is written.
@@ -174,7 +174,7 @@ def attack(
     epsilon = config.attack.epsilon if epsilon is None else epsilon
     tasks = make_suite(
         suite,
-        victim,
+        attacked,
         epsilon,
         attacks=attacks_of(config),
         betas=config.evaluation.attack_betas,
@@ -194,7 +194,7 @@ def attack(
     }
     with tf32_disabled(), _attack_progress(title) as on_progress:
         return evaluate(
-            victim,
+            attacked,
             split,
             tasks,
             epsilon=epsilon,

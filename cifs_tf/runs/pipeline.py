@@ -19,11 +19,11 @@ from cifs_tf.files import CHECK, now, print_written, read_json, read_results, wr
 from cifs_tf.models import Classifier
 from cifs_tf.runs.cluster import Cluster, make_cluster
 from cifs_tf.runs.image_table import show_images
-from cifs_tf.runs.images import check_images, load_training_images, record_images
+from cifs_tf.runs.images import check_recorded_images, load_training_images, record_images
 from cifs_tf.runs.measurement import check_test_images, measure_checkpoints
 from cifs_tf.runs.networks import build_networks, model_configs
 from cifs_tf.runs.origin import PARTS
-from cifs_tf.runs.precision import settle
+from cifs_tf.runs.precision import resolve_auto
 from cifs_tf.runs.provenance import describe
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.runs.training import fit
@@ -47,7 +47,7 @@ def run(config: RunConfig, workdir: Workdir) -> dict[str, Any]:
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     cluster = make_cluster(config.machine)
-    config = settle(config, workdir, cluster)
+    config = resolve_auto(config, workdir, cluster)
     workdir.check(config)
     if cluster.is_chief:
         dataset = load_training_images(config.data, workdir)  # and download them
@@ -74,7 +74,7 @@ def _run_worker(
     """Make the same steps as the chief; write nothing but what this worker's attacks found."""
     cluster.wait_for_all()  # the chief has opened the workdir
     cluster.check_shared(workdir.images_file)
-    check_images(dataset, workdir)  # with the chief's
+    check_recorded_images(dataset, workdir)  # with the chief's
     for model in model_configs(config):
         fit(config, model, networks[model.defense], dataset, workdir, cluster=cluster)
         measure_checkpoints(config, model.defense, dataset, workdir, cluster)

@@ -18,7 +18,7 @@ PRECISIONS = get_args(Precision)
 AMPERE = (8, 0)  # compute capability from which GPUs have bfloat16
 
 
-def settle(config: AnyConfig, workdir: Workdir, cluster: Cluster) -> AnyConfig:
+def resolve_auto(config: AnyConfig, workdir: Workdir, cluster: Cluster) -> AnyConfig:
     """Replace `auto` of precision and resizing by what the run in the workdir began with.
 
     A new run takes the precision that the chief is fastest in, and crops photographs.

@@ -28,7 +28,7 @@ import yaml
 from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
 from cifs_tf.files import hash_text, hold_lock, is_held, remove_abandoned, remove_unfinished, write_text
-from cifs_tf.runs.keys import told_key
+from cifs_tf.runs.keys import read_key
 from cifs_tf.runs.run_options import dump_yaml, parse_config
 
 # Fields that may change between a run and its continuation: they say where and how, not what.
@@ -187,7 +187,7 @@ class Workdir:
     def _tells_key(self) -> bool:
         """Return whether a file of the run holds its key, which config.yaml then began with."""
         networks = (file for pattern in ("*/*.keras", "*/checkpoints/*.npz") for file in self.path.glob(pattern))
-        return any(map(told_key, (self.images_file, self.result_file, *networks)))
+        return any(map(read_key, (self.images_file, self.result_file, *networks)))
 
     def _refuse_results(self) -> None:
         """Refuse results without a config: nothing says which one made them."""
@@ -214,7 +214,7 @@ class Workdir:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a network was trained there, or a part of one."""
+        """True if a network was trained there, or a part of one."""
         left = ("result.json", "*/checkpoints/*", "*/*.keras", "trials/*")
         return any(next(self.path.glob(pattern), None) for pattern in left)
 

@@ -14,9 +14,9 @@ from cifs_tf.errors import UserError
 from cifs_tf.files import now, print_written, read_results, write_results
 from cifs_tf.runs.cluster import Cluster, count_workers, make_cluster
 from cifs_tf.runs.image_table import describe_images, show_images
-from cifs_tf.runs.images import check_images, load_training_images, record_images
+from cifs_tf.runs.images import check_recorded_images, load_training_images, record_images
 from cifs_tf.runs.keys import warn
-from cifs_tf.runs.precision import settle
+from cifs_tf.runs.precision import resolve_auto
 from cifs_tf.runs.provenance import describe
 from cifs_tf.runs.workdir import Workdir
 from cifs_tf.tuning import report
@@ -42,7 +42,7 @@ def search(config: SearchConfig, workdir: Workdir, argv: Sequence[str] = ()) -> 
         advice = "the workers of a search are others: give --workers, and unset TF_CONFIG"
         raise UserError("--strategy", config.machine.strategy, advice)
     cluster = make_cluster(config.machine)
-    config = settle(config, workdir, cluster)
+    config = resolve_auto(config, workdir, cluster)
     workdir.check(config)
     if _is_finished(config, workdir):
         _show(config, workdir)
@@ -52,7 +52,7 @@ def search(config: SearchConfig, workdir: Workdir, argv: Sequence[str] = ()) -> 
     dataset = load_training_images(config.data, workdir)
     check(config, dataset, cluster)
     if role.kind == "worker":
-        _work(config, dataset, workdir, cluster, role)
+        _search_as_worker(config, dataset, workdir, cluster, role)
         return
     with workdir.open(config):
         record_images(dataset, workdir)
@@ -61,7 +61,7 @@ def search(config: SearchConfig, workdir: Workdir, argv: Sequence[str] = ()) -> 
         if role.kind == "alone" and config.search.workers is None:
             oracle = _search_alone(config, dataset, workdir, cluster, role)
         else:
-            oracle = _lead(config, dataset, workdir, cluster, role, argv)
+            oracle = _search_as_chief(config, dataset, workdir, cluster, role, argv)
         _write(oracle, config, dataset, workdir, argv)
     _show(config, workdir)
 
@@ -80,14 +80,17 @@ def _search_alone(
     return tuner.oracle
 
 
-def _work(config: SearchConfig, dataset: ImageDataset, workdir: Workdir, cluster: Cluster, role: Role) -> None:
+def _search_as_worker(
+    config: SearchConfig, dataset: ImageDataset, workdir: Workdir, cluster: Cluster, role: Role
+) -> None:
     with Workers(workdir).hold(role.name):
         tuner = SearchTuner(config, dataset, workdir, cluster)
         _announce(f"{role.name} asks the chief at {role.address}")
         try:
             tuner.oracle.get_space()
-            workdir.check(config)  # by now the chief has written its own
-            check_images(dataset, workdir)  # likewise
+            # By now the chief has recorded its options and images.
+            workdir.check(config)
+            check_recorded_images(dataset, workdir)
             tuner.search()
         except grpc.RpcError as error:
             advice = f"the chief is gone ({error.code().name}); start it and this worker again"
@@ -95,10 +98,10 @@ def _work(config: SearchConfig, dataset: ImageDataset, workdir: Workdir, cluster
     _announce("the search is over")
 
 
-def _lead(
+def _search_as_chief(
     config: SearchConfig, dataset: ImageDataset, workdir: Workdir, cluster: Cluster, role: Role, argv: Sequence[str]
 ) -> Resumable:
-    """Be the chief: hand out trials until all workers know that there are no more."""
+    """Run the search as its chief: hand out trials until all workers know that there are no more."""
 
     workers, oracle = Workers(workdir), SearchTuner(config, dataset, workdir, cluster).oracle
     oracle.is_alive, oracle.announce = workers.is_alive, _announce

@@ -79,7 +79,7 @@ class Workers:
 
     @contextlib.contextmanager
     def hold(self, name: str) -> Iterator[None]:
-        """Be this worker until the context ends.
+        """Hold the lock of a worker, as which this process is known until the context ends.
 
         Raises:
             UserError: if another process is.

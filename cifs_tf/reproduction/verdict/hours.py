@@ -12,7 +12,7 @@ from cifs_tf.runs.curves import VALIDATION_STEPS
 FLOPS = 32_344_576
 TRAINING_IMAGES = 4_000
 BETAS = 9
-# Share of the test images that the paper's protocol leaves standing, and that the audit's curves attack on average.
+# Share of the test images that survive the paper's protocol, and that the audit's curves attack on average.
 SURVIVORS, AUDITED = 0.2, 0.3
 
 
@@ -21,7 +21,7 @@ def hours(cell: Cell, study: Study, workdir: Path) -> float:
     images = (cell.training["train_examples"] or TRAINING_IMAGES) - cell.training["val_examples"]
     passes = 0.0 if cell.training.is_done(workdir) else training_passes(cell.training, images)
     for evaluation in cell.evaluations:
-        if not evaluation.settled(workdir).is_done(workdir):
+        if not evaluation.resolved(workdir).is_done(workdir):
             passes += _evaluation_passes(cell, study)
     # Training images under attack, and channels.
     passes += len(CHECKPOINTS) * (study.training_examples * (2 * VALIDATION_STEPS + 2) + study.examples * 43)

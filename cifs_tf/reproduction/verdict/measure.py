@@ -51,7 +51,7 @@ def measure_cell(cell: Cell, study: Study, workdir: Path, data_dir: str | None =
     epochs = {"last": config.train.epochs, "best": best_epoch(history) or config.train.epochs}
     found: dict[str, Any] = {}
     for checkpoint, planned in zip(CHECKPOINTS, cell.evaluations, strict=True):
-        evaluation = planned.settled(workdir)
+        evaluation = planned.resolved(workdir)
         if evaluation.checkpoint not in found:
             folder = workdir / evaluation.folder
             classifier = find_network(run.path, checkpoint=evaluation.checkpoint).load()
@@ -64,8 +64,8 @@ def measure_cell(cell: Cell, study: Study, workdir: Path, data_dir: str | None =
                     "channels": _channels(classifier, dataset.test.class_balanced(study.examples, ""), config, own),
                 }
         found[checkpoint] = found[evaluation.checkpoint]
-    evaluated = read_results(workdir / cell.evaluations[0].settled(workdir).report_file)
-    jobs = dict.fromkeys(job.settled(workdir) for job in cell.jobs)
+    evaluated = read_results(workdir / cell.evaluations[0].resolved(workdir).report_file)
+    jobs = dict.fromkeys(job.resolved(workdir) for job in cell.jobs)
     return {
         "schema": SCHEMA,
         "arm": cell.arm.name,
@@ -84,7 +84,7 @@ def measure_cell(cell: Cell, study: Study, workdir: Path, data_dir: str | None =
         "started": result["started"],
         "finished": now(),
         "images": evaluated["key"]["data"],
-        "labels": _labels(workdir / cell.evaluations[0].settled(workdir).folder),
+        "labels": _labels(workdir / cell.evaluations[0].resolved(workdir).folder),
         "class_names": list(dataset.class_names),
         "training_images": len(dataset.train),
         "curves": {

@@ -87,7 +87,7 @@ def cells_table(study: Study, cells: Sequence[Cell], workdir: Path, docs: Path) 
             rows.append([cell.name, "finished", ""])
             continue
         needed = hours(cell, study, workdir)
-        done = [job.program for job in cell.jobs if job.settled(workdir).is_done(workdir)]
+        done = [job.program for job in cell.jobs if job.resolved(workdir).is_done(workdir)]
         rows.append([cell.name, ", ".join(done), f"{needed:.1f}"])
         left += needed
     return Table(["cell", "done", "hours"], [*rows, ["together", "", f"{left:.1f}"]], num_names=2)

@@ -57,7 +57,7 @@ def guarded_protocol(receive_timeout: float, max_connections: int) -> type[H11Pr
 
         @property
         def is_idle(self) -> bool:
-            """Whether no request is being received or answered."""
+            """True if no request is being received or answered."""
             answered = self.cycle is None or self.cycle.response_complete
             return answered and self.conn.their_state in (h11.IDLE, h11.DONE) and not self.conn.trailing_data[0]
 

@@ -185,7 +185,7 @@ class ModelService:
 
 
 class _MessageCheck(grpc.aio.ServerInterceptor):
-    """Lets health and reflection, which read their messages themselves, refuse what is none as the others do."""
+    """Let health and reflection, which read their messages themselves, refuse invalid ones as the others do."""
 
     async def intercept_service(self, continuation: Callable, handler_call_details: Any) -> Any:
         """Return the handler of a call, which is given bytes."""

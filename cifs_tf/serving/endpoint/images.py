@@ -24,11 +24,11 @@ def holds_images(signature_name: str, input_name: str) -> bool:
     return (signature_name, input_name) == ("encoded", "image_bytes")
 
 
-def check_images(files: Iterable[bytes], max_pixels: int) -> None:
+def check_image_files(files: Iterable[bytes], max_pixels: int) -> None:
     """Refuse image files that say they are too large: a few bytes can decode to gigabytes.
 
     Args:
-        files: image files of a request; what is none is left to the model to refuse.
+        files: image files of a request; other contents are left to the model to refuse.
         max_pixels: of all of them together, > 0.
 
     Raises:

@@ -11,7 +11,7 @@ import rapidjson
 from cifs_tf.serving.endpoint.status import invalid_argument
 
 MAX_DEPTH = 1000
-# A text that deep is walked by functions that call themselves, a few frames a level.
+# Values are walked by recursive functions, with up to five frames a level.
 sys.setrecursionlimit(max(sys.getrecursionlimit(), 5 * MAX_DEPTH))
 BOM = b"\xef\xbb\xbf"
 
@@ -40,7 +40,7 @@ class Document:
     Args:
         root: `Members`, list, str, int, float, bool or None.
         num_objects: how many objects the text holds, the root counted.
-        num_strings: how many of its values are texts; names are none.
+        num_strings: how many of its values are texts; names do not count.
         has_words: whether `true`, `false` or `null` occurs in it.
     """
 

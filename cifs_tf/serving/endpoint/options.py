@@ -36,7 +36,7 @@ OBJECT_STORAGE = {
 
 
 def object_storage_advice(path: str) -> str | None:
-    """Return what to do about a path in a cloud, or None if it is none."""
+    """Return what to do about a path in a cloud; None for any other."""
     scheme, separator, _ = path.partition("://")
     if not separator:
         return None

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
-from cifs_tf.serving.endpoint.images import check_images, holds_images
+from cifs_tf.serving.endpoint.images import check_image_files, holds_images
 from cifs_tf.serving.endpoint.metrics import Metrics
 from cifs_tf.serving.endpoint.options import ServerOptions
 from cifs_tf.serving.endpoint.signatures import (
@@ -107,7 +107,7 @@ class Predictor:
                 if tensor.size * BYTES_OF_A_TEXT > self.options.max_request_bytes:
                     raise invalid_argument(f"{tensor.size} texts in a request are too many (--max_request_bytes)")
                 if holds_images(signature_name, name):
-                    check_images(tensor.reshape(-1).tolist(), self.options.max_image_pixels)
+                    check_image_files(tensor.reshape(-1).tolist(), self.options.max_image_pixels)
 
     def _run(
         self,

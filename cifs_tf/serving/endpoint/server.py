@@ -146,12 +146,12 @@ class _Server:
         await http_task
 
     async def _end_grpc(self, grpc_server: grpc.aio.Server) -> None:
-        """Tell clients that ask on, for a moment: what comes while gRPC stops it cancels, and does not say why."""
+        """Stop gRPC, after a moment in which new calls are refused with a reason: gRPC then cancels without one."""
         await asyncio.sleep(GRPC_GOODBYE_SECONDS)
         until = time.monotonic() + self._options.drain_timeout_in_ms / 1000
         while self._answering and time.monotonic() < until:
             await asyncio.sleep(0.02)
-        await grpc_server.stop(GRPC_GOODBYE_SECONDS)  # streams, as of who watches the health, have no end
+        await grpc_server.stop(GRPC_GOODBYE_SECONDS)  # calls that watch the health never end
 
     def _on_signal(self, stop: asyncio.Event) -> None:
         if stop.is_set():

@@ -185,7 +185,7 @@ class Versions:
             return [_status(versions[n]) for n in sorted(versions, reverse=True) if number in (None, n)]
 
     def _meant(self, model: str, number: int | None) -> int | None:
-        """Take 0 for the latest, as clients such as ovmsclient mean it, unless there is a version 0."""
+        """Return the number, or None, the latest, for a 0 without such a version, as ovmsclient sends it."""
         return None if number == 0 and 0 not in self._versions.get(model, {}) else number
 
     def _poll_model(self, name: str) -> None:

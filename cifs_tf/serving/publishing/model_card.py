@@ -122,7 +122,7 @@ def _check_weights(run: TrainedNetwork, file: Path, found: Any, weights: str) ->
 
 
 def read_measured(run: TrainedNetwork, weights: str) -> tuple[dict[str, Any] | None, str | None]:
-    """Return what the run itself measured of this network: (clean and robust accuracy, None), or (None, the reason).
+    """Return what the run itself measured of this network: (natural and robust accuracy, None), or (None, the reason).
 
     Args:
         run: whose `result.json` is read.

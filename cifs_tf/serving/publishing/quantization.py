@@ -199,16 +199,17 @@ def measure(
     batch_size: int = 250,
     on_progress: ProgressFn = lambda task, share, survivors: None,
 ) -> dict[str, Any]:
-    """Measure the clean and the robust accuracy of a network, the worst case of each image over all tasks.
+    """Measure the natural and the robust accuracy of a network, the worst case of each image over all tasks.
 
     Returns:
-        `clean` and `robust`, see `accuracy_of`, and `broken_by`: how many images each task was the first to break.
+        `clean`, the natural one, and `robust`, see `accuracy_of`; `broken_by`: images that each task was the first to
+        break.
     """
     report = evaluate(model, split, tasks, seed=seed, batch_size=batch_size, on_progress=on_progress)
     broken_by = {task.name: report["broken_by"].count(task.name) for task in tasks}
-    clean, robust = report["natural"]["count"], report["worst_case"]["count"]
+    natural, robust = report["natural"]["count"], report["worst_case"]["count"]
     return {
-        "clean": accuracy_of(clean, len(split)),
+        "clean": accuracy_of(natural, len(split)),
         "robust": accuracy_of(robust, len(split)),
         "broken_by": broken_by,
     }

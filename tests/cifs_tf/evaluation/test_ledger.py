@@ -92,7 +92,7 @@ def test_a_line_that_cannot_be_believed_is_named_and_measured_again(fault, words
     with Ledger.open(path, header) as ledger:
         assert words in capsys.readouterr().out
         for task in ledger.tasks:
-            missing = np.setdiff1d(ledger.wanted(task.name), ledger.ids(task.name))
+            missing = np.setdiff1d(ledger.ids_to_measure(task.name), ledger.ids(task.name))
             if len(missing):
                 ledger.append(task.name, missing, {"ranks": np.array([[0, 1]] * len(missing))}, seconds=0.5)
         ledger.finish()

@@ -108,14 +108,14 @@ def test_where_the_best_epoch_is_the_last_a_network_is_measured_once(tmp_path):
     evaluation = plan("B.2", "small")[0].evaluations[0]
     run = Workdir(tmp_path / evaluation.training.folder)
     file = run.model_file("vanilla")
-    assert evaluation.settled(tmp_path) == evaluation
+    assert evaluation.resolved(tmp_path) == evaluation
     with run.open(RunConfig()):
         file.parent.mkdir()
     for best, checkpoint in [(3, "best"), (10, "last")]:
         history = [{"val_robust_accuracy": 0.5 + 0.1 * (epoch == best)} for epoch in range(1, 11)]
         file.unlink(missing_ok=True)
         stamp(file, {"key": run.key, "defense": "vanilla", "checkpoint": "last", "history": history})
-        assert evaluation.settled(tmp_path).checkpoint == checkpoint
+        assert evaluation.resolved(tmp_path).checkpoint == checkpoint
 
 
 def test_commands_survive_the_shell():

@@ -14,7 +14,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.files import read_json, write_atomically, write_json
 from cifs_tf.runs.cluster import ALONE
 from cifs_tf.runs.keys import stamp
-from cifs_tf.runs.precision import settle
+from cifs_tf.runs.precision import resolve_auto
 from cifs_tf.runs.workdir import Workdir
 
 
@@ -51,8 +51,8 @@ def test_an_automatic_precision_continues_what_is_there(tmp_path):
     with pytest.raises(UserError, match="precision float64 there, float32 here"):
         workdir.check(RunConfig(train=TrainConfig(precision="float32")))
     config = RunConfig(train=TrainConfig(precision="auto"))
-    assert settle(config, workdir, ALONE).train.precision == "float64"
-    assert settle(config, Workdir(tmp_path / "new"), ALONE).train.precision in ("float32", "mixed_bfloat16")
+    assert resolve_auto(config, workdir, ALONE).train.precision == "float64"
+    assert resolve_auto(config, Workdir(tmp_path / "new"), ALONE).train.precision in ("float32", "mixed_bfloat16")
 
 
 def test_check_writes_nothing(tmp_path):

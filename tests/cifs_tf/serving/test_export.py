@@ -208,7 +208,7 @@ def test_a_fall_of_more_than_ten_points_is_said(published, card, lost, warns):
     worse["int8"]["int8"]["clean"]["count"] = card["int8"]["float32"]["clean"]["count"] - lost
     console = Console(record=True, width=120)
     show(console, published, worse)
-    assert ("warning: in 8 bits clean accuracy falls by 15.0 points" in console.export_text()) == warns
+    assert ("warning: in 8 bits natural accuracy falls by 15.0 points" in console.export_text()) == warns
 
 
 def test_int8_computes_in_8_bits_but_for_probes_and_masks(published):

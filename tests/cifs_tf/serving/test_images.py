@@ -6,7 +6,7 @@ import struct
 import pytest
 from PIL import Image
 
-from cifs_tf.serving.endpoint.images import check_images
+from cifs_tf.serving.endpoint.images import check_image_files
 from cifs_tf.serving.endpoint.status import StatusError
 
 
@@ -25,10 +25,10 @@ def bmp_of_os2():
 @pytest.mark.parametrize("file", [bmp("P"), bmp("1"), bmp("L"), bmp_of_os2()], ids=["colours", "ink", "grey", "OS/2"])
 def test_bmp_files_that_the_model_would_misread_are_refused(file):
     with pytest.raises(StatusError, match=r"Image 1 is a BMP file with a palette or of OS/2.*send PNG"):
-        check_images([bmp("RGB"), file], 1000)
+        check_image_files([bmp("RGB"), file], 1000)
 
 
 def test_pixels_of_all_images_count():
-    check_images([bmp("RGB"), bmp("RGB")], 128)
+    check_image_files([bmp("RGB"), bmp("RGB")], 128)
     with pytest.raises(StatusError, match=r"Images of more than 127 pixels.*image 1 has 64"):
-        check_images([bmp("RGB"), bmp("RGB")], 127)
+        check_image_files([bmp("RGB"), bmp("RGB")], 127)
