@@ -26,7 +26,7 @@ from cifs_tf.presets import preset_card, preset_names
 from cifs_tf.programs.benchmark import COMMANDS
 from cifs_tf.reproduction import overhead
 from cifs_tf.reproduction.render import figure_table, result_table
-from cifs_tf.runs.run_options import run_preemptible
+from cifs_tf.runs.preemption import run_preemptible
 from cifs_tf.tables import Table
 from cifs_tf.templates import template_environment
 

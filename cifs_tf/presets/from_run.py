@@ -12,7 +12,7 @@ from typing import Any
 
 from cifs_tf.command_line import run_program
 from cifs_tf.errors import UserError
-from cifs_tf.runs.run_options import arguments, changes_of, recipe_for
+from cifs_tf.runs.recipes import arguments, changes_of, recipe_for
 from cifs_tf.runs.trained import TrainedNetwork, find_network
 from cifs_tf.statistics import accuracy_of
 

@@ -34,7 +34,6 @@ def start_program(name: str) -> NoReturn:
     import importlib
 
     from cifs_tf import command_line
-    from cifs_tf.runs.run_options import run_preemptible
 
     def main(argv: Sequence[str]) -> int | None:
         # What may fail here is the import, if an extra is not installed.
@@ -42,7 +41,7 @@ def start_program(name: str) -> NoReturn:
 
     if name in WITHOUT_CHECKPOINTS:
         command_line.run_program(main)
-    run_preemptible(main)
+    preemption.run_preemptible(main)
 
 
 def prepare(name: str) -> None:

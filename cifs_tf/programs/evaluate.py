@@ -23,7 +23,7 @@ from cifs_tf.attack_names import NORM_SUITES, SUITE_EXAMPLES, Suite
 from cifs_tf.command_line import parse_options
 from cifs_tf.config import Defense, Group, MachineConfig, MaskGradient, Ratio, RunConfig, bounded, parse_shard
 from cifs_tf.errors import UserError
-from cifs_tf.runs.run_options import parse_config
+from cifs_tf.runs.recipes import parse_config
 from cifs_tf.runs.trained import TrainedNetwork, find_network
 from cifs_tf.runs.workdir import Workdir, check_folder
 

@@ -10,7 +10,7 @@ Everything is written to --workdir; the same command again continues there.
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifs_tf.runs.run_options import parse_config
+from cifs_tf.runs.recipes import parse_config
 from cifs_tf.runs.workdir import Workdir
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifs_tf.extras import require
-from cifs_tf.runs.run_options import parse_flat
+from cifs_tf.runs.recipes import parse_flat
 from cifs_tf.runs.workdir import Workdir
 from cifs_tf.tuning.options import SearchConfig, groups_of_options
 

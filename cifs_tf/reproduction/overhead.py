@@ -8,7 +8,7 @@ from cifs_tf.files import now, read_json
 from cifs_tf.reproduction.plan import Job
 from cifs_tf.reproduction.scales import Scale
 from cifs_tf.runs.provenance import revision
-from cifs_tf.runs.run_options import arguments
+from cifs_tf.runs.recipes import arguments
 
 NAME = "overhead"
 TITLE = "training and evaluation time of a vanilla network and of its CIFS-modified version"

@@ -13,7 +13,7 @@ from cifs_tf.files import read_results
 from cifs_tf.reproduction.catalogue import Figure, NetworkSpec, PaperTable, Row
 from cifs_tf.reproduction.scales import EvaluationSetup, Scale, flat_config
 from cifs_tf.runs.curves import best_epoch
-from cifs_tf.runs.run_options import RECIPES, arguments
+from cifs_tf.runs.recipes import RECIPES, arguments
 from cifs_tf.runs.trained import find_network
 from cifs_tf.runs.workdir import PLACES, SETTLED_LATER, Workdir
 

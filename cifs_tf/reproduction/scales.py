@@ -5,7 +5,7 @@ import functools
 from typing import Any
 
 from cifs_tf.reproduction.catalogue import NetworkSpec
-from cifs_tf.runs.run_options import RECIPES, arguments, parse_config
+from cifs_tf.runs.recipes import RECIPES, arguments, parse_config
 
 # A run ends with the cheapest evaluation; what a table needs is measured by commands of its own.
 QUICK_LOOK = {"twin": None, "attacks": ["fgsm"], "attack_betas": [0], "checkpoints": ["last"], "export": False}

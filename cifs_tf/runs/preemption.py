@@ -6,8 +6,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import NoReturn
 
 from cifs_tf import signals
 
@@ -74,6 +76,34 @@ def deferred() -> Iterator[Callable[[], bool]]:
         _Request.deferred = False
     if _Request.received is not None:
         raise Preempted(_Request.received)
+
+
+def run_preemptible(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+    """Run a program as `cifs_tf.command_line.run_program` does; SIGTERM and SIGHUP end it with everything saved.
+
+    The code is 0 then, or that of the environment variable CIFS_PREEMPTED_CODE. A worker whose others are gone ends
+    with code 75, sysexits' "try again".
+    """
+    from cifs_tf.command_line import run_program  # slow: this module is imported before signals are taken care of
+
+    def preemptible(argv: Sequence[str]) -> int | None:
+        try:
+            return main(argv)
+        except Preempted as end:
+            sentence, code = ending(end.number)
+            with contextlib.suppress(OSError):  # of a terminal that was closed
+                print(f"{signals.program_name()}: {sentence}", file=sys.stderr)
+            return code
+        except WorkerLostError as error:
+            print(
+                f"{signals.program_name()}: another worker has ended ({error}); the same command on all of them "
+                "continues from the last checkpoint.",
+                file=sys.stderr,
+            )
+            return START_AGAIN
+
+    install()
+    run_program(preemptible)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

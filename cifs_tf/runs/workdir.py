@@ -29,7 +29,7 @@ from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
 from cifs_tf.files import hash_text, hold_lock, is_held, remove_abandoned, remove_unfinished, write_text
 from cifs_tf.runs.keys import read_key
-from cifs_tf.runs.run_options import dump_yaml, parse_config
+from cifs_tf.runs.recipes import dump_yaml, parse_config
 
 # Fields that may change between a run and its continuation: they say where and how, not what.
 PLACES = ("workdir", "data_dir", "cache", "cache_dir", "checkpoint_minutes", "on_nan", "strategy", "replicas")

@@ -10,7 +10,7 @@ from keras_tuner.engine.trial import TrialStatus
 from cifs_tf.command_line import command
 from cifs_tf.figures import NATURAL, ROBUST, make_figure, save_figure, styled
 from cifs_tf.files import write_text
-from cifs_tf.runs.run_options import dump_yaml
+from cifs_tf.runs.recipes import dump_yaml
 from cifs_tf.tables import Table
 from cifs_tf.tuning.options import OBJECTIVE, SearchConfig
 from cifs_tf.tuning.oracle import Resumable

@@ -23,7 +23,7 @@ from cifs_tf.models import Classifier
 from cifs_tf.programs.analyse import AnalyseOptions, analyse
 from cifs_tf.runs.comparison import Comparison
 from cifs_tf.runs.inspection import choose_beta
-from cifs_tf.runs.run_options import dump_yaml
+from cifs_tf.runs.recipes import dump_yaml
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.runs.workdir import Workdir
 from tests.running import ROOT

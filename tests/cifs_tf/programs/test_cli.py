@@ -10,7 +10,7 @@ import yaml
 
 from cifs_tf.config import GROUPS, ModelConfig, Ratio, RunConfig
 from cifs_tf.errors import UserError
-from cifs_tf.runs.run_options import RECIPES, dump_yaml, parse_config, recipe_for
+from cifs_tf.runs.recipes import RECIPES, dump_yaml, parse_config, recipe_for
 
 
 def parse(*argv):

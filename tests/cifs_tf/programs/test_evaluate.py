@@ -12,7 +12,7 @@ from cifs_tf.config import DataConfig, ModelConfig, OutputConfig, RunConfig
 from cifs_tf.data import load_dataset
 from cifs_tf.export import export
 from cifs_tf.runs.images import record_images
-from cifs_tf.runs.run_options import dump_yaml
+from cifs_tf.runs.recipes import dump_yaml
 from cifs_tf.runs.workdir import Workdir
 from tests import running
 

@@ -22,7 +22,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 
 from cifs_tf.errors import UserError
 from cifs_tf.programs import tune
-from cifs_tf.runs.run_options import parse_config, parse_flat
+from cifs_tf.runs.recipes import parse_config, parse_flat
 from cifs_tf.runs.workdir import Workdir
 from cifs_tf.tuning.options import SearchConfig, groups_of_options
 

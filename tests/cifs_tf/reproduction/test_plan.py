@@ -17,7 +17,7 @@ from cifs_tf.reproduction.catalogue import figures, tables
 from cifs_tf.reproduction.plan import Analysis, Evaluation, Training, jobs_of, plan_figure, plan_table
 from cifs_tf.reproduction.scales import SCALES
 from cifs_tf.runs.keys import stamp
-from cifs_tf.runs.run_options import RECIPES, arguments, parse_config
+from cifs_tf.runs.recipes import RECIPES, arguments, parse_config
 from cifs_tf.runs.workdir import Workdir
 
 PLACES = ("workdir", "data_dir")

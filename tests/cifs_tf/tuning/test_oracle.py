@@ -10,7 +10,7 @@ import pytest
 from keras_tuner.src.distribute.oracle_client import OracleClient
 
 from cifs_tf.errors import UserError
-from cifs_tf.runs.run_options import parse_flat
+from cifs_tf.runs.recipes import parse_flat
 from cifs_tf.tuning import oracle as oracle_module
 from cifs_tf.tuning.options import SearchConfig, groups_of_options
 from cifs_tf.tuning.oracle import make_oracle

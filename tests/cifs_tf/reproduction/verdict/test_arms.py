@@ -13,7 +13,7 @@ from cifs_tf.models import Classifier, build_classifier
 from cifs_tf.reproduction.verdict.cells import plan_cells, scale_of
 from cifs_tf.reproduction.verdict.study import load_study
 from cifs_tf.runs.networks import build
-from cifs_tf.runs.run_options import parse_config
+from cifs_tf.runs.recipes import parse_config
 from cifs_tf.runs.training import make_trainer
 
 STUDY = load_study()

@@ -1,24 +1,19 @@
-"""Command lines of runs: options and recipes to a `RunConfig`."""
+"""Recipes: a YAML file of options, and the command line that overrides it, to a `RunConfig` and back."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from jsonargparse import ActionConfigFile
 
-from cifs_tf import command_line
 from cifs_tf.command_line import make_parser, parse_values, value_of, with_underscores
 from cifs_tf.config import GROUPS, DataConfig, RunConfig
 from cifs_tf.files import carried_folder
-from cifs_tf.runs import preemption
-from cifs_tf.signals import program_name
 
 RECIPES = carried_folder("recipes", "training/recipes")
 
@@ -100,7 +95,7 @@ def arguments(changes: dict[str, Any]) -> list[str]:
     """Return options as a command line has them.
 
     Example:
-        >>> from cifs_tf.runs.run_options import arguments
+        >>> from cifs_tf.runs.recipes import arguments
         >>> arguments({"twin": None, "attacks": ["fgsm", "pgd20"]})
         ['--twin=null', '--attacks=fgsm,pgd20']
     """
@@ -117,33 +112,6 @@ def _text(value: Any) -> str:
         return ",".join(items)
     # A comma in a folder's name, for example, needs YAML's brackets and quotes.
     return json.dumps(items, ensure_ascii=False)
-
-
-def run_preemptible(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Run a program as `cifs_tf.command_line.run_program` does; SIGTERM and SIGHUP end it with everything saved.
-
-    The code is 0 then, or that of the environment variable CIFS_PREEMPTED_CODE. A worker whose others are gone ends
-    with code 75, sysexits' "try again".
-    """
-
-    def preemptible(argv: Sequence[str]) -> int | None:
-        try:
-            return main(argv)
-        except preemption.Preempted as end:
-            sentence, code = preemption.ending(end.number)
-            with contextlib.suppress(OSError):  # of a terminal that was closed
-                print(f"{program_name()}: {sentence}", file=sys.stderr)
-            return code
-        except preemption.WorkerLostError as error:
-            print(
-                f"{program_name()}: another worker has ended ({error}); the same command on all of them "
-                "continues from the last checkpoint.",
-                file=sys.stderr,
-            )
-            return preemption.START_AGAIN
-
-    preemption.install()
-    command_line.run_program(preemptible)
 
 
 def _without(name: str, arguments: Sequence[str]) -> list[str]:
