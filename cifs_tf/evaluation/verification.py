@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +18,8 @@ from cifs_tf.evaluation.lines import name_images
 from cifs_tf.evaluation.records import Report
 from cifs_tf.evaluation.tasks import SAME, inside
 from cifs_tf.evaluation.verdicts import FAIL, INFO, PASS, Check
+
+PixelsOf: TypeAlias = Callable[[int], np.ndarray]
 
 
 def verify(card: Card, model: AttackedModel, split: Split, batch_size: int = 250) -> list[Check]:
@@ -38,90 +41,82 @@ def verify(card: Card, model: AttackedModel, split: Split, batch_size: int = 250
         >>> [check.name for check in verify(card, model, test) if check.verdict == "fail"]
         []
     """
-    report, key = card.report, card.header["key"]
+    report = card.report
     if report is None:
         raise UserError("card", "no report", "give a card as a finished evaluation leaves it")
-    same = [
-        ("weights", model.fingerprint == key["weights"], "the network is", f"another ({model.fingerprint})"),
-        ("images", hash_split(split) == key["data"], "the images are", f"others ({hash_split(split)})"),
-    ]
-    checks = [
-        Check(name, PASS if ok else FAIL, None, f"{what} {'the same' if ok else but}.") for name, ok, what, but in same
-    ]
-    what = "the same" if code_version() == key["code"] else "another version, which verifying does not depend on"
-    checks.append(Check("code", INFO, None, f"the code of the attacks is {what}."))
-    checks.append(_check_numbers(card, report))
+    checks = [*_check_identity(card, model, split), _check_numbers(card, report)]
     shapes = {each.values.shape for each in card.shown.values()} - {split.image_shape}
     if len(report["broken_by"]) != len(split) or shapes or any(i >= len(split) for i in card.shown):
         return [*checks, Check("broken", FAIL, None, "the card is of other images.")]
-    heads_fn = next(iter(model.heads_fns.values()))
     heads_fn = tf.function(
-        heads_fn, input_signature=[tf.TensorSpec((None, *model.image_shape), tf.float32)], autograph=False
+        next(iter(model.heads_fns.values())),
+        input_signature=[tf.TensorSpec((None, *model.image_shape), tf.float32)],
+        autograph=False,
     )
 
-    def leads(pixels_of: Callable[[int], np.ndarray], ids: np.ndarray) -> np.ndarray:
+    def leads(pixels_of: PixelsOf, ids: np.ndarray) -> np.ndarray:
         """Return the leads of the labels for some images, by batches; they need not fit into memory at once."""
         parts = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
         found = [relative_lead(heads_fn, np.stack([*map(pixels_of, part)]), split.labels[part]) for part in parts]
         return np.concatenate([np.zeros(0), *found])
 
-    every = np.arange(len(split))
-    natural = leads(lambda i: to_float(split.images[i : i + 1])[0].numpy(), every)
-    wrong = np.array([by == "natural" for by in report["broken_by"]])
-    differs = every[(natural < -SAME) & ~wrong | (natural > SAME) & wrong]
-    checks.append(
-        _named(
-            "natural predictions",
-            differs,
-            f"{np.sum(~wrong)} of {len(split)} images are right without an attack",
-            "are told otherwise",
-        )
-    )
-
-    ids = np.array(sorted(card.shown), int)
-
     def attacked(i: int) -> np.ndarray:
         return card.shown[i].pixels(split.images[i : i + 1][0])
 
-    balls = {task["name"]: task["attack"] for task in report["tasks"] if task.get("attack")}
-    radius = report["about"].get("epsilon")
-    outside = []
-    for i in ids.tolist():
-        attack = balls.get(card.shown[i].task)
-        ball = None if attack is None else Ball(**{name: attack[name] for name in ("epsilon", "norm")})
-        natural_image = to_float(split.images[i : i + 1])
-        is_inside = ball is not None and bool(inside(ball, tf.constant(attacked(i)[None]), natural_image)[0])
-        if ball is None or not is_inside or (radius is not None and ball.epsilon > radius + 1e-9):
-            outside.append(i)
-    checks.append(
-        _named(
-            "inside the ball",
-            np.array(outside, int),
-            f"All {len(ids)} adversarial images lie in their ball",
-            "do not lie in their ball",
+    natural = leads(lambda i: to_float(split.images[i : i + 1])[0].numpy(), np.arange(len(split)))
+    ids = np.array(sorted(card.shown), int)
+    outside = [
+        i for i in ids.tolist() if not _is_in_ball(card.shown[i].task, report, attacked(i), split.images[i : i + 1])
+    ]
+    inside_ball = f"All {len(ids)} adversarial images lie in their ball"
+    checks += [
+        _check_natural(report, natural),
+        _named("inside the ball", np.array(outside, int), inside_ball, "do not lie in their ball"),
+        _check_broken(report, ids, leads(attacked, ids)),
+    ]
+    eight = sum(card.shown[i].form == "uint8" for i in ids)
+    sentence = f"{eight} of them are 8-bit images inside the ball; the others need values between multiples of 1/255."
+    return [*checks, Check("8-bit pixels", INFO, None, sentence)]
+
+
+def _check_identity(card: Card, model: AttackedModel, split: Split) -> list[Check]:
+    """Check that network and images are those of the card; and say whether the code is."""
+    key, found = card.header["key"], hash_split(split)
+    checks = [
+        Check(name, PASS if ok else FAIL, None, f"{what} {'the same' if ok else but}.")
+        for name, ok, what, but in (
+            ("weights", model.fingerprint == key["weights"], "the network is", f"another ({model.fingerprint})"),
+            ("images", found == key["data"], "the images are", f"others ({found})"),
         )
-    )
-    kept = ids[leads(attacked, ids) > SAME] if len(ids) else ids
+    ]
+    what = "the same" if code_version() == key["code"] else "another version, which verifying does not depend on"
+    return [*checks, Check("code", INFO, None, f"the code of the attacks is {what}.")]
+
+
+def _check_natural(report: Report, leads: np.ndarray) -> Check:
+    """Check which images are right without an attack."""
+    wrong = np.array([by == "natural" for by in report["broken_by"]])
+    differing = np.flatnonzero((leads < -SAME) & ~wrong | (leads > SAME) & wrong)
+    good = f"{np.sum(~wrong)} of {len(wrong)} images are right without an attack"
+    return _named("natural predictions", differing, good, "are told otherwise")
+
+
+def _is_in_ball(task: str, report: Report, pixels: np.ndarray, images: np.ndarray) -> bool:
+    """Return whether pixels lie in the ball of a task around the one image given; it is the evaluation's at most."""
+    attack = next((each["attack"] for each in report["tasks"] if each["name"] == task), None)
+    if not attack:
+        return False
+    ball, radius = Ball(epsilon=attack["epsilon"], norm=attack["norm"]), report["about"].get("epsilon")
+    is_small = radius is None or ball.epsilon <= radius + 1e-9
+    return is_small and bool(inside(ball, tf.constant(pixels[None]), to_float(images))[0])
+
+
+def _check_broken(report: Report, ids: np.ndarray, leads: np.ndarray) -> Check:
+    """Check that adversarial images are misclassified."""
     broken = sum(by not in (None, "natural") for by in report["broken_by"])
     missing = f"; {broken - len(ids)} more are not shown" if broken > len(ids) else ""
-    checks.append(
-        _named(
-            "broken",
-            kept,
-            f"{len(ids)} of {broken} broken images are misclassified as told{missing}",
-            "are not misclassified",
-        )
-    )
-    eight = sum(card.shown[i].form == "uint8" for i in ids)
-    checks.append(
-        Check(
-            "8-bit pixels",
-            INFO,
-            None,
-            f"{eight} of them are 8-bit images inside the ball; the others need values between multiples of 1/255.",
-        )
-    )
-    return checks
+    good = f"{len(ids)} of {broken} broken images are misclassified as told{missing}"
+    return _named("broken", ids[leads > SAME], good, "are not misclassified")
 
 
 def _check_numbers(card: Card, report: Report) -> Check:
