@@ -15,6 +15,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from jsonargparse.typing import register_type
 
@@ -138,8 +139,13 @@ def _item_of(hint: Any) -> Any:
 def _bracketed(value: str, item: Any, separator: str = ",") -> str:
     """Write a list as YAML; text whose items would be numbers or words of YAML in quotes."""
     text = value.strip()
-    if text.startswith("[") or text == "null":
+    if text == "null" or (text.startswith("[") and item is not str):
         return value
+    if text.startswith("["):
+        try:  # numbers among them are text too
+            return json.dumps(yaml.load(text, yaml.BaseLoader), ensure_ascii=False)
+        except yaml.YAMLError:  # which jsonargparse will report
+            return value
     parts = [part.strip() for part in text.split(separator)] if text else []
     if not all(parts):
         raise ValueError("an item is empty")

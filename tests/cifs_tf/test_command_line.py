@@ -87,6 +87,7 @@ def test_empty_lists_null_and_flags():
     assert parse("--numbers", "").numbers == parse("--numbers=").numbers == parse("--numbers=[]").numbers == ()
     assert parse("--perhaps", "null").perhaps is None
     assert parse("--perhaps=a").perhaps == ("a",)
+    assert parse("--perhaps=[1, B.2, no]").perhaps == parse("--perhaps=1,B.2,no").perhaps == ("1", "B.2", "no")
     assert parse("--flag", "--names", "a").flag
     assert not parse("--flag=false").flag
     assert normalise(["--eval-size", "1,2", "a,b"], [Options]) == ["--eval_size", "1,2", "a,b"]

@@ -12,7 +12,7 @@ from cifs_tf.config import DataConfig, OutputConfig, RunConfig
 from cifs_tf.data import load_dataset
 from cifs_tf.errors import UserError
 from cifs_tf.runs.images import (
-    check_images,
+    check_recorded_images,
     check_warm_start,
     load_images,
     load_training_images,
@@ -203,9 +203,9 @@ def test_images_may_change_while_nothing_is_trained(pets, tmp_path):
     add(pets)
     dataset = load_training_images(data, run)
     with pytest.raises(UserError, match="1 file added"):
-        check_images(dataset, run)  # what a worker does: it must see what the chief sees
+        check_recorded_images(dataset, run)  # what a worker does: it must see what the chief sees
     record_images(dataset, run)
-    check_images(dataset, run)
+    check_recorded_images(dataset, run)
 
 
 def damage(run, change):
