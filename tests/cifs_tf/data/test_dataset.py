@@ -100,7 +100,6 @@ def test_unknown_dataset_lists_the_known_ones():
         load_dataset(DataConfig(dataset="mnist"))
 
 
-@pytest.mark.slow
 def test_unknown_tfds_set(tmp_path):
     with pytest.raises(UserError, match=r"^--dataset: received tfds:no_such_set_at_all;.*TFDS does not know it"):
         load_dataset(DataConfig(dataset="tfds:no_such_set_at_all", data_dir=str(tmp_path)))
