@@ -6,6 +6,8 @@ import threading
 
 import numpy as np
 
+# The largest piece of memory, nearly, that glibc learns from (DEFAULT_MMAP_THRESHOLD_MAX of malloc, 32 MiB).
+LEARNED_BYTES = 2**25 - 2**16
 # Of arrays that TensorFlow takes as they are, without a copy, in floats.
 ALIGNMENT = 16
 
@@ -34,3 +36,13 @@ class ReusedArrays:
             owner = owners[index]
             start = -owner.ctypes.data // owner.itemsize % ALIGNMENT
             return owner[start : start + size].reshape(shape)
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep memory that it frees, 64 MiB a thread at most: images of a megabyte come and go.
+
+    glibc gives a piece back to the system when it is freed and takes a fresh one for the next image, page by page,
+    which can cost as much as to decode it, unless it once saw a larger one freed (M_MMAP_THRESHOLD in mallopt(3)): it
+    sees one here. Elsewhere this does nothing.
+    """
+    np.empty(LEARNED_BYTES, np.uint8)

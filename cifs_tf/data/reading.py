@@ -19,6 +19,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from cifs_tf.config import DataConfig
+from cifs_tf.data.arrays import keep_freed_memory
 from cifs_tf.data.decoding import ORIENTATION_MARKS, PNG, UPRIGHT, decode_image, decode_pixels, turn_array_upright
 from cifs_tf.data.folder_scan import ImageFile, LeftOut, is_image_by_content
 from cifs_tf.data.home import cache_folder, lives_in_memory
@@ -37,8 +38,9 @@ PNG_BITS, PNG_COLOUR, WITH_ALPHA = 24, 25, (4, 6)
 FILLED = {12: "nearly black", 14: "dark"}
 MASK = "its pixels are 0 and 1 of 255 only: the image is black"
 TOO_MANY_PIXELS = "it has too many pixels to be a photograph, make it smaller"
-# Files in the works for each thread: enough that none waits, few enough that their pixels are no burden.
-AHEAD = 4
+# Files that a thread decodes before it hands them over, as threads wait for each other to do so, and how many such
+# parts are in the works for each thread: enough that none waits, few enough that their pixels are no burden.
+FILES_TOGETHER, AHEAD = 8, 2
 
 
 class Decoded(NamedTuple):
@@ -173,8 +175,12 @@ class Reader:
 
     def _decoded(self, files: Sequence[ImageFile]) -> Iterator[Decoded]:
         """Decode files in parallel, and yield them in order, a few ahead of what is taken."""
+        together = 1 if self.size is None else FILES_TOGETHER  # as they are, they may be large
+        parts = [files[start : start + together] for start in range(0, len(files), together)]
+        keep_freed_memory()
         with decoding_progress(len(files)) as advance:
-            for file, decoded in zip(files, _in_order(self._pool, self._decode, files), strict=True):
+            found = _in_order(self._pool, lambda part: [self._decode(file) for file in part], parts)
+            for file, decoded in zip(files, itertools.chain.from_iterable(found), strict=True):
                 advance()
                 yield self._taken(file, decoded)
 

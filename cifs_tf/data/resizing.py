@@ -15,9 +15,6 @@ import tensorflow as tf
 from cifs_tf.config import DataConfig
 from cifs_tf.sizes import Resize, largest_part, scaled_into
 
-# Rows of a matrix that are transposed together: their columns stay in the processor's cache.
-TRANSPOSED_TOGETHER = 32
-
 
 def resize(image: tf.Tensor, size: tuple[int, int], mode: Resize) -> tf.Tensor:
     """Resize one image, bilinear and antialiased.
@@ -79,23 +76,15 @@ def resize_array(image: np.ndarray, size: tuple[int, int], mode: Resize) -> np.n
         image = image[top : top + inner_height, left : left + inner_width]
         height, width = inner_height, inner_width
     rows = _weights(height, target[0]) @ image.astype(np.float32, order="C").reshape(height, width * channels)
-    columns = _weights(width, target[1]) @ _transposed(rows).reshape(width, channels * target[0])
+    columns = _weights(width, target[1]) @ np.ascontiguousarray(rows.T).reshape(width, channels * target[0])
     pixels = np.empty(columns.shape, np.uint8)
     np.rint(columns, out=pixels, casting="unsafe")  # weights are positive and their sum is 1: 0 to 255
-    scaled = _transposed(pixels.reshape(target[1] * channels, target[0])).reshape(*target, channels)
+    scaled = np.ascontiguousarray(pixels.reshape(target[1] * channels, target[0]).T).reshape(*target, channels)
     if target == size:
         return scaled
     result = np.zeros((*size, channels), np.uint8)
     top, left = (size[0] - target[0]) // 2, (size[1] - target[1]) // 2
     result[top : top + target[0], left : left + target[1]] = scaled
-    return result
-
-
-def _transposed(matrix: np.ndarray) -> np.ndarray:
-    """Return a transposed matrix, row by row in memory."""
-    result = np.empty(matrix.shape[::-1], matrix.dtype)
-    for start in range(0, len(matrix), TRANSPOSED_TOGETHER):
-        result[:, start : start + TRANSPOSED_TOGETHER] = matrix[start : start + TRANSPOSED_TOGETHER].T
     return result
 
 
