@@ -41,6 +41,8 @@ PAGES = {
         "step_bfloat16": ("benchmark_step_bfloat16", "step"),
         "attack": ("benchmark_attack", "attack"),
         "serve": ("benchmark_serve", "serve"),
+        "images": ("benchmark_images", "images"),
+        "images_64": ("benchmark_images_64", "images"),
     },
     "docs/results.md": {
         "table1": ("reproduce_table1_small", "table"),

@@ -5,7 +5,7 @@ import io
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.benchmarks.options import ImagesOptions
+from cifs_tf.benchmarks import timing
+from cifs_tf.benchmarks.options import ImagesOptions, NetworkOptions
 from cifs_tf.benchmarks.tables import IMAGES
 from cifs_tf.benchmarks.timing import Say
 from cifs_tf.config import DataConfig
@@ -23,14 +24,16 @@ from cifs_tf.data.resizing import resize
 
 # Ways that are not ours.
 OTHERS = ("keras", "same pixels")
+STEPS_A_TURN = 5
 
 
 def run(options: ImagesOptions, report: Say) -> dict[str, Any]:
     """Take turns, each a pass over the training images of a folder, in batches of floats.
 
     Returns:
-        `images`, how many there are, and of each way, by turn, `images_per_second` and `images_per_processor_second`,
-        which others on the machine disturb less.
+        `images`, how many there are, of each way, by turn, `images_per_second` and `images_per_processor_second`,
+        which others on the machine disturb less; and `step`, the ratios of a training step on images from the cache to
+        one on images from memory.
     """
     root = Path(options.folder).expanduser()
     is_split = "test" in find_layout(root, f"folder:{root}").splits
@@ -59,11 +62,25 @@ def run(options: ImagesOptions, report: Say) -> dict[str, Any]:
                 by_processor[way].append(per_processor_second)
             latest = ", ".join(f"{way} {found[way][-1]:,.0f}" for way in found)
             report(f"turn {turn + 1} of {options.turns}, images per second: {latest}")
+        step = _time_steps({"cache": in_cache, "memory": in_memory}, options, report)
     return {
         "images": len(in_memory),
         "images_per_second": found,
         "images_per_processor_second": by_processor,
+        "step": step,
     }
+
+
+def _time_steps(homes: Mapping[str, Split], options: ImagesOptions, report: Say) -> dict[str, Any]:
+    """Time steps of a small network, which leave the input pipeline little time; of the labels any will do."""
+    network = NetworkOptions("resnet10", width=4, batch_size=options.batch_size, image_size=options.image_size)
+    config = network.run_config(num_steps=1)
+    subjects = {}
+    for home, split in homes.items():
+        labelled = Split(split.images, split.labels % timing.NUM_CLASSES)
+        subjects[home] = timing.training_step(config, timing.build_network(config), labelled)
+    found = timing.time_in_turns(subjects, STEPS_A_TURN * options.turns, report)
+    return timing.ratios_of(found["cache"], found["memory"])
 
 
 def _train(data: DataConfig) -> Split:

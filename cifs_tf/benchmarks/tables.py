@@ -20,6 +20,7 @@ REQUESTS = {
     "REST, encoded, batching, two processes": "REST, `encoded`, `--enable_batching`, half of them a second process",
     "REST, encoded, batching, beside large": "REST, `encoded`, `--enable_batching`, beside two that send 4 MB of JSON",
 }
+CLOCKS = ("ratio", "cpu_ratio")
 IMAGES = {
     "keras": "`keras.utils.image_dataset_from_directory(...).map(...)`",
     "same pixels": "`tf.data`, cropped and antialiased as ours",
@@ -106,7 +107,7 @@ def replicas_table(result: dict[str, Any]) -> Table:
     rows = []
     for count, timing in result["replicas"].items():
         ratio = result["ratios"].get(count)
-        over_one = [_ratio(ratio[clock], 2) for clock in ("ratio", "cpu_ratio")] if ratio else ["1", "1"]
+        over_one = [_ratio(ratio[clock], 2) for clock in CLOCKS] if ratio else ["1", "1"]
         each = result["options"]["batch_size"] // int(count)
         rows.append([count, str(each), f"{timing['quartiles_seconds'][1]:.3g}", *over_one])
     header = ["replicas", "images each", "seconds, median", "time over that of 1 (95% interval)", "processor time"]
@@ -144,6 +145,12 @@ def images_table(result: dict[str, Any]) -> Table:
     return Table(["from files to batches", "images/s", "of Keras", "by processor time"], rows)
 
 
+def image_steps_table(result: dict[str, Any]) -> Table:
+    """Lay out the time of a training step on images from the cache over one on images from memory, of `images`."""
+    row = ["images from the cache over images from memory", *(_ratio(result["step"][k], 3) for k in CLOCKS)]
+    return Table(["a training step, median of the pairs (95% interval)", "time", "processor time"], [row])
+
+
 def median_of(rounds: Sequence[dict[str, float]], key: str) -> float:
     """Return the median of one number over rounds."""
     return float(np.median([found[key] for found in rounds]))
@@ -162,5 +169,5 @@ TABLES: dict[str, Sequence[Callable[[dict[str, Any]], Table]]] = {
     "scale": (replicas_table,),
     "precision": (precision_table,),
     "resources": (resources_table,),
-    "images": (images_table,),
+    "images": (images_table, image_steps_table),
 }

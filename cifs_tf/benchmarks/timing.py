@@ -61,14 +61,20 @@ def build_network(config: RunConfig) -> Classifier:
     return build_classifier(config.model, image_shape(config), NUM_CLASSES, config.train.precision)
 
 
-def training_step(config: RunConfig, classifier: Classifier) -> Subject:
-    """Make a training step on a random batch, compiled and fed by Keras' `fit` machinery.
+def training_step(config: RunConfig, classifier: Classifier, split: Split | None = None) -> Subject:
+    """Make a training step, compiled and fed by Keras' `fit` machinery.
 
     Under a `tf.distribute` strategy, call it, and build the classifier, in the strategy's scope.
+
+    Args:
+        config: of the run.
+        classifier: to train.
+        split: images to train on. Default None: a random batch.
     """
     trainer = make_trainer(config, config.model, classifier, steps_per_epoch=1)
     flops = config.train.batch_size * count_flops(classifier).training_step(config.attack.num_steps)
-    batches = random_images(config).training_batches(config.train.batch_size, seed=config.train.seed)
+    split = random_images(config) if split is None else split
+    batches = split.training_batches(config.train.batch_size, seed=config.train.seed)
 
     def compile() -> Callable[[], Any]:
         trainer.prepare_first_step()

@@ -107,6 +107,7 @@ def test_commands_on_the_pages_parse(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "small-pgd").mkdir(parents=True)
     (tmp_path / "runs" / "small-pgd" / "config.yaml").touch()
+    (tmp_path / "clothing").mkdir()
     text = "".join((pages.ROOT / name).read_text() for name in pages.PAGES)
     commands = re.findall(r"^python training/benchmark\.py (\w+)(.*)$", text, re.MULTILINE)
     assert {name for name, _ in commands} >= {"step", "attack", "serve", "scale"}

@@ -134,6 +134,8 @@ def test_images_per_second_of_every_way(tmp_path):
         assert set(result[clock]) == set(tables.IMAGES)
         assert all(len(found) == 2 and min(found) > 0 for found in result[clock].values())
     assert tables.images_table(result).rows[0][2:] == ["1.00", "1.00"]
+    assert len(result["step"]["ratio"]["pairs"]) == 10
+    assert tables.image_steps_table(result).rows[0][1].startswith(f"{result['step']['ratio']['median']:.3f} (")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images.json", "photographs"]
 
 
