@@ -190,7 +190,7 @@ def test_dev_and_eval_are_splits(tmp_path, splits, held_out):
 def test_classes_whose_names_are_those_of_parts_are_said(tmp_path, layout, noted):
     dataset = load(make(tmp_path, {f"{folder}/{{}}.png": 8 for folder in layout}))
     assert [note.split()[2] for note in dataset.notes] == noted
-    assert all("taken for a class; if it is none" in note for note in dataset.notes)
+    assert all("taken for a class; if it is not one" in note for note in dataset.notes)
 
 
 @pytest.mark.parametrize(("first", "second"), [("Cat", "cat"), ("caf\u00e9", "cafe\u0301")])
