@@ -1,7 +1,7 @@
 """Time the attacks of AutoAttack on a recording of the official ones: `benchmark.py attack`.
 
 A recording is an `.npz` with the weights of a small network, its images, the radius, and for every official attack, run
-alone on all images, which of them survived and how many seconds it took.
+alone on all images, which of them survived and how many seconds it took. A `.json` beside it is of another ball.
 """
 
 import dataclasses
@@ -21,8 +21,9 @@ from cifs_tf.data import Split, to_float
 from cifs_tf.evaluation.attacked import AttackedModel, as_attacked
 from cifs_tf.evaluation.engine import header_of, run_tasks
 from cifs_tf.evaluation.ledger import Ledger
-from cifs_tf.evaluation.suites import MAX_TARGETS
+from cifs_tf.evaluation.suites import L1_TARGETS, MAX_TARGETS, STARTS
 from cifs_tf.evaluation.tasks import Crafted, Natural, Task
+from cifs_tf.files import read_json
 
 COLUMNS = ("apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square")
 
@@ -55,7 +56,8 @@ class Recording:
         name: of the file.
         network: that was attacked.
         split: its images.
-        epsilon: radius of the L-infinity ball.
+        epsilon: radius of the ball.
+        norm: of the ball.
         robust: by attack, bool (examples,): which images survived the official implementation; `standard` is the union.
         seconds: by attack, how long that took.
         clean_deviation: largest difference of our network's logits from the recorded ones, relative to the largest.
@@ -65,6 +67,7 @@ class Recording:
     network: AttackedModel
     split: Split
     epsilon: float
+    norm: str
     robust: dict[str, np.ndarray]
     seconds: dict[str, float]
     clean_deviation: float
@@ -74,11 +77,22 @@ class Recording:
         """Rebuild the network of a recording: 3x3 convolutions of stride 2 with ReLU, flattened, one dense layer.
 
         Args:
-            path: the file.
+            path: the `.npz`, or a `.json` of `tests/reference/official_seconds.py`, with the `.npz` beside it.
             limit: take the first so many images; None (default) takes all.
         """
-        with np.load(path) as archive:
+        path = Path(path)
+        other = read_json(path) if path.suffix == ".json" else None
+        with np.load(path if other is None else path.parent / other["recording"]) as archive:
             arrays = dict(archive)
+        if other is not None:
+            stand = {name: np.array(list(each)) == "1" for name, each in other["stand"].items()}
+            if set(STANDARD_ATTACKS) <= set(stand):
+                stand["standard"] = np.logical_and.reduce([stand[name] for name in STANDARD_ATTACKS])
+            arrays = {name: each for name, each in arrays.items() if not name.startswith(("robust_", "seconds_"))}
+            arrays |= {f"robust_{name}": each for name, each in stand.items()}
+            arrays |= {f"seconds_{name}": each for name, each in other["seconds"].items()}
+            arrays["epsilon"] = other["epsilon"]
+            limit = min(limit or len(arrays["images"]), *map(len, stand.values()))
         for name in arrays:
             if name in ("images", "labels", "clean_logits") or name.startswith("robust_"):
                 arrays[name] = arrays[name][:limit]
@@ -87,10 +101,11 @@ class Recording:
         logits = network(to_float(images), training=False).numpy()
         deviation = np.max(np.abs(logits - arrays["clean_logits"])) / np.max(np.abs(arrays["clean_logits"]))
         return cls(
-            name=Path(path).name,
-            network=as_attacked(network, Path(path).stem),
+            name=path.name,
+            network=as_attacked(network, path.stem),
             split=Split(images, arrays["labels"].astype(np.int32)),
             epsilon=float(arrays["epsilon"]),
+            norm="linf" if other is None else other["norm"],
             robust={name.removeprefix("robust_"): arrays[name] for name in arrays if name.startswith("robust_")},
             seconds={
                 name.removeprefix("seconds_"): float(arrays[name]) for name in arrays if name.startswith("seconds_")
@@ -100,17 +115,27 @@ class Recording:
 
     def tasks(self, column: str) -> list[Task]:
         """Return the tasks of one attack alone on all images that are right without it, one for each of its targets."""
+        ball: dict[str, Any] = {"epsilon": self.epsilon, "norm": self.norm}
         attack = {
-            "apgd_ce": APGD(epsilon=self.epsilon),
-            "apgd_dlr": APGD(epsilon=self.epsilon, loss="dlr"),
-            "apgd_t": APGD(epsilon=self.epsilon, loss="targeted_dlr"),
-            "fab_t": FABT(epsilon=self.epsilon),
-            "square": Square(epsilon=self.epsilon),
+            "apgd_ce": APGD(**ball),
+            "apgd_dlr": APGD(**ball, loss="dlr"),
+            "apgd_t": APGD(**ball, loss="targeted_dlr"),
+            "fab_t": FABT(**ball),
+            "square": Square(**ball),
         }[column]
-        targets = min(MAX_TARGETS, self.network.num_classes - 1) if column.endswith("_t") else 1
+        most = L1_TARGETS if (self.norm, column) == ("l1", "apgd_t") else MAX_TARGETS
+        ranks = range(2, 2 + (min(most, self.network.num_classes - 1) if column.endswith("_t") else 1))
+        starts = range(1, 1 + (STARTS if (self.norm, column) == ("l1", "apgd_ce") else 1))
         return [
-            Crafted(name=f"{column}, {rank}", family=column, attack=attack, pool=column, target_rank=rank)
-            for rank in range(2, targets + 2)
+            Crafted(
+                name=f"{column}, {rank}" + (f", start {start}" if start > 1 else ""),
+                family=column,
+                attack=attack,
+                pool=column,
+                target_rank=rank,
+            )
+            for rank in ranks
+            for start in starts
         ]
 
     def run(

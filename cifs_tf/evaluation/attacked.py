@@ -50,6 +50,8 @@ class AttackedModel:
         precision: lowest type that a layer computes in. Default float32.
         reload: loads the model from its file again, to see whether it is the same; None where there is no file.
         has_gradient: whether there is a gradient to follow; else the suites hold attacks that need none. Default True.
+        answers_fns: by mask gradient, functions of the images in whose graph a linear last layer may be seen, see
+            `cifs_tf.evaluation.outputs.last_features`; none (default) where there is no such graph.
     """
 
     name: str
@@ -64,6 +66,7 @@ class AttackedModel:
     precision: str = "float32"
     reload: Callable[[], AttackedModel] | None = None
     has_gradient: bool = True
+    answers_fns: Mapping[str, HeadsFn] = dataclasses.field(default_factory=dict)
 
     @property
     def mask_gradients(self) -> tuple[str, ...]:
@@ -171,15 +174,17 @@ def _from_classifier(model: Classifier, name: str) -> AttackedModel:
     if model.compute_dtype != "float32":
         model = with_precision(model, "float32")
     masks = MASK_GRADIENTS if model.num_probes else ()
+    heads_fns = {mask: model.heads_fn(mask) for mask in masks} or {"exact": model.heads_fn()}
     return AttackedModel(
         name,
-        {mask: model.heads_fn(mask) for mask in masks} or {"exact": model.heads_fn()},
+        heads_fns,
         num_probes=model.num_probes,
         num_classes=model.num_classes,
         image_shape=model.image_shape,
         fingerprint=fingerprint_of(model),
         top_k=tuple(getattr(cut, "top_k", PAPER_TOP_K) for cut in model.cuts.values()),
         labelled_heads_fn=lambda images, labels: model(images, labels=labels, training=False),
+        answers_fns=heads_fns,
     )
 
 
@@ -237,4 +242,5 @@ def single_head(answers: HeadsFn, image_shape: tuple[int, ...], backward: HeadsF
         fingerprint="",
         limits=(*missing, *limits, *told),
         precision=half or "float32",
+        answers_fns={} if backward is not None or half else {"exact": answers},
     )

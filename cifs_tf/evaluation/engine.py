@@ -39,7 +39,7 @@ KeepFn = Callable[[Crafted, Split, np.ndarray, np.ndarray, HeadsFn], None]
 DECIDES = (
     *("attacks/*.py", "layers/*.py", "models/*.py", "losses.py", "data/split.py", "data/corruptions.py"),
     *(f"evaluation/{name}.py" for name in ("engine", "tasks", "attacked", "outputs", "loading")),
-    *(f"evaluation/{name}.py" for name in ("onnx_files", "sanity", "chance", "corrupted", "records")),
+    *(f"evaluation/{name}.py" for name in ("onnx_files", "sanity", "chance", "corrupted", "records", "binarisation")),
 )
 
 

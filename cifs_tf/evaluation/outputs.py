@@ -299,3 +299,46 @@ def _logit(shares: tf.Tensor) -> tf.Tensor:
 
 def _two_columns(column: tf.Tensor) -> tf.Tensor:
     return tf.concat([tf.zeros_like(column), column], axis=1)
+
+
+def last_features(function: HeadsFn, image_shape: tuple[int, ...]) -> HeadsFn | None:
+    """Make images -> features (batch, D), what the last layer of a network reads, if its graph shows a linear one.
+
+    Args:
+        function: images -> answers (batch, columns), or heads, of which the first is meant.
+        image_shape: (height, width, channels).
+
+    Returns:
+        the function; None where the answers do not come of one product with a matrix.
+    """
+
+    def features(images: tf.Tensor) -> tf.Tensor:
+        found = _before_matrix(function(images))
+        if found is None:
+            raise LookupError
+        return _float(found)
+
+    spec = [tf.TensorSpec((None, *image_shape), tf.float32)]
+    traced = tf.function(features, input_signature=spec, autograph=False)
+    try:
+        traced.get_concrete_function()
+    except LookupError:
+        return None
+    return differentiable(traced, image_shape)[0]
+
+
+def _before_matrix(answers: tf.Tensor) -> tf.Tensor | None:
+    """Walk back from answers to what the last matrix is multiplied with."""
+    tensor = answers
+    while tensor.op.type != "MatMul":
+        inputs = list(tensor.op.inputs)
+        if tensor.op.type in TAKE_TWO:
+            wide = [each for each in inputs if each.shape.rank == 2 and each.shape[0] is None and each.shape[1] != 1]
+            inputs = wide if len(wide) == 1 else []
+        elif tensor.op.type not in (*KEEP_ORDER, *KEEP_ALL, "BiasAdd", "Pack"):
+            inputs = []
+        if not inputs:
+            return None
+        tensor = inputs[0]
+    is_plain = not tensor.op.get_attr("transpose_a") and tensor.op.inputs[0].shape[-1] is not None
+    return tensor.op.inputs[0] if is_plain else None

@@ -17,6 +17,7 @@ from cifs_tf.attacks import HeadsFn
 from cifs_tf.attacks.objective import fooled
 from cifs_tf.attacks.random import fold_in, uniform
 from cifs_tf.evaluation.attacked import AttackedModel
+from cifs_tf.evaluation.binarisation import Binarised
 from cifs_tf.evaluation.outputs import HALF_TYPES
 from cifs_tf.evaluation.referees import SOME, referees
 from cifs_tf.evaluation.tasks import SAME, Gradients, Task, differs
@@ -50,7 +51,12 @@ def entrance_tasks(mask_gradients: tuple[str, ...], *, with_gradients: bool) -> 
 
 
 def sanity_tasks(
-    epsilon: float, mask_gradients: tuple[str, ...], *, with_gradients: bool, with_square: bool
+    epsilon: float,
+    mask_gradients: tuple[str, ...],
+    *,
+    with_gradients: bool,
+    with_square: bool,
+    with_features: bool = False,
 ) -> list[Task]:
     """List the checks that are part of every suite for networks that answer alike each time.
 
@@ -59,6 +65,7 @@ def sanity_tasks(
         mask_gradients: those that are attacked through.
         with_gradients: whether to look for zero gradients; not where the audit does it on all images.
         with_square: whether to run Square; not where the suite has it.
+        with_features: whether to attack the network's features with another last layer. Default False.
 
     Returns:
         the tasks; they read what stands at their place in a suite, so they come last.
@@ -66,6 +73,7 @@ def sanity_tasks(
     first = mask_gradients[0]
     tasks = entrance_tasks(mask_gradients, with_gradients=with_gradients)
     tasks += [Faithful(epsilon=epsilon, mask_gradient=first), Boundary(mask_gradient=first)]
+    tasks += [Binarised(epsilon=epsilon, mask_gradient=first)] if with_features else []
     return [
         *tasks,
         Trajectory(epsilon=epsilon, mask_gradient=first),

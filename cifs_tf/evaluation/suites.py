@@ -132,7 +132,10 @@ def make_suite(
         has_square = any(task.family == "square" for task in tasks)
         # In other norms: in the L-infinity ball inside, without the attacks that know no other.
         inner = epsilon / farthest_radius(norm, model.image_shape)
-        checks = sanity_tasks(inner, masks, with_gradients=not has_audit, with_square=not has_square)
+        # Of the suites that take hours anyway.
+        has_features = name in ("adaptive", "strict") and masks[0] in model.answers_fns
+        wanted = {"with_gradients": not has_audit, "with_square": not has_square, "with_features": has_features}
+        checks = sanity_tasks(inner, masks, **wanted)
         tasks += [task for task in checks if norm == "linf" or not isinstance(task, Referee)]
     return _first_of_each_name(tasks)
 

@@ -25,6 +25,7 @@ BETTER = 1.1
 MAX_BEYOND = 0.02
 MAX_UNFINISHED = 0.25
 MAX_UNREACHED = 0.1
+MAX_MISSED = 0.05
 # What to do where a check fails, by what its name begins with; of several that fail the first of these comes first.
 SEEN_THROUGH = (
     "find what hides the gradient, and evaluate with a stand-in for it (as_attacked(model, backward=...)) or with "
@@ -43,6 +44,7 @@ NEXT_STEPS = {
     "epsilon ": SEEN_THROUGH,
     "without a bound": SEEN_THROUGH,
     "FGSM": SEEN_THROUGH,
+    "known": SEEN_THROUGH,
     "transfer": "count the images that the surrogate breaks as broken, and find what hides the gradient",
     "": "evaluate with --suite strict; if that fails too, " + SEEN_THROUGH,
 }
@@ -121,6 +123,7 @@ def sanity_verdicts(ledger: Ledger) -> list[Check]:
     checks = [*_consistency(ledger), *_ranges(ledger)] if "consistency" in tasks else []
     checks += _faithful(ledger) if "faithful" in tasks else []
     checks += _trajectory(ledger) if "trajectory" in tasks else []
+    checks += [_binarised(ledger)] if "binarised" in tasks else []
     checks += [_referee(ledger, task) for task in tasks.values() if task.kind == "Referee"]
     return [*checks, *_single_calls(ledger)]
 
@@ -241,6 +244,21 @@ def _trajectory(ledger: Ledger) -> list[Check]:
     what, blame = f"{attack} without a bound does not reach another class", "it does not reach what it must"
     unreached = ledger.values("trajectory", "unreached")
     return [*checks, _counted("without a bound everything breaks", unreached, MAX_UNREACHED, what, blame)]
+
+
+def _binarised(ledger: Ledger) -> Check:
+    """Judge how many of the adversarial examples that are known to be there an attack misses."""
+    name, asked = "known adversarial examples are found", ledger.values("binarised", "asked") > 0
+    number, found = int(asked.sum()), int(ledger.values("binarised", "found")[asked].sum())
+    if number == 0:
+        sentence = "No image can be asked: there is no linear last layer to replace, or none that tells points apart."
+        return Check(name, SKIP, None, sentence)
+    verdict, (low, high) = judge(number - found, number, MAX_MISSED), wilson_interval(found, number)
+    sentence = (
+        f"With a last layer for which an adversarial example is known, PGD finds one for {found} of {number} images "
+        f"({low:.1%} to {high:.1%})"
+    ) + (": the network's features blind attacks that follow its gradient." if verdict == FAIL else ".")
+    return Check(name, verdict, 1 - found / number, sentence)
 
 
 def _at_most_warned(check: Check) -> Check:

@@ -9,10 +9,11 @@ within 1e-9; float32, 1e-4 for logits, relevances, importances and losses, while
 but not judged (a ReLU on the other side of zero moves them by up to 2%), nor what is computed from them: the logits
 and the loss of the PGD images (measured: up to 1.5e-2) and the network after two SGD steps (up to 2.6e-2).
 
-It checks every `autoattack_*.npz` in DIR too: our attacks run on the network inside, each alone on all images, and
-every adversarial image is verified to lie in the ball. They may leave at most max(3 images, 0.6 points) more standing
-than the official ones in any column, and max(2 images, 0.4 points) in the union of the standard version. They must
-agree on 98% of the images, those aside that we break and the official attack does not: being stronger never fails.
+It checks every `autoattack_*.npz` in DIR too, and every `autoattack_*.json` (other balls) beside it: our attacks run on
+the network inside, each alone on all images, and every adversarial image is verified to lie in the ball. They may leave
+at most max(3 images, 0.6 points) more standing than the official ones in any column, and max(2 images, 0.4 points) in
+the union of the standard version. They must agree on 98% of the images, those aside that we break and the official
+attack does not: being stronger never fails.
 
 Exits with 1 if a tolerance is exceeded, with 2 if there is nothing to check.
 """
@@ -248,7 +249,7 @@ def check_autoattack(path: Path, limit: int | None = None) -> list[Deviation]:
     """Run our attacks on the network of an AutoAttack recording.
 
     Args:
-        path: the `.npz`.
+        path: the `.npz`, or the `.json` of another ball.
         limit: take the first so many images; None (default) takes all.
 
     Returns:
@@ -277,7 +278,7 @@ def main(argv: list[str]) -> int:
     if len(argv) != 1 or not Path(argv[0]).is_dir():
         print(f"check.py: DIR: received {argv}; give one folder with recordings.", file=sys.stderr)
         return 2
-    networks, attacks = (sorted(Path(argv[0]).glob(pattern)) for pattern in ("resnet18_*.npz", "autoattack_*.npz"))
+    networks, attacks = (sorted(Path(argv[0]).glob(pattern)) for pattern in ("resnet18_*.npz", "autoattack_*.*"))
     if not networks and not attacks:
         print(
             f"check.py: DIR: received {argv[0]}; it has no resnet18_*.npz or autoattack_*.npz recordings.",

@@ -57,6 +57,33 @@ def test_autoattack_is_as_strong_as_the_official_one(limit):
     assert [deviation for deviation in deviations if not deviation.passed] == []
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_autoattack_is_as_strong_in_other_balls(norm):
+    """The standing sets of the official code in L2 (500 images) and L1 (100), see `official_seconds.py`."""
+    deviations = check.check_autoattack(HERE / "golden" / f"autoattack_fashion_mnist_{norm}.json")
+    assert [deviation for deviation in deviations if not deviation.passed] == []
+
+
+def test_recordings_of_other_balls():
+    """A `.json` names the network beside it, its ball and its images; AutoAttack's budgets differ in L1."""
+    for norm, epsilon, number, ce, t in (("l2", 0.8, 500, 1, 9), ("l1", 4.0, 100, 5, 5)):
+        recording = check.Recording.load(HERE / "golden" / f"autoattack_fashion_mnist_{norm}.json")
+        assert (recording.norm, recording.epsilon, len(recording.split)) == (norm, epsilon, number)
+        assert recording.clean_deviation < 1e-4
+        assert set(recording.robust) == {"apgd_ce", "apgd_t", "fab_t", "square", "standard"}
+        assert {len(robust) for robust in recording.robust.values()} == {number}
+        expected = np.logical_and.reduce([recording.robust[name] for name in ("apgd_ce", "apgd_t", "fab_t", "square")])
+        np.testing.assert_array_equal(recording.robust["standard"], expected)
+        tasks = {column: recording.tasks(column) for column in ("apgd_ce", "apgd_t", "fab_t", "square")}
+        assert [len(each) for each in tasks.values()] == [ce, t, 9, 1]
+        assert {(task.attack.norm, task.attack.epsilon) for each in tasks.values() for task in each} == {
+            (norm, epsilon)
+        }
+        assert len({task.name for each in tasks.values() for task in each}) == ce + t + 9 + 1
+        assert len(check.Recording.load(HERE / "golden" / f"autoattack_fashion_mnist_{norm}.json", 7).split) == 7
+
+
 def test_weaker_attacks_fail_and_stronger_ones_do_not(monkeypatch, tmp_path):
     """500 images: 3 more standing in a column are allowed, 4 are not; any number less is."""
     arrays = dict(np.load(HERE / "golden" / "autoattack_fashion_mnist.npz"))
