@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.attacks.apgd_l1 import STAGES, search_l1
+from cifs_tf.attacks.apgd_l1 import search_l1
 from cifs_tf.attacks.attack import Attack
 from cifs_tf.attacks.objective import HeadsFn, choose, fooled, per_example, select_target, value_and_gradient
 from cifs_tf.attacks.packing import loop_packed
+from cifs_tf.attacks.random import normal
 from cifs_tf.errors import UserError
 from cifs_tf.losses import contract, cross_entropy, dlr, targeted_dlr
 
@@ -114,8 +115,7 @@ class APGD(Attack):
 
         already = fooled(natural, labels)
         if self.norm == "l1":
-            far = dataclasses.replace(self, epsilon=STAGES[0][0] * float(self.epsilon))
-            start = far.random_surface_point(images, seed)
+            start = images + normal(seed, images.shape[1:], images.dtype)
             return search_l1(
                 self, self.num_steps, lambda x: objective(x, labels, targets), images, labels, already, start
             )

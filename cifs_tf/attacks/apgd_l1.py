@@ -12,7 +12,6 @@ from cifs_tf.attacks.objective import fooled, per_example, value_and_gradient
 
 # Radii, as multiples of epsilon, and the shares of the steps that are spent in each ball.
 STAGES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
-FIRST_SHARE = 0.2
 # Of the entries that differ at the best point, so many change in a step, one in this.
 SPARSER = 1.5
 STEP_SHRINK, MOST_SHRINK = 1.5, 10.0
@@ -57,15 +56,15 @@ def search_l1(
         images: float (batch, height, width, channels).
         labels: int (batch,).
         already: bool (batch,), misclassified without an attack.
-        start: point that the attack starts from, like `images`.
+        start: point that the attack starts from, once it is brought into the largest ball, like `images`.
 
     Returns:
         the last misclassified iterates; images that have none come back as they were.
     """
     x, state = start, None
-    for stage, (factor, share) in enumerate(STAGES):
+    for factor, share in STAGES:
         steps = max(1, round(share * num_steps))
-        state = _climb(ball, factor * float(ball.epsilon), steps, objective, images, labels, already, x, stage == 0)
+        state = _climb(ball, factor * float(ball.epsilon), steps, objective, images, labels, already, x)
         x = state.best
     return tf.where(per_example(state.broken & ~already, images), state.x_adv, images)  # type: ignore[union-attr]
 
@@ -79,7 +78,6 @@ def _climb(
     labels: tf.Tensor,
     already: tf.Tensor,
     start: tf.Tensor,
-    is_first: bool,
 ) -> _State:
     project = Ball(epsilon=radius, norm="l1", bounds=ball.bounds).around(images)
     size = tf.cast(tf.size(images[0]), images.dtype)
@@ -92,7 +90,7 @@ def _climb(
         """Count the entries that an iterate changes."""
         return tf.reduce_sum(tf.cast(tf.abs(x - images) > TINY_SHIFT, images.dtype), axis=[1, 2, 3])
 
-    number = size * ones if is_first else count(start)
+    number = count(start)
     state = _State(
         step=tf.constant(0),
         x=start,
@@ -103,7 +101,7 @@ def _climb(
         x_adv=start,
         broken=already | start_fooled,
         step_size=radius * ones,
-        share=FIRST_SHARE * ones if is_first else number / size / SPARSER,
+        share=number / size / SPARSER,
         number=number,
     )
     every = max(1, int(CHECK_SHARE * num_steps))

@@ -30,6 +30,8 @@ INSIDE, RANDOM = 200, 200
 # Of the radius: how far the points inside go. Of the way from them to the border point: where the new boundary lies.
 GAP, CLOSE = 0.95, 0.999
 RIDGE, TINY = 1.0, 1e-30
+# More would take gigabytes: 200 points of each image are held at once.
+MOST_FEATURES = 8192
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ class Binarised(Task):
         ball = Ball(epsilon=self.epsilon)
 
         def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
-            if features is None:
+            if features is None or features(images).shape[-1] > MOST_FEATURES:
                 return dict.fromkeys(("asked", "found"), tf.zeros_like(labels, tf.bool))
 
             def corner(stream: tf.Tensor) -> tf.Tensor:

@@ -251,7 +251,10 @@ def _binarised(ledger: Ledger) -> Check:
     name, asked = "known adversarial examples are found", ledger.values("binarised", "asked") > 0
     number, found = int(asked.sum()), int(ledger.values("binarised", "found")[asked].sum())
     if number == 0:
-        sentence = "No image can be asked: there is no linear last layer to replace, or none that tells points apart."
+        sentence = (
+            "No image can be asked: no linear last layer is seen, or it reads over 8,192 features, or none that tell "
+            "points of the ball apart."
+        )
         return Check(name, SKIP, None, sentence)
     verdict, (low, high) = judge(number - found, number, MAX_MISSED), wilson_interval(found, number)
     sentence = (
