@@ -131,7 +131,7 @@ class _Readout:
 
 
 def _separate(inner: tf.Tensor, border: tf.Tensor) -> _Readout:
-    """Separate the border point from those inside by ridge regression, solved in the space of the points.
+    """Find what separates border points from those inside: ridge regression, solved in the space of the points.
 
     Args:
         inner: float (points, batch, D), features of the points inside.
