@@ -129,8 +129,9 @@ def load_dataset(
     Args:
         config: which images, how many of them, and where they are kept.
         splits: those whose pixels are wanted, of `train`, `validation` and `test`; of a folder's others no file is
-            decoded. Default all.
-        test_part: takes the part of the test images that is wanted; the others are not decoded. Default None: all.
+            decoded, unless such as cannot be read are skipped. Default all.
+        test_part: takes the part of the test images that is wanted; the others are not decoded then, unless as above.
+            Default None: all.
 
     Returns:
         the dataset.
@@ -142,8 +143,14 @@ def load_dataset(
         >>> load_dataset(DataConfig(dataset="digits")).image_shape
         (8, 8, 1)
     """
+    if not splits or set(splits) - set(SPLITS):
+        raise UserError("splits", splits, f"give some of {', '.join(SPLITS)}")
     source = _load_source(config)
     reader = source.reader
+    later = None
+    if reader is not None and config.on_corrupt == "skip":
+        # Which files can be read decides what the others are taken for: every load of a run must know the same of them.
+        splits, test_part, later = SPLITS, None, test_part
     whole, parts = _divide(source, config, test_part)
     if isinstance(source.train.images, np.ndarray) and source.train.images.max(initial=0) == 1:
         raise UserError("--dataset", config.dataset, "its 8-bit pixels are 0 and 1 only, all images are black")
@@ -154,6 +161,8 @@ def load_dataset(
         source = _without_unreadable(source, reader, config)
         whole, parts = _divide(source, config, test_part)
     identity, duplicates = identify(whole)
+    if later is not None:
+        parts["test"] = later(parts["test"])
     return ImageDataset(
         name=config.dataset,
         train=parts["train"],
@@ -199,7 +208,9 @@ def _divide(
 def _read(reader: Reader, parts: Mapping[str, Split], splits: Collection[str]) -> dict[str, Split] | None:
     """Return the parts with their pixels; None if files cannot be read, and others may take their place."""
     files = {name: _files(part) for name, part in parts.items()}
-    images = reader.read({name: files[name] for name in parts if name in splits})
+    images = reader.read(
+        {name: files[name] for name in parts if name in splits}, [file for part in files.values() for file in part]
+    )
     if images is None:
         return None
     _, height, width, channels = next(iter(images.values())).shape

@@ -28,6 +28,7 @@ XMP_SIZE = 2**17  # with what lies before it
 # A file without one of these has no orientation.
 ORIENTATION_MARKS = (EXIF_HEADER, PNG_EXIF, WEBP_EXIF, XMP_ORIENTATION)
 JPEG, PNG, RIFF, WEBP, BMP = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"WEBP", b"BM"
+WEBP_AT = 8
 START_OF_SCAN, APP1 = 0xDA, 0xE1
 # Markers without a length: TEM, the restarts, and the start and the end of an image.
 STANDALONE = (0x01, *range(0xD0, 0xDA))
@@ -66,10 +67,12 @@ def decode_image(
     orientation = exif_orientation(content)
     with tf.control_dependencies([tf.debugging.assert_equal(has_palette, False, "a BMP file with a palette")]):
         decoders = [functools.partial(decode_pixels, encoded, channels, times) for times in (*range(4), None)]
+        decoders.append(functools.partial(_decode_webp, encoded, channels))
         is_jpeg = _begins(start, 0, JPEG)
-        no_jpeg = tf.constant(len(decoders) - 1)
-        times = tf.cond(is_jpeg, lambda: _jpeg_halvings(encoded, orientation, size, mode), lambda: no_jpeg)
-        image = tf.switch_case(times, decoders)
+        is_webp = tf.logical_and(_begins(start, 0, RIFF), _begins(start, WEBP_AT, WEBP))
+        other = tf.where(is_webp, len(decoders) - 1, len(decoders) - 2)
+        chosen = tf.cond(is_jpeg, lambda: _jpeg_halvings(encoded, orientation, size, mode), lambda: other)
+        image = tf.switch_case(chosen, decoders)
     return turn_upright(image, orientation)
 
 
@@ -90,6 +93,14 @@ def decode_pixels(encoded: tf.Tensor, channels: int, times: int | None) -> tf.Te
     image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
     image.set_shape((None, None, channels))  # unknown to the decoder, which might find an animation
     return image
+
+
+def _decode_webp(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+    """Decode a WebP file, which TensorFlow does with the channels that it has alone."""
+    image = tf.io.decode_image(encoded, channels=0, expand_animations=False)
+    image.set_shape((None, None, None))
+    colours = tf.ensure_shape(image[..., :3], (None, None, 3))
+    return tf.image.rgb_to_grayscale(colours) if channels == 1 else colours
 
 
 def _jpeg_halvings(encoded: tf.Tensor, orientation: tf.Tensor, size: tuple[int, int] | None, mode: Resize) -> tf.Tensor:
@@ -137,7 +148,7 @@ def exif_orientation(content: tf.Tensor) -> tf.Tensor:
     """
     # Read at positions beyond the end too, as a 0: padded once, not at each look, which would copy the whole file.
     content = tf.pad(content, [[0, 1]])
-    is_webp = tf.logical_and(_begins(content, 0, RIFF), _begins(content, 8, WEBP))
+    is_webp = tf.logical_and(_begins(content, 0, RIFF), _begins(content, WEBP_AT, WEBP))
     exif, xmp = tf.case(
         [
             (_begins(content, 0, JPEG), lambda: _walk(content, 2, _jpeg_segment)),

@@ -264,7 +264,7 @@ def _reason_against(file: Path) -> str | None:
         return "a hidden file"
     # A file that is called an image is read, and refused if that fails, as where a link leads nowhere.
     is_called_image = file.suffix.lower() in IMAGE_SUFFIXES
-    if not file.is_file() and not (is_called_image and file.is_symlink()):
+    if not file.is_file() and not (is_called_image and file.is_symlink() and not file.exists()):
         return "no regular file"
     is_image = is_called_image or is_image_by_content(file)
     return None if is_image else "its content is no image"

@@ -14,6 +14,9 @@ from cifs_tf.data.memory import check_memory, fits_memory
 from cifs_tf.data.resizing import mode_of
 from cifs_tf.data.stored import join_names
 
+# Of a dataset's name in that of its folder: systems take 255 bytes.
+NAME_LETTERS = 50
+
 
 def lives_in_memory(config: DataConfig, num_bytes: int) -> bool:
     """Return whether images of so many bytes are to be in memory: as `cache` says, or if they fit.
@@ -38,7 +41,7 @@ def cache_folder(config: DataConfig, name: str, parts: Sequence[str]) -> Path:
     size = None if config.image_size is None else (config.image_size, config.image_size)
     code = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (decoding, resizing, sizes))
     how = (str(size), mode_of(config) if size else "", tf.__version__, hashlib.sha256(code.encode()).hexdigest())
-    return base / f"{name}-{join_names((*parts, *how))}"
+    return base / f"{name[:NAME_LETTERS]}-{join_names((*parts, *how))}"
 
 
 def default_cache_dir() -> str:

@@ -50,8 +50,7 @@ class Decoded(NamedTuple):
     digest: str
     oddity: str | None
     reason: str | None
-    size: int
-    changed: int
+    stamp: tuple[int, int, int]
 
 
 class Reader:
@@ -71,11 +70,14 @@ class Reader:
         self._odd: dict[Path, str | None] = {}
         self._digests: dict[Path, str] = {}
 
-    def read(self, splits: Mapping[str, Sequence[ImageFile]]) -> dict[str, np.ndarray | StoredImages] | None:
+    def read(
+        self, splits: Mapping[str, Sequence[ImageFile]], others: Sequence[ImageFile] = ()
+    ) -> dict[str, np.ndarray | StoredImages] | None:
         """Read the files of some splits.
 
         Args:
             splits: files by split.
+            others: whose size is that of all images, where there are no files to read.
 
         Returns:
             the images by split; None if there are files that cannot be read and such are skipped: they are in
@@ -86,7 +88,7 @@ class Reader:
                 size is given; if memory or disk are too small, or the cache cannot be used.
         """
         files = [file for chosen in splits.values() for file in chosen]
-        first = self._first(files)
+        first = self._first(files or others)
         if first is None:
             return None
         num_bytes = len(files) * math.prod(first)
@@ -137,6 +139,9 @@ class Reader:
     def _into_cache(self, splits: Mapping[str, Sequence[ImageFile]], shape: tuple[int, int, int]) -> dict[str, Any]:
         root = self.root
         records = Records(cache_folder(self.config, root.resolve().name, [str(root.resolve())]))
+        if root.resolve() in records.folder.resolve().parents:
+            advice = f"it lies in the dataset's folder {root}, whose images it would be taken for; give another"
+            raise UserError("--cache_dir", records.folder.parent, advice)
         names = {file.path: file.path.relative_to(root).as_posix() for chosen in splits.values() for file in chosen}
 
         def missing() -> list[ImageFile]:
@@ -151,7 +156,7 @@ class Reader:
                 for file, decoded in zip(wanted, self._decoded(wanted), strict=True):
                     if decoded.image is not None:
                         image = self._fitting(file, decoded.image, shape)
-                        add(image, names[file.path], decoded.size, decoded.changed, decoded.digest, decoded.oddity)
+                        add(image, names[file.path], decoded.stamp, decoded.digest, decoded.oddity)
         self.home = records.describe(len(names))
         return {
             split: StoredImages(
@@ -167,7 +172,7 @@ class Reader:
             status = file.path.stat()
         except OSError:
             return False  # decoding says why
-        entry = records.find(names[file.path], status.st_size, _changed(status))
+        entry = records.find(names[file.path], _stamp(status))
         if entry is None:
             return False
         self._digests[file.path], self._odd[file.path] = entry.digest, entry.oddity
@@ -216,7 +221,7 @@ class Reader:
                 pixels = resize_array(pixels, self.size, self.mode)
             if oddity is None and pixels.max() == 1:
                 oddity = MASK
-            return Decoded(pixels, digest_of(pixels), oddity, None, status.st_size, _changed(status))
+            return Decoded(pixels, digest_of(pixels), oddity, None, _stamp(status))
         except (tf.errors.InvalidArgumentError, OSError) as error:
             reason = (
                 f"it cannot be decoded, {READ_AS_ARE}" if not _readable(file.path) else "it is damaged or cut short"
@@ -225,12 +230,16 @@ class Reader:
                 reason = str(error.strerror)
             elif not file.path.stat().st_size:
                 reason = "it is empty"
-            return Decoded(None, "", None, reason, 0, 0)
+            return Decoded(None, "", None, reason, (0, 0, 0))
 
 
-def _changed(status: os.stat_result) -> int:
-    """Return when a file was changed last, in ns: its content, or its name, which keeps the time of the content."""
-    return max(status.st_mtime_ns, status.st_ctime_ns)
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    """Return what tells a file from others of its name: size, time in ns of its last change, number on the disk.
+
+    The time is that of its content, or of its name, which keeps the time of the content. Files of a folder keep both
+    when it is renamed, and an archive writes many in one tick of the clock; the number tells these apart.
+    """
+    return status.st_size, max(status.st_mtime_ns, status.st_ctime_ns), status.st_ino
 
 
 def _decoded(content: bytes, size: tuple[int, int] | None, mode: Resize) -> np.ndarray:

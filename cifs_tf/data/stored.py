@@ -1,10 +1,10 @@
 """Decoded images on disk: records of one size in a file, found by the names of the files that they were decoded from.
 
 `pixels.bin` holds one record of uint8 pixels after another, and is only ever appended to. `index.jsonl` says in its
-first line what they are, and in each further line which file a record is of: its name, size and time, the record's
-number, the hash of its pixels, and a checksum of them, which is computed four times as fast. A line is written when its
-record is on the disk, so a process may be killed at any moment: what was in the index before is there, and the same
-command decodes the rest.
+first line what they are, and in each further line which file a record is of: its name, size, time and number on
+the disk, the record's number, the hash of its pixels, and a checksum of them, which is computed four times as fast.
+Each line begins with a checksum of itself. It is written when its record is on the disk, so a process may be killed at
+any moment: what was in the index before is there, and the same command decodes the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cifs_tf.data.folder_scan import ImageFile
 from cifs_tf.errors import UserError
 from cifs_tf.files import hold_lock
 
-SCHEMA = 2
+SCHEMA = 3
 HASH_BYTES = 8
 LOCK_SECONDS = 1.0
 # Records that are written to the disk together.
@@ -46,6 +46,7 @@ class Entry(NamedTuple):
         name: of the file, below the dataset's folder.
         size: of the file, in bytes.
         time: of its last change, in nanoseconds.
+        inode: its number on the disk, which tells it from another that was given its name.
         record: its number in the file of pixels; -1 takes the name out of the index.
         digest: hash of its pixels, hexadecimal.
         oddity: what is lost of it when it is decoded, or None.
@@ -55,6 +56,7 @@ class Entry(NamedTuple):
     name: str
     size: int
     time: int
+    inode: int
     record: int
     digest: str
     oddity: str | None
@@ -95,14 +97,12 @@ class Records:
         try:
             lines = (self.folder / "index.jsonl").read_bytes().split(b"\n")[:-1]  # the last is empty, or was cut
             stored = (self.folder / "pixels.bin").stat().st_size
-            header = json.loads(lines[0])
+            header = _unsealed(lines[0])
             if header["schema"] != SCHEMA:
                 return
             self.shape = tuple(header["shape"])
             for line in lines[1:]:
-                entry = Entry(*json.loads(line))
-                if [type(value) for value in (*entry[:5], entry.checksum)] != [str, int, int, int, str, int]:
-                    raise ValueError(line)
+                entry = Entry(*_unsealed(line))
                 if entry.record < 0:
                     self.entries.pop(entry.name, None)
                 elif (entry.record + 1) * self.record_bytes <= stored:
@@ -124,10 +124,10 @@ class Records:
         """Say where so many of them are, as a sentence goes on after "images are"."""
         return f"read from {self.folder}, {number * self.record_bytes / 2**20:,.0f} MiB, as they are needed"
 
-    def find(self, name: str, size: int, changed: int) -> Entry | None:
-        """Return the record of a file of this size and time; None if there is none."""
+    def find(self, name: str, stamp: tuple[int, int, int]) -> Entry | None:
+        """Return the record of a file of this size, time and number on the disk; None if there is none."""
         entry = self.entries.get(name)
-        return entry if entry is not None and (entry.size, entry.time) == (size, changed) else None
+        return entry if entry is not None and entry[1:4] == stamp else None
 
     def digest(self, record: int) -> bytes:
         """Return the hash of the pixels of a record."""
@@ -137,8 +137,8 @@ class Records:
     def writing(self, shape: tuple[int, int, int]) -> Iterator[Callable[..., None]]:
         """Wait until no other process writes, and yield the function that adds a record.
 
-        It takes an image and the arguments of its `Entry`, without the number. What it took is in the index for certain
-        when the context ends, and in parts before that.
+        It takes an image, its name, the size, time and number of its file, its hash and oddity. What it took is in the
+        index for certain when the context ends, and in parts before that.
 
         Args:
             shape: of the images; other records that are there are given up.
@@ -165,7 +165,7 @@ class Records:
 
                 def put_into_index(entries: Sequence[Entry]) -> None:
                     getattr(os, "fdatasync", os.fsync)(pixels.fileno())  # macOS has the second alone
-                    index.write(b"".join(json.dumps(entry, ensure_ascii=True).encode() + b"\n" for entry in entries))
+                    index.write(b"".join(map(_sealed, entries)))
                     index.flush()
                     os.fsync(index.fileno())
 
@@ -181,11 +181,13 @@ class Records:
                     pixels.flush()
                     flushed = entries, disk.submit(put_into_index, entries)
 
-                def add(image: np.ndarray, name: str, size: int, changed: int, digest: str, oddity: str | None) -> None:
+                def add(
+                    image: np.ndarray, name: str, stamp: tuple[int, int, int], digest: str, oddity: str | None
+                ) -> None:
                     nonlocal following, pending
                     written = np.ascontiguousarray(image).data
                     pixels.write(written)
-                    pending.append(Entry(name, size, changed, following, digest, oddity, zlib.crc32(written)))
+                    pending.append(Entry(name, *stamp, following, digest, oddity, zlib.crc32(written)))
                     following += 1
                     if len(pending) == FLUSHED_TOGETHER:
                         flush(pending)
@@ -238,7 +240,7 @@ class Records:
             return zlib.crc32(os.pread(file, size, entry.record * size)) != entry.checksum
 
         damaged = list(filter(is_damaged, self.entries.values()))
-        lines = [json.dumps(Entry(entry.name, 0, 0, -1, "", None, 0)).encode() + b"\n" for entry in damaged]
+        lines = [_sealed(Entry(entry.name, 0, 0, 0, -1, "", None, 0)) for entry in damaged]
         with contextlib.suppress(OSError), self._lock(), (self.folder / "index.jsonl").open("ab") as index:
             index.write(b"".join(lines))
         return len(damaged)
@@ -248,8 +250,7 @@ class Records:
         (self.folder / "index.jsonl").unlink(missing_ok=True)
         (self.folder / "pixels.bin").unlink(missing_ok=True)  # who reads it has it open
         (self.folder / "pixels.bin").touch()
-        header = json.dumps({"schema": SCHEMA, "shape": shape})
-        (self.folder / "index.jsonl").write_text(header + "\n")
+        (self.folder / "index.jsonl").write_bytes(_sealed({"schema": SCHEMA, "shape": shape}))
         self.shape, self.entries, self._names = shape, {}, {}
 
     @contextlib.contextmanager
@@ -279,7 +280,7 @@ class StoredImages:
         >>> import tempfile
         >>> records, image = Records(Path(tempfile.mkdtemp())), np.zeros((8, 8, 3), np.uint8)
         >>> with records.writing(image.shape) as add:
-        ...     add(image, "cat/1.jpg", 5_000, 0, digest_of(image), None)
+        ...     add(image, "cat/1.jpg", (5_000, 0, 0), digest_of(image), None)
         >>> StoredImages(records, np.array([0]))[:].shape
         (1, 8, 8, 3)
     """
@@ -303,6 +304,13 @@ class StoredImages:
         return len(self.numbers)
 
     def __getitem__(self, key: Any) -> np.ndarray:
+        if (
+            isinstance(key, tuple)
+            or key is None
+            or key is Ellipsis
+            or (not isinstance(key, slice) and np.ndim(key) > 1)
+        ):
+            raise IndexError("images on disk take one index, a slice or a list of indices; images[:] reads all of them")
         chosen = self.numbers[key]
         images = np.empty((*np.shape(chosen), *self.shape[1:]), np.uint8)
         for image, record in zip(images if np.ndim(chosen) else [images], np.atleast_1d(chosen).tolist(), strict=True):
@@ -364,9 +372,31 @@ class UnreadImages:
     def __getitem__(self, key: object) -> np.ndarray:
         raise RuntimeError("these images were not loaded: name their split in `load_dataset(config, splits)`")
 
+    def reader_of_floats(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Refuse: there is nothing to read."""
+        return self[:]  # type: ignore[return-value]
+
     def take(self, indices: np.ndarray) -> UnreadImages:
         """Return some of them."""
         return UnreadImages([self.files[index] for index in np.arange(len(self.files))[indices]], self._shape)
+
+
+def _sealed(value: Any) -> bytes:
+    """Write a line of the index: a checksum, and the value as JSON."""
+    text = json.dumps(value, ensure_ascii=True).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _unsealed(line: bytes) -> Any:
+    """Read a line of the index, without its end.
+
+    Raises:
+        ValueError: if it is not as it was written.
+    """
+    checksum, _, text = line.partition(b" ")
+    if checksum != b"%08x" % zlib.crc32(text):
+        raise ValueError(f"a damaged line: {line[:40]!r}")
+    return json.loads(text)
 
 
 def check_disk(folder: Path, num_bytes: int) -> None:

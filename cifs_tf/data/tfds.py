@@ -140,7 +140,7 @@ def _into_cache(
                     )
                     for index, (image, label) in enumerate(examples, start):
                         if index not in there[split]:
-                            add(image, f"{split}/{index}/{label}", 0, 0, digest_of(image), None)
+                            add(image, f"{split}/{index}/{label}", (0, 0, 0), digest_of(image), None)
                             advance()
     found = known()
     return {

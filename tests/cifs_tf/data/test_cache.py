@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -201,7 +200,7 @@ def image(number):
 def add_images(folder, numbers):
     with Records(folder).writing(SHAPE) as add:
         for number in numbers:
-            add(image(number), f"{number}.png", number, number, digest_of(image(number)), None)
+            add(image(number), f"{number}.png", (number, number, 0), digest_of(image(number)), None)
 
 
 def killed_after(folder, what):
@@ -237,18 +236,16 @@ def test_a_process_may_be_killed_at_any_moment(tmp_path, moment, kept):
     add_images(tmp_path, range(kept, 12))
     records = Records(tmp_path)
     assert len(records.entries) == 12
-    numbers = np.array([records.find(f"{number}.png", number, number).record for number in range(12)])
+    numbers = np.array([records.find(f"{number}.png", (number, number, 0)).record for number in range(12)])
     assert StoredImages(records, numbers)[:][:, 0, 0, 0].tolist() == list(range(12))
 
 
 def test_all_damaged_records_are_written_again_by_one_command(pets, decoded):
     """An index of another time: many records are not what it says, in one run they are all found."""
     load_dataset(config(pets))
-    (index,) = pets.parent.glob("cache/*/index.jsonl")
-    header, *lines = index.read_text().splitlines()
-    entries = [json.loads(line) for line in lines]
-    others = [[*entry[:3], (entry[3] + 1) % len(entries), *entry[4:]] for entry in entries[:10]]
-    index.write_text("\n".join([header, *map(json.dumps, [*others, *entries[10:]]), ""]))
+    (file,) = pets.parent.glob("cache/*/pixels.bin")
+    pixels = np.fromfile(file, np.uint8).reshape(80, -1)
+    np.concatenate([np.roll(pixels[:10], 1, axis=0), pixels[10:]]).tofile(file)
     decoded.clear()
     with pytest.raises(UserError, match=r"is damaged, as 9 others are; the same command"):
         np.asarray(load_dataset(config(pets)).train.images)
@@ -258,12 +255,41 @@ def test_all_damaged_records_are_written_again_by_one_command(pets, decoded):
         np.testing.assert_array_equal(np.asarray(split.images), memory.splits[name].images)
 
 
-@pytest.mark.parametrize("line", ['["cat/00.jpg", 1, 2, 0.5, "00", null, 7]', "null", "[]", '{"name": 1}'])
+@pytest.mark.parametrize("line", ['["cat/00.jpg", 1, 2, 3, 0.5, "00", null, 7]', "null", "[" * 10_000, '{"name": 1}'])
 def test_an_index_that_says_nonsense_is_none(tmp_path, line):
     add_images(tmp_path, range(3))
     with (tmp_path / "index.jsonl").open("a") as index:
         index.write(line + "\n")
     assert Records(tmp_path).entries == {}
+
+
+@pytest.mark.parametrize(("old", "new"), [(b', 1, "', b', 2, "'), (b"null", b"true"), (b"0.png", b"1.png")])
+def test_an_index_in_which_a_letter_changed_is_none(tmp_path, old, new):
+    """The number of a record, an oddity, a name: they would make others of the images."""
+    add_images(tmp_path, range(3))
+    index = tmp_path / "index.jsonl"
+    assert old in index.read_bytes()
+    index.write_bytes(index.read_bytes().replace(old, new, 1))
+    assert Records(tmp_path).entries == {}
+
+
+def test_folders_that_change_names_keep_their_pixels(tmp_path):
+    """Files of one size, of one moment, as an archive writes them: their names alone say which is which."""
+    folders = [tmp_path / "pets" / name for name in ("cat", "dog")]
+    for level, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        for index in range(10):
+            Image.fromarray(np.full((16, 16, 3), 100 * level + index, np.uint8)).save(folder / f"{index}.bmp")
+    with pytest.MonkeyPatch.context() as patch:
+        # As if all had been written in one tick of the clock that says when a file was changed.
+        patch.setattr(reading, "_stamp", lambda status: (status.st_size, 1, status.st_ino))
+        load_dataset(config(tmp_path / "pets", val_examples=0))
+        for source, target in ((folders[0], "x"), (folders[1], "cat"), (tmp_path / "pets" / "x", "dog")):
+            source.rename(tmp_path / "pets" / target)
+        found = load_dataset(config(tmp_path / "pets", val_examples=0))
+    for split in found.splits.values():
+        brightness = split.images[:][:, 0, 0, 0]
+        assert np.all((brightness < 100) == (split.labels == 1))
 
 
 def test_a_cache_that_is_removed_or_cut_meanwhile_is_named(pets):
@@ -333,3 +359,21 @@ def test_files_that_were_exchanged_by_their_names_are_decoded_again(tmp_path):
     free.rename(second)
     assert load_dataset(config).identity.hash != before
     assert load_dataset(config).identity.hash == load_dataset(dataclasses.replace(config, cache="memory")).identity.hash
+
+
+@pytest.mark.parametrize("key", [(0, 1), (Ellipsis, 0), None, [[0, 1], [2, 3]]])
+def test_images_on_disk_take_one_index(tmp_path, key):
+    add_images(tmp_path, range(4))
+    with pytest.raises(IndexError, match="take one index, a slice or a list of indices"):
+        StoredImages(Records(tmp_path), np.arange(4))[key]
+
+
+def test_a_cache_in_the_datasets_folder_is_refused(pets):
+    with pytest.raises(UserError, match=r"^--cache_dir: .*it lies in the dataset's folder"):
+        load_dataset(dataclasses.replace(config(pets), cache_dir=str(pets / "cache")))
+    assert not (pets / "cache").exists()
+
+
+def test_a_long_name_of_a_folder_is_cut(pets):
+    long = pets.rename(pets.parent / ("a" * 240))
+    assert len(load_dataset(config(long)).train) > 0

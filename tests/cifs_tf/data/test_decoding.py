@@ -166,3 +166,16 @@ def test_inside_a_graph():
         return tf.map_fn(lambda one: tf.shape(decode_image(one, 3))[0], encoded, fn_output_signature=tf.int32)
 
     assert heights(tf.constant(files)).numpy().tolist() == [6, 10, 6]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("lossless", [True, False])
+def test_webp_is_read_with_the_channels_that_are_wanted(channels, mode, lossless):
+    image = Image.fromarray(np.concatenate([PIXELS, PIXELS[..., :1]], axis=2)[..., : len(mode)], mode)
+    encoded = encode(image, "WEBP", lossless=lossless, exact=True)
+    found = decode_image(tf.constant(encoded), channels)
+    colours = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGBA"))[..., :3]
+    assert found.shape == (*colours.shape[:2], channels)
+    expected = colours if channels == 3 else tf.image.rgb_to_grayscale(colours)
+    np.testing.assert_array_equal(found, expected)

@@ -177,3 +177,34 @@ def test_unreadable_files_are_refused_or_skipped_named_and_counted(tmp_path):
         file.write_text("")
     with pytest.raises(UserError, match="no image of the class a"):
         load(tmp_path, on_corrupt="skip")
+
+
+@pytest.mark.parametrize("broken", ["train/a/001.png", "test/a/000.png"])
+@pytest.mark.parametrize("splits", [("test",), ("train", "validation")])
+def test_whatever_is_loaded_knows_of_all_files_that_are_skipped(tmp_path, broken, splits):
+    """An evaluation reads other splits than the run, and a part of them: its images must not look like others."""
+    for label, first in (("a", 10), ("b", 20)):
+        write_class(tmp_path / "train" / label, 3, first=first)
+        write_class(tmp_path / "test" / label, 2, first=first)
+    (tmp_path / broken).write_bytes((tmp_path / broken).read_bytes()[:40])
+    config = DataConfig(dataset=f"folder:{tmp_path}", val_examples=0, on_corrupt="skip")
+    whole, part = load_dataset(config), load_dataset(config, splits, lambda test: test.take(np.arange(1)))
+    assert part.identity.hash == whole.identity.hash
+    assert part.unreadable == whole.unreadable == (broken,)
+    assert (len(part.test), len(whole.test)) == (1, 4 - broken.startswith("test"))
+
+
+@pytest.mark.parametrize("splits", [(), ("tst",), ("train", "val")])
+def test_splits_that_are_none_are_refused(tmp_path, splits):
+    with pytest.raises(UserError, match=r"^splits: received .*; give some of train, validation, test"):
+        load_dataset(DataConfig(dataset=f"folder:{tmp_path}"), splits)
+
+
+def test_an_empty_split_is_loaded_alone(tmp_path):
+    for label in ("a", "b"):
+        write_class(tmp_path / label, 3)
+    dataset = load_dataset(DataConfig(dataset=f"folder:{tmp_path}", val_examples=0), ("validation",))
+    assert len(dataset.validation) == 0
+    assert dataset.image_shape == dataset.validation.image_shape
+    with pytest.raises(RuntimeError, match="these images were not loaded: name their split"):
+        dataset.train.training_batches(2, seed=0)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data import load_dataset
+from cifs_tf.data.folder_scan import find_layout
 from cifs_tf.data.identity import hash_division
 from cifs_tf.data.reading import _look_at
 from cifs_tf.errors import UserError
@@ -490,3 +491,19 @@ def test_bitmaps_of_all_kinds_are_read(tmp_path):
             (tmp_path / name / f"{index}.bmp").write_bytes(content)
     images = load(tmp_path).train.images
     assert (np.asarray(images) == (255, 0, 0)).all()
+
+
+def test_a_link_to_what_is_no_file_is_left_out(tmp_path):
+    """To read a pipe, or /dev/zero, would never end."""
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for index in range(3):
+            Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "set" / name / f"{index}.png")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "set" / "a" / "x.png").symlink_to(tmp_path / "pipe")
+    (tmp_path / "set" / "b" / "y.png").symlink_to("/dev/zero")
+    layout = find_layout(tmp_path / "set", "folder:set")
+    assert [(left.file, left.reason) for left in layout.left_out] == [
+        ("a/x.png", "no regular file"),
+        ("b/y.png", "no regular file"),
+    ]

@@ -223,7 +223,7 @@ def small_recording(tmp_path):
 
 @pytest.mark.slow
 def test_attacks_are_timed_beside_the_official_ones(small_recording, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(attack, "Square", lambda epsilon: Square(epsilon=epsilon, num_queries=100))
+    monkeypatch.setattr(attack, "Square", lambda **ball: Square(**ball, num_queries=100))
     file = tmp_path / "attack.json"
     benchmark.main(["attack", "--recording", str(small_recording), "--threads=null", "--json", str(file)])
     result = json.loads(file.read_text())
