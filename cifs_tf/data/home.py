@@ -12,7 +12,7 @@ from cifs_tf.config import DataConfig
 from cifs_tf.data import decoding, resizing
 from cifs_tf.data.memory import check_memory, fits_memory
 from cifs_tf.data.resizing import mode_of
-from cifs_tf.data.stored import join_names
+from cifs_tf.data.stored import digest_of
 
 # Of a dataset's name in that of its folder: systems take 255 bytes.
 NAME_LETTERS = 50
@@ -41,7 +41,8 @@ def cache_folder(config: DataConfig, name: str, parts: Sequence[str]) -> Path:
     size = None if config.image_size is None else (config.image_size, config.image_size)
     code = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (decoding, resizing, sizes))
     how = (str(size), mode_of(config) if size else "", tf.__version__, hashlib.sha256(code.encode()).hexdigest())
-    return base / f"{name[:NAME_LETTERS]}-{join_names((*parts, *how))}"
+    what = "\0".join((*parts, *how)).encode()
+    return base / f"{name[:NAME_LETTERS]}-{digest_of(what)}"
 
 
 def default_cache_dir() -> str:

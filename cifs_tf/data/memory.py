@@ -1,6 +1,8 @@
-"""What fits into memory: what is free of it, and what a set of images takes at its peak."""
+"""What fits into memory and onto a disk: what is free of them, and what a set of images takes at its peak."""
 
+import math
 import os
+import shutil
 from pathlib import Path
 
 from cifs_tf.errors import UserError
@@ -54,3 +56,17 @@ def free_memory() -> int:
         except (OSError, ValueError):  # no such group, or without a limit
             continue
     return max(0, free)
+
+
+def check_disk(folder: Path, num_bytes: int) -> None:
+    """Refuse a folder on a disk that has not so many bytes left.
+
+    Raises:
+        UserError: if so.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if num_bytes > free:
+        needed, left = (math.ceil(number / 2**20) for number in (num_bytes, free))
+        advice = f"the decoded images take {needed:,} MiB and its disk has {left:,} MiB left"
+        raise UserError("--cache_dir", folder, f"{advice}; give a folder on another, or a smaller --image_size")

@@ -23,9 +23,10 @@ from cifs_tf.data.arrays import keep_freed_memory
 from cifs_tf.data.decoding import ORIENTATION_MARKS, PNG, UPRIGHT, decode_image, decode_pixels, turn_array_upright
 from cifs_tf.data.folder_scan import ImageFile, LeftOut, is_image_by_content
 from cifs_tf.data.home import cache_folder, lives_in_memory
+from cifs_tf.data.memory import check_disk
 from cifs_tf.data.progress import decoding_progress
 from cifs_tf.data.resizing import mode_of, resize_array
-from cifs_tf.data.stored import Records, StoredImages, check_disk, digest_of
+from cifs_tf.data.stored import Records, StoredImages, digest_of
 from cifs_tf.errors import UserError
 from cifs_tf.hardware import usable_cores
 from cifs_tf.sizes import ORIENTATION_TAG, Resize, draft

@@ -15,7 +15,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import threading
 import time
 import zlib
@@ -397,22 +396,3 @@ def _unsealed(line: bytes) -> Any:
     if checksum != b"%08x" % zlib.crc32(text):
         raise ValueError(f"a damaged line: {line[:40]!r}")
     return json.loads(text)
-
-
-def check_disk(folder: Path, num_bytes: int) -> None:
-    """Refuse a folder on a disk that has not so many bytes left.
-
-    Raises:
-        UserError: if so.
-    """
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if num_bytes > free:
-        needed, left = (math.ceil(number / 2**20) for number in (num_bytes, free))
-        advice = f"the decoded images take {needed:,} MiB and its disk has {left:,} MiB left"
-        raise UserError("--cache_dir", folder, f"{advice}; give a folder on another, or a smaller --image_size")
-
-
-def join_names(parts: Sequence[str]) -> str:
-    """Return a short hash of texts, for the name of a folder."""
-    return digest_of("\0".join(parts).encode())

@@ -14,11 +14,12 @@ import tensorflow as tf
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data.home import cache_folder, lives_in_memory
+from cifs_tf.data.memory import check_disk
 from cifs_tf.data.progress import decoding_progress
 from cifs_tf.data.resizing import mode_of, resize
 from cifs_tf.data.source import Source
 from cifs_tf.data.split import Split
-from cifs_tf.data.stored import Records, StoredImages, check_disk, digest_of
+from cifs_tf.data.stored import Records, StoredImages, digest_of
 from cifs_tf.errors import UserError, first_line
 
 TEST_SPLITS = ("test", "validation")
