@@ -218,7 +218,8 @@ class Records:
                     self._file = os.open(self.folder / "pixels.bin", os.O_RDONLY)
             found = os.preadv(self._file, [image.data], record * self.record_bytes)
         except OSError as error:  # the folder was removed, or its disk is damaged
-            self.fault = UserError("--cache_dir", self.folder, f"it cannot be read any more ({error.strerror})")
+            advice = f"it cannot be read any more ({error.strerror}); the same command makes it again"
+            self.fault = UserError("--cache_dir", self.folder, advice)
             raise self.fault from error
         if found == self.record_bytes and record in self._checked:
             return
