@@ -56,11 +56,11 @@ def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
 
     # The same command again finds everything done; another config is refused and changes nothing.
     before = (workdir / "result.json").read_text()
-    code, again, _ = run(*argv, cwd=tmp_path)
+    code, again, _ = run_here(*argv, cwd=tmp_path)
     assert code == 0
     assert "Epoch" not in again
     assert json.loads((workdir / "result.json").read_text())["networks"] == json.loads(before)["networks"]
-    code, _, err = run(*argv, "--beta=3", cwd=tmp_path)
+    code, _, err = run_here(*argv, "--beta=3", cwd=tmp_path)
     assert code == 2
     assert "--workdir: received out" in err
 
