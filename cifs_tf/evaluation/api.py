@@ -24,7 +24,7 @@ from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.records import Report
 from cifs_tf.evaluation.report import build_report
 from cifs_tf.evaluation.suites import describe_change, describe_missing, make_suite
-from cifs_tf.evaluation.tasks import Natural, Task
+from cifs_tf.evaluation.tasks import Crafted, Natural, Task
 
 # Of a report's description what the evaluation itself says.
 OWN_ABOUT = (
@@ -106,6 +106,7 @@ def evaluate(
         tasks = list(suite)
         if not any(isinstance(task, Natural) for task in tasks):
             raise UserError("suite", [task.name for task in tasks], "put Natural() first: a report needs it")
+        _check_radius(about, tasks)
     check_input(attacked, split, tasks, shard)
     names = about.get("class_names")
     if names is not None and not (isinstance(names, list) and len(names) == attacked.num_classes):
@@ -135,6 +136,26 @@ def evaluate(
         return report
 
 
+def _check_radius(about: dict[str, Any], tasks: Sequence[Task]) -> None:
+    """Let a report of tasks of one's own tell the ball of its attacks; refuse another that was given.
+
+    Raises:
+        UserError: if it is another.
+    """
+    attacks = [task.attack for task in tasks if isinstance(task, Crafted) and task.counts]
+    balls = {(str(attack.norm), float(attack.epsilon)) for attack in attacks if hasattr(attack, "norm")}
+    if not balls:
+        return
+    norms, radius = sorted({norm for norm, _ in balls}), max(epsilon for _, epsilon in balls)
+    if len(norms) > 1:
+        raise UserError("suite", " and ".join(norms), "give tasks of one norm: their survivors are of one ball")
+    if about["epsilon"] is None:
+        about |= {"norm": norms[0], "epsilon": radius, "epsilon_given": _as_written(radius)}
+    elif about["norm"] != norms[0] or not math.isclose(about["epsilon"], radius):
+        advice = f"the tasks attack in {norms[0]} with a radius of up to {radius:g}; give this one, or none"
+        raise UserError("epsilon", about["epsilon_given"], advice)
+
+
 def _plain(about: Any) -> dict[str, Any]:
     """Return what else a report says in the types of JSON."""
 
@@ -162,7 +183,12 @@ def _are_tasks(suite: Any) -> bool:
 def _is_number(value: Any, above: float, high: float, whole: bool = False) -> bool:
     """Return whether a value is a number in a range; true and false, and what is not finite, are not."""
     kind = numbers.Integral if whole else numbers.Real
-    return isinstance(value, kind) and not isinstance(value, bool) and above < float(value) <= high
+    return (
+        isinstance(value, kind)
+        and not isinstance(value, bool)
+        and above < float(value) <= high
+        and math.isfinite(value)
+    )
 
 
 def _as_written(epsilon: float) -> str:

@@ -20,6 +20,8 @@ from cifs_tf.framework_internals import computing_in, layers_of
 
 SMALLEST_PROBABILITY = 1e-37  # nearly that of the smallest normal float32, whose inverse is finite
 SMALLEST_COMPLEMENT = 1e-9  # below that of the greatest float32 that is less than 1
+# How far a class is raised that the answers decide for and what comes before them does not, of the largest logit.
+ABOVE = 1e-3
 HALF_TYPES = ("float16", "bfloat16")
 PREFERRED = ("logits", "probabilities", "predictions", "output_0")
 # Operations of TensorFlow: those that keep a number's side of the decision between two classes, and those that keep the
@@ -279,12 +281,20 @@ def _before_end(answers: tf.Tensor, kept: tuple[str, ...]) -> tuple[tf.Tensor, l
 
 
 def _deciding_as(answers: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Let logits decide as the answers do where these have ties: the lowest of the classes is raised to the highest."""
+    """Let logits decide as the answers do: where these have ties, the lowest of the classes is raised to the highest.
+
+    What comes before the end may decide otherwise: the end multiplies by a number below 0, or overflows. The class of
+    the answers is raised above the others then, and answers that are no numbers make the logits such.
+    """
     # No argmax: TensorFlow takes it of what comes before a monotonic function, where there are no ties.
     is_best = answers >= tf.reduce_max(answers, axis=-1, keepdims=True)
     decided = is_best & (tf.cumsum(tf.cast(is_best, tf.int32), axis=-1) == 1)
     highest = tf.stop_gradient(tf.reduce_max(logits, axis=-1, keepdims=True))
-    return tf.where(decided, highest + (logits - tf.stop_gradient(logits)), logits)
+    agree = tf.reduce_any(is_best & (logits >= highest), axis=-1, keepdims=True)
+    least = tf.where(agree, highest, highest + ABOVE * tf.maximum(tf.abs(highest), 1.0))
+    found = tf.where(decided, least + (logits - tf.stop_gradient(logits)), logits)
+    is_none = tf.reduce_any(tf.math.is_nan(answers), axis=-1, keepdims=True)
+    return tf.where(is_none, tf.constant(float("nan"), found.dtype), found)
 
 
 def _float(answers: tf.Tensor) -> tf.Tensor:

@@ -107,8 +107,9 @@ def _is_in_ball(task: str, report: Report, pixels: np.ndarray, images: np.ndarra
     if not attack:
         return False
     ball, radius = Ball(epsilon=attack["epsilon"], norm=attack["norm"]), report["about"].get("epsilon")
-    is_small = radius is None or ball.epsilon <= radius + 1e-9
-    return is_small and bool(inside(ball, tf.constant(pixels[None]), to_float(images))[0])
+    if ball.norm != report["about"].get("norm", ball.norm) or (radius is not None and ball.epsilon > radius + 1e-9):
+        return False
+    return bool(inside(ball, tf.constant(pixels[None]), to_float(images))[0])
 
 
 def _check_broken(report: Report, ids: np.ndarray, leads: np.ndarray) -> Check:

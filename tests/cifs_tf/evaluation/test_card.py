@@ -91,6 +91,7 @@ def test_a_card_of_another_network_or_of_other_images_does_not_hold(found, make_
         (lambda path: reseal(path, lambda report: report["broken_by"].__setitem__(0, "pgd")), "numbers"),
         (lambda path: reseal(path, change_line=lambda line: line.update(ids=[1, 2, 4])), "numbers"),
         (lambda path: reseal(path, lambda report: report["about"].update(epsilon=0.05)), "inside the ball"),
+        (lambda path: reseal(path, lambda report: report["about"].update(norm="l2")), "inside the ball"),
     ],
 )
 def test_a_card_that_was_edited_with_care_does_not_hold(edit, name, found):

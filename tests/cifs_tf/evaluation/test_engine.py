@@ -283,7 +283,7 @@ def test_more_shards_than_images_are_refused(split, make_victim):
         *(("shard", value) for value in ("0/2", "3/2", "1", "a/b", (1, 2), None)),
         *(("batch_size", value) for value in (0, -1, 2.5, "8", True, None)),
         *(("seed", value) for value in (-1, 2**31, 0.5, "0", None)),
-        *(("epsilon", value) for value in (0, -0.1, 1.5, float("nan"), "8/255", True)),
+        *(("epsilon", value) for value in (0, -0.1, 1.5, float("nan"), float("inf"), "8/255", True)),
         *(("suite", value) for value in (None, 3, ["quick"])),
         *(("ledger_file", value) for value in (3, ["a"])),
         *(("on_progress", value) for value in ("a", 1)),
@@ -366,3 +366,14 @@ def test_what_is_kept_of_answers(split, make_victim):
     assert not same_answers(nothing, found)
     rounded = {**found, "heads": (np.array(found["heads"]) * 1.001).tolist()}
     assert same_answers(found, rounded)
+
+
+def test_tasks_of_ones_own_tell_their_ball(make_victim, split):
+    report = evaluate(make_victim(), split, tasks_of(make_victim(), 8 / 255))
+    assert (report["about"]["epsilon"], report["about"]["epsilon_given"]) == (pytest.approx(8 / 255), "8/255")
+    with pytest.raises(
+        UserError, match=r"^epsilon: received 0.3; the tasks attack in linf with a radius of up to 0.02"
+    ):
+        evaluate(make_victim(), split, tasks_of(make_victim()), epsilon=0.3)
+    with pytest.raises(UserError, match=r"^epsilon: received inf"):
+        evaluate(make_victim(), split, "fast", epsilon=float("inf"), norm="l2")
