@@ -396,7 +396,5 @@ def _check_cover(ledgers: Mapping[Path, Ledger]) -> None:
     counts = np.bincount(ids, minlength=number)
     for text, wrong in (("in none", counts == 0), ("in two", counts > 1)):
         if wrong.any():
-            paths = [str(path) for path in ledgers]
-            raise UserError(
-                "ledgers", paths, f"{name_images(np.flatnonzero(wrong))} are {text} of them, give each image once"
-            )
+            advice = f"{name_images(np.flatnonzero(wrong))} are {text} of them, give each image once"
+            raise UserError("ledgers", [str(path) for path in ledgers], advice)
