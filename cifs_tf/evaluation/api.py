@@ -143,7 +143,7 @@ def _check_radius(about: dict[str, Any], tasks: Sequence[Task]) -> None:
         UserError: if it is another.
     """
     attacks = [task.attack for task in tasks if isinstance(task, Crafted) and task.counts]
-    balls = {(str(attack.norm), float(attack.epsilon)) for attack in attacks if hasattr(attack, "norm")}
+    balls = {(str(a.norm), float(a.epsilon)) for a in attacks if hasattr(a, "norm") and hasattr(a, "epsilon")}
     if not balls:
         return
     norms, radius = sorted({norm for norm, _ in balls}), max(epsilon for _, epsilon in balls)
