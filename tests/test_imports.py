@@ -33,6 +33,10 @@ PARTS = (
     "__main__",
 )
 ORDER = (*LIBRARY, *PARTS)
+# The rooms of the server, in their order; the modules beside them are free, but `server.py`, which starts the parts.
+ENDPOINT = "cifs_tf.serving.endpoint"
+SERVER = ENDPOINT.replace(".", "/")
+SERVER_ROOMS = ("json", "models", "prediction", "v2", "grpc", "rest", "server")
 # On top of the order: an attack takes a heads_fn, never a model.
 ATTACKS_MAY_IMPORT = {"attacks", "losses", *FREE}
 
@@ -62,9 +66,9 @@ def read_imports(name, file, modules):
                 yield (full if full in modules else base), alias.name == "*"
 
 
-def part_of(module):
-    """Top-level part of cifs_tf a module belongs to: cifs_tf.layers.cifs -> layers; '' for cifs_tf itself."""
-    return [*module.split("."), ""][1]
+def part_of(module, package=PACKAGE):
+    """Part of a package a module belongs to: cifs_tf.layers.cifs -> layers; '' for the package itself."""
+    return module.removeprefix(package).partition(".")[2].split(".")[0]
 
 
 def violations(modules):
@@ -82,6 +86,8 @@ def violations(modules):
 
 def order_violations(name, imported):
     importer, part = part_of(name), part_of(imported)
+    if name.startswith(ENDPOINT) and imported.startswith(ENDPOINT):
+        yield from server_violations(name, imported)
     if importer == part or importer == "":
         return
     for each in (importer, part):
@@ -96,6 +102,14 @@ def order_violations(name, imported):
         yield f"{name} imports {imported}: {importer} comes before {part}"
     elif importer == "attacks" and part not in ATTACKS_MAY_IMPORT:
         yield f"{name} imports {imported}: attacks take functions"
+
+
+def server_violations(name, imported):
+    importer, room = part_of(name, ENDPOINT), part_of(imported, ENDPOINT)
+    if importer == room or room not in SERVER_ROOMS:
+        return
+    if importer not in SERVER_ROOMS or SERVER_ROOMS.index(importer) < SERVER_ROOMS.index(room):
+        yield f"{name} imports {imported}: in the server, {importer} comes before {room}"
 
 
 def cycle(modules):
@@ -138,12 +152,22 @@ def test_no_cycles(modules):
         ("cifs_tf/models/b.py", "from cifs_tf.stray import x", "stray has no place in the order"),
         ("cifs_tf/export.py", "from cifs_tf.programs.run import main", "export comes before programs"),
         ("cifs_tf/runs/a.py", "from training.run import main", "scripts are imported by nobody"),
+        (f"{SERVER}/json/a.py", "from cifs_tf.serving.endpoint.rest.api import x", "json comes before rest"),
+        (f"{SERVER}/status.py", "import cifs_tf.serving.endpoint.rest.api", "status comes before rest"),
         ("cifs_tf/runs/a.py", "from cifs_tf.losses import *", "imports * from cifs_tf.losses"),
     ],
 )
 def test_the_rule_finds_what_breaks_it(tmp_path, file, source, expected):
     """Each line in a small copy of the layout."""
-    layout = ("distribute", "models/b", "models/__init__", "losses", "stray", "programs/run")
+    layout = (
+        "distribute",
+        "models/b",
+        "models/__init__",
+        "losses",
+        "stray",
+        "programs/run",
+        "serving/endpoint/rest/api",
+    )
     for name in (*(f"cifs_tf/{each}" for each in layout), file.removesuffix(".py")):
         path = tmp_path / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_imports import FREE, ORDER
+from tests.test_imports import FREE, ORDER, SERVER, SERVER_ROOMS
 
 ROOT = Path(__file__).parents[1]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
@@ -22,8 +22,13 @@ def section(text, title):
     return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)[1]
 
 
-# CONTRIBUTING's table: what lies where.
-MAP = dict(re.findall(r"^\| `(.+?)` \| (.*) \|$", section(CONTRIBUTING, "Where things live"), re.MULTILINE))
+def table(title):
+    """What lies where, from a table of CONTRIBUTING."""
+    return dict(re.findall(r"^\| `(.+?)` \| (.*) \|$", section(CONTRIBUTING, title), re.MULTILINE))
+
+
+MAP = table("Where things live")
+SERVER_MAP = {f"{SERVER}/{room}": holds for room, holds in table("The server").items()}
 
 
 def place(room):
@@ -37,17 +42,21 @@ def check_rooms(rooms, expected):
     assert rooms == sorted(rooms, key=place)
 
 
-@pytest.mark.parametrize("path", MAP)
-def test_what_is_mapped_exists(path):
+@pytest.mark.parametrize(("path", "holds"), [*MAP.items(), *SERVER_MAP.items()])
+def test_what_is_mapped_exists(path, holds):
     """The path of each line, and the files and folders that the line says are in it."""
     assert (ROOT / path).exists()
     assert (ROOT / path).is_dir() == path.endswith("/")
-    for name in re.findall(r"`([\w/]+(?:/|\.py))`", MAP[path]):
+    for name in re.findall(r"`([\w/]+(?:/|\.py))`", holds):
         assert (ROOT / path / name).exists(), name
 
 
 def test_every_room_is_mapped_once_in_the_order_of_imports():
     check_rooms([path.removeprefix("cifs_tf/") for path in MAP if path.startswith("cifs_tf/")], ROOMS)
+
+
+def test_the_rooms_of_the_server_are_mapped_too():
+    assert list(SERVER_MAP) == [f"{SERVER}/{room}/" for room in SERVER_ROOMS if room != "server"]
 
 
 def test_the_readme_lists_the_rooms_too():

@@ -24,19 +24,19 @@ import uvicorn
 from cifs_tf.errors import UserError
 from cifs_tf.playground.vendor import vendor_runtime
 from cifs_tf.serving.endpoint import config_files
-from cifs_tf.serving.endpoint.batching import Batcher, BatchingOptions
-from cifs_tf.serving.endpoint.connections import guarded_protocol
-from cifs_tf.serving.endpoint.grpc_services import make_grpc_server
-from cifs_tf.serving.endpoint.lane import Lane
-from cifs_tf.serving.endpoint.loading import load_version
+from cifs_tf.serving.endpoint.grpc.services import make_grpc_server
 from cifs_tf.serving.endpoint.metrics import Metrics
+from cifs_tf.serving.endpoint.models.loading import load_version
+from cifs_tf.serving.endpoint.models.served_models import ServedModel, served_models
+from cifs_tf.serving.endpoint.models.versions import Versions
 from cifs_tf.serving.endpoint.options import ServerOptions
-from cifs_tf.serving.endpoint.playground_page import PlaygroundPage
-from cifs_tf.serving.endpoint.predictor import Predictor
-from cifs_tf.serving.endpoint.rest import RestApi
-from cifs_tf.serving.endpoint.served_models import ServedModel, served_models
+from cifs_tf.serving.endpoint.prediction.batching import Batcher, BatchingOptions
+from cifs_tf.serving.endpoint.prediction.predictor import Predictor
+from cifs_tf.serving.endpoint.rest.api import RestApi
+from cifs_tf.serving.endpoint.rest.connections import guarded_protocol
+from cifs_tf.serving.endpoint.rest.lane import Lane
+from cifs_tf.serving.endpoint.rest.playground_page import PlaygroundPage
 from cifs_tf.serving.endpoint.status import StatusError
-from cifs_tf.serving.endpoint.versions import Versions
 
 LOGGER = logging.getLogger("serving")
 # How long clients that hold an open connection have, at the end, to learn with their next request that it closes.

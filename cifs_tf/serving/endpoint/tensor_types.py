@@ -30,6 +30,8 @@ NUMPY_TYPES: dict[int, np.dtype] = {
     COMPLEX128: np.dtype(np.complex128),
     **{number: np.dtype(getattr(ml_dtypes, name)) for number, name in SMALL_TYPES.items()},
 }
+# Memory of an empty text.
+BYTES_OF_A_TEXT = 64
 _NUMBERS = {dtype: number for number, dtype in NUMPY_TYPES.items()}
 _NAMES = {FLOAT: "float", DOUBLE: "double", HALF: "half", STRING: "string", BOOL: "bool"}
 

@@ -18,7 +18,7 @@ from cifs_tf.extras import versions_of
 from cifs_tf.files import CARD_FILE, now, write_json
 from cifs_tf.models import Classifier
 from cifs_tf.runs.trained import TrainedNetwork
-from cifs_tf.serving.endpoint.servables import onnx_signature
+from cifs_tf.serving.endpoint.models.servables import onnx_signature
 from cifs_tf.statistics import accuracy_of
 
 SCHEMA = 1

@@ -24,7 +24,7 @@ from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_log_pb2 import ClassifyLog, PredictionLog, PredictLog, SessionRunLog
 
-from cifs_tf.serving.endpoint.v2_grpc import MESSAGES
+from cifs_tf.serving.endpoint.grpc.v2 import MESSAGES
 from tests.cifs_tf.serving.running import running_server
 
 pytestmark = pytest.mark.slow

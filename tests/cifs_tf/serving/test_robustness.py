@@ -26,7 +26,7 @@ from PIL import Image
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
-from cifs_tf.serving.endpoint.v2_grpc import MESSAGES
+from cifs_tf.serving.endpoint.grpc.v2 import MESSAGES
 from tests.cifs_tf.serving.models import models_config
 from tests.cifs_tf.serving.running import running_server
 

@@ -1,0 +1,1 @@
+"""The gRPC services, TF Serving's and the Open Inference Protocol's."""

@@ -1,0 +1,1 @@
+"""TF Serving's JSON, read and written as RapidJSON does: its grammar, and the bodies of requests and answers."""
