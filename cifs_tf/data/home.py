@@ -39,7 +39,8 @@ def cache_folder(config: DataConfig, name: str, parts: Sequence[str]) -> Path:
     """
     base = Path(os.path.expanduser(config.cache_dir or default_cache_dir()))
     size = None if config.image_size is None else (config.image_size, config.image_size)
-    code = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (decoding, resizing, sizes))
+    files = [*Path(decoding.__path__[0]).glob("*.py"), *(Path(str(module.__file__)) for module in (resizing, sizes))]
+    code = "".join(file.read_text(encoding="utf-8") for file in sorted(files))
     how = (str(size), mode_of(config) if size else "", tf.__version__, hashlib.sha256(code.encode()).hexdigest())
     what = "\0".join((*parts, *how)).encode()
     return base / f"{name[:NAME_LETTERS]}-{digest_of(what)}"

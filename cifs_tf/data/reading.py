@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import errno
-import functools
-import io
 import itertools
 import math
 import os
@@ -16,29 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageOps
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data.arrays import keep_freed_memory
-from cifs_tf.data.decoding import ORIENTATION_MARKS, PNG, UPRIGHT, decode_image, decode_pixels, turn_array_upright
+from cifs_tf.data.decoding.files import CHANNELS, MASK, decode_file
 from cifs_tf.data.folder_scan import ImageFile, LeftOut, is_image_by_content
 from cifs_tf.data.home import cache_folder, lives_in_memory
 from cifs_tf.data.memory import check_disk
 from cifs_tf.data.progress import decoding_progress
-from cifs_tf.data.resizing import mode_of, resize_array
+from cifs_tf.data.resizing import mode_of
 from cifs_tf.data.stored import Records, StoredImages, digest_of
 from cifs_tf.errors import UserError
 from cifs_tf.hardware import usable_cores
-from cifs_tf.sizes import ORIENTATION_TAG, Resize, draft
 
-CHANNELS = 3
 READ_AS_ARE = "JPEG, PNG, WebP, GIF and BMP are"
-# Of a PNG file: where its bits a channel and its kind of colour stand, and the kinds that end in a transparency.
-PNG_BITS, PNG_COLOUR, WITH_ALPHA = 24, 25, (4, 6)
-# Of 16 bits a channel, those that cameras and scanners fill, and what becomes of the image.
-FILLED = {12: "nearly black", 14: "dark"}
-MASK = "its pixels are 0 and 1 of 255 only: the image is black"
-TOO_MANY_PIXELS = "it has too many pixels to be a photograph, make it smaller"
 # Files that a thread decodes before it hands them over, as threads wait for each other to do so, and how many such
 # parts are in the works for each thread: enough that none waits, few enough that their pixels are no burden.
 FILES_TOGETHER, AHEAD = 8, 2
@@ -215,13 +203,7 @@ class Reader:
         """Decode a file and bring it to the size; called in threads."""
         try:
             status = file.path.stat()
-            content, oddity, pixels = _look_at(file.path.read_bytes(), self.size, self.mode)
-            if pixels is None:
-                pixels = _decoded(content, self.size, self.mode)
-            if self.size is not None:
-                pixels = resize_array(pixels, self.size, self.mode)
-            if oddity is None and pixels.max() == 1:
-                oddity = MASK
+            pixels, oddity = decode_file(file.path.read_bytes(), self.size, self.mode)
             return Decoded(pixels, digest_of(pixels), oddity, None, _stamp(status))
         except (tf.errors.InvalidArgumentError, OSError) as error:
             reason = (
@@ -243,21 +225,6 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_size, max(status.st_mtime_ns, status.st_ctime_ns), status.st_ino
 
 
-def _decoded(content: bytes, size: tuple[int, int] | None, mode: Resize) -> np.ndarray:
-    """Decode a file and turn it upright; in a PNG file without a mark of EXIF there is none to look for."""
-    if content.startswith(PNG) and not any(mark in content for mark in ORIENTATION_MARKS):
-        return decode_pixels(content, CHANNELS, None).numpy()
-    return _upright(size, mode)(content).numpy()
-
-
-@functools.cache
-def _upright(size: tuple[int, int] | None, mode: Resize) -> Callable[[bytes], tf.Tensor]:
-    """Return `decode_image`, compiled: thread by thread it would be interpreted operation by operation."""
-    signature = [tf.TensorSpec([], tf.string)]
-    decode = functools.partial(decode_image, channels=CHANNELS, size=size, mode=mode)
-    return tf.function(decode, input_signature=signature, autograph=False)
-
-
 def _in_order(
     pool: concurrent.futures.ThreadPoolExecutor, function: Callable[[Any], Any], items: Sequence[Any]
 ) -> Iterator[Any]:
@@ -274,62 +241,6 @@ def _in_order(
     finally:
         for future in waiting:
             future.cancel()
-
-
-def _look_at(content: bytes, size: tuple[int, int] | None, mode: Resize) -> tuple[bytes, str | None, np.ndarray | None]:
-    """Return a file as TensorFlow reads it rightly, what a person should know of it, and the pixels of a JPEG file.
-
-    Pillow has opened it anyway, and decodes it to the bits of `decode_image`; what it refuses is for TensorFlow.
-    """
-    oddity = None
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            oddity = _unfilled(content) or _oddity(image)
-            is_moving_webp = image.format == "WEBP" and getattr(image, "n_frames", 1) > 1
-            if is_moving_webp or image.format == "BMP":  # of which TensorFlow reads 24 bits rightly, and few others
-                return _as_png(image), oddity, None
-            is_plain_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
-            return content, oddity, _jpeg_pixels(image, size, mode) if is_plain_jpeg else None
-    except Image.DecompressionBombError as error:  # TensorFlow would try, and end the process for want of memory
-        raise OSError(errno.EFBIG, TOO_MANY_PIXELS) from error
-    except Exception:  # Pillow raises many kinds; whether the file can be read is for TensorFlow to say
-        return content, oddity, None
-
-
-def _jpeg_pixels(image: Image.Image, size: tuple[int, int] | None, mode: Resize) -> np.ndarray:
-    """Decode a JPEG file and turn it upright."""
-    orientation = image.getexif().get(ORIENTATION_TAG, UPRIGHT)
-    if size is not None:
-        draft(image, orientation, size, mode)
-    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    return np.ascontiguousarray(turn_array_upright(pixels, orientation))
-
-
-def _unfilled(content: bytes) -> str | None:
-    """Say that a PNG file of 16 bits a channel does not use them all."""
-    if not content.startswith(PNG) or content[PNG_BITS] != 16:
-        return None
-    pixels = tf.io.decode_png(content, dtype=tf.uint16).numpy()
-    colours = pixels[..., :-1] if content[PNG_COLOUR] in WITH_ALPHA else pixels
-    filled = next((bits for bits in FILLED if colours.max() < 2**bits), None)
-    if filled is None:
-        return None
-    return f"16 bits a channel, of which {filled} or fewer are used: the image is {FILLED[filled]}"
-
-
-def _oddity(image: Image.Image) -> str | None:
-    """Say what is lost of an image when it is decoded to 8 bits of red, green and blue."""
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # of a camera: its previews follow it
-        return "animated: the first frame is used"
-    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-        return "transparent: the colours below the transparency are used"
-    return None
-
-
-def _as_png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    ImageOps.exif_transpose(image).convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _readable(file: Path) -> bool:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from cifs_tf.data import resizing, to_float
-from cifs_tf.data.decoding import decode_image
+from cifs_tf.data.decoding.graph import decode_image
 from cifs_tf.sizes import Resize
 
 DECODABLE_CHANNELS = (1, 3, 4)

@@ -8,7 +8,8 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from cifs_tf.data.decoding import NUMBERS, ORIENTATION_MARKS, decode_image, exif_orientation
+from cifs_tf.data.decoding.graph import decode_image
+from cifs_tf.data.decoding.orientation import NUMBERS, ORIENTATION_MARKS, exif_orientation
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 10, 3), np.uint8)
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}}

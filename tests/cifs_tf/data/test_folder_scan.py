@@ -12,9 +12,9 @@ from PIL import Image
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data import load_dataset
+from cifs_tf.data.decoding.files import decode_file
 from cifs_tf.data.folder_scan import find_layout
 from cifs_tf.data.identity import hash_division
-from cifs_tf.data.reading import _look_at
 from cifs_tf.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 3), np.uint8)
@@ -373,7 +373,7 @@ def test_bits_that_16_bit_images_do_not_fill_are_said(colour, channels, top, bit
     """Of grey and colour, without and with an opaque transparency, which fills all 16."""
     pixels = np.random.default_rng(0).integers(0, top, (8, 8, channels)).astype(">u2")
     pixels[0, 0], pixels[..., channels - 1] = top - 1, 2**16 - 1 if colour in (4, 6) else pixels[..., channels - 1]
-    _, oddity, _ = _look_at(png(16, colour, b"".join(b"\0" + row.tobytes() for row in pixels)), None, "crop")
+    _, oddity = decode_file(png(16, colour, b"".join(b"\0" + row.tobytes() for row in pixels)), None, "crop")
     assert (oddity is None) if bits is None else bits in oddity
 
 

@@ -1,18 +1,15 @@
-"""Image files to pixels, in TensorFlow operations: training and the exported signature `encoded` read them alike.
+"""The orientation of a photograph: found in its file, in TensorFlow operations, and undone.
 
-JPEG, PNG, WebP, GIF (its first frame) and BMP are told apart by their content. A photograph is turned upright as its
-EXIF orientation says (EXIF 2.3, tag 274), which cameras write instead of turning the pixels, or its XMP where EXIF has
-none: as Pillow's `exif_transpose` reads them, but for what a PNG file holds compressed. A JPEG file that is to be
-resized to much less is decoded to a half, a fourth or an eighth of its size.
+Cameras write it instead of turning the pixels: in EXIF (EXIF 2.3, tag 274), or in XMP, which counts where EXIF has
+none. Both are read as Pillow's `exif_transpose` does, but for what a PNG file holds compressed.
 """
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.sizes import ORIENTATION_TAG, TRANSPOSED, Resize, halvings
+from cifs_tf.sizes import ORIENTATION_TAG, TRANSPOSED
 
 UPRIGHT = 1
 # What the orientations are made of, besides.
@@ -27,88 +24,13 @@ XMP_ORIENTATION = b"tiff:Orientation"
 XMP_SIZE = 2**17  # with what lies before it
 # A file without one of these has no orientation.
 ORIENTATION_MARKS = (EXIF_HEADER, PNG_EXIF, WEBP_EXIF, XMP_ORIENTATION)
-JPEG, PNG, RIFF, WEBP, BMP = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"WEBP", b"BM"
+JPEG, PNG, RIFF, WEBP = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"WEBP"
 WEBP_AT = 8
 START_OF_SCAN, APP1 = 0xDA, 0xE1
 # Markers without a length: TEM, the restarts, and the start and the end of an image.
 STANDALONE = (0x01, *range(0xD0, 0xDA))
 # Both stand near the front; a file made of millions of empty parts must not keep a server busy.
 MAXIMUM_PARTS = 4096
-BMP_BITS_AT, BMP_COLOUR_BITS = 28, 24
-
-
-def decode_image(
-    encoded: tf.Tensor, channels: int, size: tuple[int, int] | None = None, mode: Resize = "stretch"
-) -> tf.Tensor:
-    """Decode an image file and turn it upright.
-
-    Args:
-        encoded: string scalar, the content of a JPEG, PNG, WebP, GIF or BMP file.
-        channels: 1 or 3; a grey image becomes RGB, transparency is dropped.
-        size: height and width to which the caller resizes the image; a JPEG file is decoded smaller where this leaves
-            it twice as large, see `halvings`. Default None: it keeps its size.
-        mode: how the caller resizes it.
-
-    Returns:
-        uint8 (height, width, channels).
-
-    Raises:
-        tf.errors.InvalidArgumentError: if it is no such file, is damaged, or is a BMP with a palette, whose colours
-            TensorFlow does not read.
-
-    Example:
-        >>> image = tf.reshape(tf.range(2 * 3 * 3), (2, 3, 3))
-        >>> decode_image(tf.io.encode_png(tf.cast(image, tf.uint8)), 3).shape
-        TensorShape([2, 3, 3])
-    """
-    content = tf.io.decode_raw(encoded, tf.uint8)
-    start = tf.pad(content[: BMP_BITS_AT + 2], [[0, 1]])
-    has_palette = tf.logical_and(_begins(start, 0, BMP), _little(start, BMP_BITS_AT, 2) < BMP_COLOUR_BITS)
-    orientation = exif_orientation(content)
-    with tf.control_dependencies([tf.debugging.assert_equal(has_palette, False, "a BMP file with a palette")]):
-        decoders = [functools.partial(decode_pixels, encoded, channels, times) for times in (*range(4), None)]
-        decoders.append(functools.partial(_decode_webp, encoded, channels))
-        is_jpeg = _begins(start, 0, JPEG)
-        is_webp = tf.logical_and(_begins(start, 0, RIFF), _begins(start, WEBP_AT, WEBP))
-        other = tf.where(is_webp, len(decoders) - 1, len(decoders) - 2)
-        chosen = tf.cond(is_jpeg, lambda: _jpeg_halvings(encoded, orientation, size, mode), lambda: other)
-        image = tf.switch_case(chosen, decoders)
-    return turn_upright(image, orientation)
-
-
-def decode_pixels(encoded: tf.Tensor, channels: int, times: int | None) -> tf.Tensor:
-    """Decode an image file as its pixels lie.
-
-    Args:
-        encoded: string scalar, the content of the file.
-        channels: 1 or 3.
-        times: how often a JPEG file is halved; None for another file.
-
-    Returns:
-        uint8 (height, width, channels).
-    """
-    if times is not None:  # the accurate transform gives the bits of Pillow; the fast one is off by up to 4 levels
-        method = "INTEGER_ACCURATE"
-        return tf.io.decode_jpeg(encoded, channels=channels, ratio=2**times, dct_method=method)
-    image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
-    image.set_shape((None, None, channels))  # unknown to the decoder, which might find an animation
-    return image
-
-
-def _decode_webp(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decode a WebP file, which TensorFlow does with the channels that it has alone."""
-    image = tf.io.decode_image(encoded, channels=0, expand_animations=False)
-    image.set_shape((None, None, None))
-    colours = tf.ensure_shape(image[..., :3], (None, None, 3))
-    return tf.image.rgb_to_grayscale(colours) if channels == 1 else colours
-
-
-def _jpeg_halvings(encoded: tf.Tensor, orientation: tf.Tensor, size: tuple[int, int] | None, mode: Resize) -> tf.Tensor:
-    if size is None:
-        return tf.constant(0)
-    shape = tf.io.extract_jpeg_shape(encoded)
-    height, width = tf.unstack(tf.where(_is_in(orientation, TRANSPOSED), shape[1::-1], shape[:2]))
-    return halvings(height, width, size, mode)
 
 
 def turn_array_upright(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -128,12 +50,13 @@ def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     Returns:
         like the image, with height and width exchanged for 5 to 8.
     """
-    image = tf.cond(_is_in(orientation, TRANSPOSED), lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
-    image = tf.cond(_is_in(orientation, MIRRORED), lambda: tf.reverse(image, [1]), lambda: image)
-    return tf.cond(_is_in(orientation, FLIPPED), lambda: tf.reverse(image, [0]), lambda: image)
+    image = tf.cond(is_in(orientation, TRANSPOSED), lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+    image = tf.cond(is_in(orientation, MIRRORED), lambda: tf.reverse(image, [1]), lambda: image)
+    return tf.cond(is_in(orientation, FLIPPED), lambda: tf.reverse(image, [0]), lambda: image)
 
 
-def _is_in(orientation: tf.Tensor, chosen: tuple[int, ...]) -> tf.Tensor:
+def is_in(orientation: tf.Tensor, chosen: tuple[int, ...]) -> tf.Tensor:
+    """Return whether an orientation is one of some."""
     return tf.reduce_any(orientation == tf.constant(chosen))
 
 
@@ -148,11 +71,11 @@ def exif_orientation(content: tf.Tensor) -> tf.Tensor:
     """
     # Read at positions beyond the end too, as a 0: padded once, not at each look, which would copy the whole file.
     content = tf.pad(content, [[0, 1]])
-    is_webp = tf.logical_and(_begins(content, 0, RIFF), _begins(content, WEBP_AT, WEBP))
+    is_webp = tf.logical_and(begins(content, 0, RIFF), begins(content, WEBP_AT, WEBP))
     exif, xmp = tf.case(
         [
-            (_begins(content, 0, JPEG), lambda: _walk(content, 2, _jpeg_segment)),
-            (_begins(content, 0, PNG), lambda: _walk(content, len(PNG), _png_chunk)),
+            (begins(content, 0, JPEG), lambda: _walk(content, 2, _jpeg_segment)),
+            (begins(content, 0, PNG), lambda: _walk(content, len(PNG), _png_chunk)),
             (is_webp, lambda: _walk(content, 12, _webp_chunk)),
         ],
         default=lambda: (tf.constant(-1), tf.constant(-1)),
@@ -181,8 +104,8 @@ def _walk(content: tf.Tensor, start: int, read: Callable) -> tuple[tf.Tensor, tf
 def _jpeg_segment(content: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, ...]:
     marker = _big(content, at, 2)
     is_application = marker == 0xFF00 + APP1
-    is_exif = tf.logical_and(is_application, _begins(content, at + 4, EXIF_HEADER))
-    is_xmp = tf.logical_and(is_application, _begins(content, at + 4, JPEG_XMP))
+    is_exif = tf.logical_and(is_application, begins(content, at + 4, EXIF_HEADER))
+    is_xmp = tf.logical_and(is_application, begins(content, at + 4, JPEG_XMP))
     # Bytes that fill up, or belong to nothing, come before a marker.
     is_filling = (marker < 0xFF00) | (marker == 0xFFFF) | (marker == 0xFF00)
     is_standalone = tf.reduce_any(marker - 0xFF00 == tf.constant(STANDALONE))
@@ -192,14 +115,14 @@ def _jpeg_segment(content: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, ...]:
 
 
 def _png_chunk(content: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    is_exif, is_xmp = (_begins(content, at + 4, mark) for mark in (PNG_EXIF, PNG_XMP))
+    is_exif, is_xmp = (begins(content, at + 4, mark) for mark in (PNG_EXIF, PNG_XMP))
     following = _after(at, _big(content, at, 4), 12)
     return following, tf.where(is_exif, at + 8, -1), tf.where(is_xmp, at + 8, -1)
 
 
 def _webp_chunk(content: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    size = _little(content, at + 4, 4)
-    is_exif, is_xmp = (_begins(content, at, mark) for mark in (WEBP_EXIF, WEBP_XMP))
+    size = little(content, at + 4, 4)
+    is_exif, is_xmp = (begins(content, at, mark) for mark in (WEBP_EXIF, WEBP_XMP))
     return _after(at, size + size % 2, 8), tf.where(is_exif, at + 8, -1), tf.where(is_xmp, at + 8, -1)
 
 
@@ -211,11 +134,11 @@ def _after(at: tf.Tensor, size: tf.Tensor, frame: int) -> tf.Tensor:
 def _orientation_in_exif(content: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
     """Look the orientation up in the first directory of a TIFF header: entries of 12 bytes, a tag and its value."""
     for _ in range(2):  # some write the name of EXIF twice
-        header += tf.where(_begins(content, header, EXIF_HEADER), len(EXIF_HEADER), 0)
-    is_little = _begins(content, header, b"II")
+        header += tf.where(begins(content, header, EXIF_HEADER), len(EXIF_HEADER), 0)
+    is_little = begins(content, header, b"II")
 
     def number(at: tf.Tensor, size: int) -> tf.Tensor:
-        return tf.where(is_little, _little(content, at, size), _big(content, at, size))
+        return tf.where(is_little, little(content, at, size), _big(content, at, size))
 
     directory = header + number(header + 4, 4)
     entries = directory + 2 + 12 * tf.range(number(directory, 2))
@@ -240,13 +163,13 @@ def _orientation_in_xmp(content: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     return tf.cond(tf.size(digits) > 0, lambda: digits[0], lambda: tf.constant(0))
 
 
-def _begins(content: tf.Tensor, at: tf.Tensor | int, text: bytes) -> tf.Tensor:
+def begins(content: tf.Tensor, at: tf.Tensor | int, text: bytes) -> tf.Tensor:
     """Return whether a file has these bytes at a position."""
     wanted = tf.constant(list(text))
     return tf.reduce_all(_bytes(content, at, len(text)) == wanted)
 
 
-def _little(content: tf.Tensor, at: tf.Tensor | int, size: int) -> tf.Tensor:
+def little(content: tf.Tensor, at: tf.Tensor | int, size: int) -> tf.Tensor:
     """Read an unsigned number, least byte first; positions of any shape."""
     return tf.reduce_sum(_bytes(content, at, size) * tf.constant([256**i for i in range(size)]), -1)
 
