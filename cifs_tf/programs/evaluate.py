@@ -171,24 +171,27 @@ def evaluate(options: EvaluateOptions) -> int:
     folder = Path(options.workdir) if options.workdir else _default_folder(options, network)
     check_folder(folder)
     # After the check: importing TensorFlow takes seconds, an error should not.
-    from cifs_tf.runs.any_model import evaluate_model
+    from cifs_tf.runs.any_model import AttackPlan, evaluate_model
 
+    plan = AttackPlan(
+        suite=options.suite,
+        mask_gradients=options.mask_gradients,
+        audit=options.audit,
+        shard=options.shard,
+        norm=options.norm,
+        epsilon=options.epsilon if options.norm != "linf" else None,
+    )
     return evaluate_model(
         network or options.model,
         config,
         folder,
         home,
+        plan=plan,
+        surrogate=_network_at(options.surrogate, "--surrogate") if options.surrogate else None,
         other_images=options.other_images,
-        suite=options.suite,
         examples=options.examples,
         at_most=SUITE_EXAMPLES.get(options.suite),
-        mask_gradients=options.mask_gradients,
-        audit=options.audit,
-        surrogate=_network_at(options.surrogate, "--surrogate") if options.surrogate else None,
-        shard=options.shard,
         trust=options.trust,
-        norm=options.norm,
-        epsilon=options.epsilon if options.norm != "linf" else None,
     )
 
 

@@ -27,7 +27,7 @@ from cifs_tf.export import GRADIENT_FILE, ORIGIN_FILE, find_fault
 from cifs_tf.files import print_written
 from cifs_tf.runs.cluster import make_local_cluster
 from cifs_tf.runs.images import MEASURED, OTHERWISE, load_images, read_record
-from cifs_tf.runs.measurement import attack, card_name, ledger_name
+from cifs_tf.runs.measurement import AttackPlan, attack, card_name, ledger_name
 from cifs_tf.runs.origin import Origin, load_for_origin, match_origin, read_origin
 from cifs_tf.runs.precision import tf32_disabled
 from cifs_tf.runs.trained import TrainedNetwork
@@ -41,17 +41,12 @@ def evaluate_model(
     folder: Path,
     run: Workdir | None = None,
     *,
-    suite: str,
+    plan: AttackPlan,
+    surrogate: TrainedNetwork | str | None = None,
     other_images: bool = False,
     examples: int | None = None,
     at_most: int | None = None,
-    mask_gradients: Sequence[str] | None = None,
-    audit: bool | None = None,
-    surrogate: TrainedNetwork | str | None = None,
-    shard: str = "1/1",
     trust: bool = False,
-    norm: str = "linf",
-    epsilon: float | None = None,
 ) -> int:
     """Attack a model with a suite, or with what is left of it, and write the report.
 
@@ -60,17 +55,13 @@ def evaluate_model(
         config: the images, the attacks, their epsilon, batch size and seed, and the devices.
         folder: for ledger and report.
         run: the workdir of the run that the model lies in, whose images are compared. Default None: there is none.
-        suite: see `cifs_tf.evaluation.make_suite`.
+        plan: what to attack with. Default of its mask gradients: all there are, first that of the config; of its
+            epsilon in other norms than linf: `default_epsilon`. A shard is attacked without a report.
+        surrogate: that of the plan, as `model`. Default None.
         other_images: measure on images that are not the run's; the report says so. Default False.
         examples: attack a class-balanced subset of so many test images. Default None: of `at_most`.
         at_most: attack so many, if there are as many. Default None: all.
-        mask_gradients: attack through these. Default None: all there are, first that of the config.
-        audit: whether to look for gradient masking. Default None: as the suite does.
-        surrogate: as `model`, for a transfer attack in the audit. Default None.
-        shard: attack the part `i/n` of the images, and write no report. Default all of them.
         trust: load SavedModels that do more than compute too, see `load_attacked`. Default False.
-        norm: of the ball. Default `"linf"`.
-        epsilon: its radius. Default None: that of the config, in other norms `default_epsilon`.
 
     Returns:
         0, or 1 if the audit failed.
@@ -112,26 +103,14 @@ def evaluate_model(
     console = Console()
     if dataset.home:
         console.print(f"images are {dataset.home}", soft_wrap=True, markup=False, highlight=False)
-    if epsilon is None and norm != "linf":
-        epsilon = default_epsilon(norm, attacked.image_shape)
+    epsilon, shard = plan.epsilon, plan.shard
+    if epsilon is None and plan.norm != "linf":
+        epsilon = default_epsilon(plan.norm, attacked.image_shape)
     given = getattr(config.attack.epsilon, "text", config.attack.epsilon) if epsilon is None else f"{epsilon:.4g}"
-    console.rule(f"{attacked.name}: {suite}, {len(split):,} images, {norm} epsilon {given}")
-    report = attack(
-        config,
-        attacked,
-        dataset,
-        split,
-        folder,
-        suite=suite,
-        mask_gradients=mask_gradients or _mask_gradients(config, attacked),
-        audit=audit,
-        surrogate=other,
-        shard=shard,
-        strategy=strategy,
-        with_card=True,
-        norm=norm,
-        epsilon=epsilon,
-    )
+    console.rule(f"{attacked.name}: {plan.suite}, {len(split):,} images, {plan.norm} epsilon {given}")
+    mask_gradients = plan.mask_gradients or _mask_gradients(config, attacked)
+    plan = dataclasses.replace(plan, mask_gradients=mask_gradients, surrogate=other, epsilon=epsilon)
+    report = attack(config, attacked, dataset, split, folder, plan, strategy=strategy, with_card=True)
     if shard != "1/1":
         console.print(f"shard {shard} is finished: {folder / ledger_name(shard)}", soft_wrap=True)
         console.print(f"When all are: {command('evaluate')} merge FOLDER LEDGER LEDGER ...")

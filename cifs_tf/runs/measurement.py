@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,29 @@ from cifs_tf.runs.provenance import revision
 from cifs_tf.runs.tensorboard import write_to_tensorboard
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.runs.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackPlan:
+    """What a network is attacked with, see `cifs_tf.evaluation.make_suite`.
+
+    Args:
+        suite: of attacks. Default `"paper"`.
+        mask_gradients: the mask gradients to attack through. Default all.
+        audit: whether to look for gradient masking. Default None: as the suite does.
+        surrogate: another model, for a transfer attack in the audit. Default None.
+        shard: the part `i/n` of the images. Default all of them.
+        norm: of the ball. Default `"linf"`.
+        epsilon: its radius. Default None: that of the config.
+    """
+
+    suite: str = "paper"
+    mask_gradients: Sequence[str] | None = None
+    audit: bool | None = None
+    surrogate: AttackedModel | None = None
+    shard: str = "1/1"
+    norm: str = "linf"
+    epsilon: float | None = None
 
 
 def measure_checkpoints(
@@ -100,15 +124,18 @@ def measure(
         classifier = network.load()
         attacked = as_attacked(classifier, name=network.title)
     mask_gradient = network.config.evaluation.eval_mask_gradient
+    plan = AttackPlan(
+        mask_gradients=(mask_gradient,) if mask_gradient in attacked.mask_gradients else None,
+        audit=network.config.evaluation.eval_audit,
+        shard=shard,
+    )
     report = attack(
         network.config,
         attacked,
         dataset,
         dataset.test,
         folder,
-        mask_gradients=(mask_gradient,) if mask_gradient in attacked.mask_gradients else None,
-        audit=network.config.evaluation.eval_audit,
-        shard=shard,
+        plan,
         strategy=strategy,
         title=f"attacking {network.defense}, {network.checkpoint} epoch",
         with_card=shard == "1/1",
@@ -137,17 +164,11 @@ def attack(
     dataset: ImageDataset,
     split: Split,
     folder: Path,
+    plan: AttackPlan,
     *,
-    suite: str = "paper",
-    mask_gradients: Sequence[str] | None = None,
-    audit: bool | None = None,
-    surrogate: AttackedModel | None = None,
-    shard: str = "1/1",
     strategy: tf.distribute.Strategy | None = None,
     title: str = "attacking",
     with_card: bool = False,
-    norm: str = "linf",
-    epsilon: float | None = None,
 ) -> Report:
     """Attack a network with a suite, or with what is left of it, and show the progress.
 
@@ -157,35 +178,29 @@ def attack(
         dataset: what the report names.
         split: the images of it to attack.
         folder: where the ledger is written.
-        suite: see `cifs_tf.evaluation.make_suite`, as for the three below. Default `"paper"`.
-        mask_gradients: the mask gradients to attack through. Default all.
-        audit: whether to look for gradient masking. Default None: as the suite does.
-        surrogate: another model, for a transfer attack in the audit. Default None.
-        shard: the part `i/n` of the images. Default all of them.
+        plan: what to attack with.
         strategy: devices that share each batch. Default one device.
         title: of the progress bar.
         with_card: whether to leave a robustness card beside the ledger. Default False.
-        norm: see `cifs_tf.evaluation.make_suite`. Default `"linf"`.
-        epsilon: radius of the ball. Default None: that of the config.
 
     Returns:
         the report, see `cifs_tf.evaluation.build_report`.
     """
-    epsilon = config.attack.epsilon if epsilon is None else epsilon
+    epsilon = config.attack.epsilon if plan.epsilon is None else plan.epsilon
     tasks = make_suite(
-        suite,
+        plan.suite,
         attacked,
         epsilon,
         attacks=attacks_of(config),
         betas=config.evaluation.attack_betas,
-        mask_gradients=mask_gradients,
-        audit=audit,
-        surrogate=surrogate,
-        norm=norm,
+        mask_gradients=plan.mask_gradients,
+        audit=plan.audit,
+        surrogate=plan.surrogate,
+        norm=plan.norm,
     )
     about = {
         "revision": revision(),
-        "suite": suite,
+        "suite": plan.suite,
         "dataset": dataset.name,
         "images": dataset.identity.hash,
         "unlike_run": list(dataset.unlike_run),
@@ -198,10 +213,10 @@ def attack(
             split,
             tasks,
             epsilon=epsilon,
-            norm=norm,
-            ledger_file=folder / ledger_name(shard),
-            card_file=folder / card_name(shard) if with_card else None,
-            shard=shard,
+            norm=plan.norm,
+            ledger_file=folder / ledger_name(plan.shard),
+            card_file=folder / card_name(plan.shard) if with_card else None,
+            shard=plan.shard,
             batch_size=config.evaluation.eval_batch_size,
             seed=config.train.seed,
             strategy=strategy,
