@@ -15,6 +15,7 @@ MaskGradient = Literal["detached", "full", "smoothed"]
 Defense = Literal["cifs", "cas", "ewas", "fsr", "se", "vanilla"]
 Precision = Literal["float32", "mixed_bfloat16", "float64"]
 Arch = Literal["auto", "resnet10", "resnet18", "resnet34", "wrn28-10", "wrn34-10"]
+DATASETS = ("digits", "svhn", "cifar10", "cifar100", "fashion_mnist")  # besides tfds:NAME and folder:PATH
 MAXIMUM_VAL_EXAMPLES = 1_000  # where `val_examples` is null
 
 

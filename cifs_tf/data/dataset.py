@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.config import MAXIMUM_VAL_EXAMPLES, DataConfig
+from cifs_tf.config import DATASETS, MAXIMUM_VAL_EXAMPLES, DataConfig
 from cifs_tf.data.folder import load_folder
 from cifs_tf.data.folder_scan import ImageFile, LeftOut
 from cifs_tf.data.identity import Identity, identify
@@ -248,8 +248,7 @@ def _load_source(config: DataConfig) -> Source:
         return load_tfds(rest, config)
     if kind == "folder" and rest:
         return load_folder(rest, config)
-    known = ", ".join(["digits", *TFDS_NAMES])
-    raise UserError("--dataset", config.dataset, f"give one of {known}, tfds:NAME or folder:PATH")
+    raise UserError("--dataset", config.dataset, f"give one of {', '.join(DATASETS)}, tfds:NAME or folder:PATH")
 
 
 def _check(source: Source, config: DataConfig) -> None:

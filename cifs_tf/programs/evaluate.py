@@ -23,7 +23,7 @@ from cifs_tf.attack_names import NORM_SUITES, SUITE_EXAMPLES, Suite
 from cifs_tf.command_line import parse_options
 from cifs_tf.config import Defense, Group, MachineConfig, MaskGradient, Ratio, RunConfig, bounded, parse_shard
 from cifs_tf.errors import UserError
-from cifs_tf.runs.recipes import parse_config
+from cifs_tf.runs.recipes import check_names, parse_config
 from cifs_tf.runs.trained import TrainedNetwork, find_network
 from cifs_tf.runs.workdir import Workdir, check_folder
 
@@ -170,6 +170,7 @@ def evaluate(options: EvaluateOptions) -> int:
     config, home, network = _config_of(options)
     folder = Path(options.workdir) if options.workdir else _default_folder(options, network)
     check_folder(folder)
+    check_names(config)
     # After the check: importing TensorFlow takes seconds, an error should not.
     from cifs_tf.runs.any_model import AttackPlan, evaluate_model
 

@@ -20,19 +20,12 @@ from cifs_tf.command_line import parse_options
 from cifs_tf.config import Group, bounded
 from cifs_tf.errors import UserError
 from cifs_tf.extras import require
-from cifs_tf.files import print_written
 from cifs_tf.reproduction import overhead
 from cifs_tf.reproduction.catalogue import figures, tables
-from cifs_tf.reproduction.costs import cost, pace_of
-from cifs_tf.reproduction.parts import Part, plan_parts
-from cifs_tf.reproduction.runner import run_jobs
-from cifs_tf.reproduction.scales import SCALES, Scale
-from cifs_tf.reproduction.verdict.runner import print_plan, run_study
+from cifs_tf.reproduction.scales import SCALES
 from cifs_tf.runs.workdir import check_folder
-from cifs_tf.tables import Table
 
 ALL = "all"
-GIGABYTE = 1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +68,8 @@ def main(argv: Sequence[str]) -> None:
     check_folder(workdir)
     console = Console()
     if options.study is not None:
+        from cifs_tf.reproduction.verdict.runner import print_plan, run_study
+
         (print_plan if options.dry_run else run_study)(options.scale, options.seeds, workdir, options.data_dir, console)
         return
     asked = (options.table, options.figure)
@@ -85,40 +80,15 @@ def main(argv: Sequence[str]) -> None:
     here = [number for number, table in tables().items() if any(scale.name in row.scales for row in table.rows)]
     wanted_tables = _chosen("--table", asked[0], [*here, overhead.NAME])
     wanted_figures = _chosen("--figure", asked[1], list(figures()))
+    if not options.dry_run:
+        require("report")  # now, and not when the first figure is drawn, hours later
+    # After the check: importing SciPy and what draws takes seconds, an error should not.
+    from cifs_tf.reproduction.parts import plan_parts, print_costs, reproduce
+
     parts = plan_parts(wanted_tables, wanted_figures, scale, options.seeds or 1, workdir)
-    if options.dry_run:
-        print_commands(parts, workdir, options.data_dir, console)
-    caption = f"hours of {pace_of(scale.name).name}; what is done already is not done again"
-    console.print(costs_table(parts, scale).screen(f"at most, {scale.name}", caption))
-    if options.dry_run:
-        return
-    require("report")  # now, and not when the first figure is drawn, hours later
-    for part in parts:
-        console.rule(part.name)
-        run_jobs(part.jobs, workdir, options.data_dir, scale.in_one_process, console)
-        print_written(part.write())
-
-
-def print_commands(parts: Sequence[Part], workdir: Path, data_dir: str | None, console: Console) -> None:
-    """Print every command of a plan, each under the first part that needs it."""
-    seen = set()
-    for part in parts:
-        console.rule(f"{part.name}: {part.title}", align="left")
-        for job in part.jobs:
-            if job not in seen:
-                console.print(job.command(workdir, data_dir), soft_wrap=True, markup=False, highlight=False)
-            seen.add(job)
-
-
-def costs_table(parts: Sequence[Part], scale: Scale) -> Table:
-    """Lay out what every part costs alone at most, and all together, in which nothing is done twice."""
-    together = dict.fromkeys(job for part in parts for job in part.jobs)
-    rows = []
-    for name, jobs in [*((part.name, part.jobs) for part in parts), ("together", list(together))]:
-        found = cost(jobs, pace_of(scale.name))
-        numbers = (f"{found.networks}", f"{found.evaluations}", f"{found.hours:.1f}", f"{found.disk / GIGABYTE:.2f}")
-        rows.append([name, *numbers])
-    return Table(["", "networks", "evaluations", "hours", "disk (GB)"], rows)
+    print_costs(parts, scale, workdir, options.data_dir, console, with_commands=options.dry_run)
+    if not options.dry_run:
+        reproduce(parts, scale, workdir, options.data_dir, console)
 
 
 def _chosen(option: str, asked: Sequence[str] | None, known: list[str]) -> list[str]:

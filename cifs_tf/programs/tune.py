@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifs_tf.extras import require
-from cifs_tf.runs.recipes import parse_flat
+from cifs_tf.runs.recipes import check_names, parse_flat
 from cifs_tf.runs.workdir import Workdir
 from cifs_tf.tuning.options import SearchConfig, groups_of_options
 
@@ -24,6 +24,7 @@ def main(argv: Sequence[str]) -> None:
     name = config.data.dataset.replace(":", "-").replace("/", "-")
     workdir = Workdir(config.output.workdir or Path("runs") / f"tune-{name}")
     workdir.check(config)
+    check_names(config)
     # After the check: importing TensorFlow takes seconds, an error should not.
     from cifs_tf.tuning.search import search
 

@@ -6,14 +6,21 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cifs_tf.files import write_atomically, write_json
+from rich.console import Console
+
+from cifs_tf.files import print_written, write_atomically, write_json
 from cifs_tf.reproduction import overhead
 from cifs_tf.reproduction.catalogue import Figure, PaperTable, figures, tables
+from cifs_tf.reproduction.costs import cost, pace_of
 from cifs_tf.reproduction.overhead import Overhead, build_overhead
 from cifs_tf.reproduction.plan import Analysis, Job, jobs_of, plan_figure, plan_table
 from cifs_tf.reproduction.render import write_result
 from cifs_tf.reproduction.results import build_figure, build_result
+from cifs_tf.reproduction.runner import run_jobs
 from cifs_tf.reproduction.scales import Scale
+from cifs_tf.tables import Table
+
+GIGABYTE = 1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +54,40 @@ def plan_parts(
         ),
         *(_figure(figures()[number], scale, workdir, command("figure", number, seeds=1)) for number in wanted_figures),
     ]
+
+
+def print_costs(
+    parts: Sequence[Part], scale: Scale, workdir: Path, data_dir: str | None, console: Console, with_commands: bool
+) -> None:
+    """Print what parts cost, below the commands of a plan, each under the first part that needs it."""
+    seen = set()
+    for part in parts if with_commands else ():
+        console.rule(f"{part.name}: {part.title}", align="left")
+        for job in part.jobs:
+            if job not in seen:
+                console.print(job.command(workdir, data_dir), soft_wrap=True, markup=False, highlight=False)
+            seen.add(job)
+    caption = f"hours of {pace_of(scale.name).name}; what is done already is not done again"
+    console.print(_costs_table(parts, scale).screen(f"at most, {scale.name}", caption))
+
+
+def reproduce(parts: Sequence[Part], scale: Scale, workdir: Path, data_dir: str | None, console: Console) -> None:
+    """Carry out what is left of each part, and write it."""
+    for part in parts:
+        console.rule(part.name)
+        run_jobs(part.jobs, workdir, data_dir, scale.in_one_process, console)
+        print_written(part.write())
+
+
+def _costs_table(parts: Sequence[Part], scale: Scale) -> Table:
+    """Lay out what every part costs alone at most, and all together, in which nothing is done twice."""
+    together = dict.fromkeys(job for part in parts for job in part.jobs)
+    rows = []
+    for name, jobs in [*((part.name, part.jobs) for part in parts), ("together", list(together))]:
+        found = cost(jobs, pace_of(scale.name))
+        numbers = (f"{found.networks}", f"{found.evaluations}", f"{found.hours:.1f}", f"{found.disk / GIGABYTE:.2f}")
+        rows.append([name, *numbers])
+    return Table(["", "networks", "evaluations", "hours", "disk (GB)"], rows)
 
 
 def _command(option: str, number: str, scale: Scale, seeds: int) -> str:

@@ -12,9 +12,15 @@ import yaml
 from jsonargparse import ActionConfigFile
 
 from cifs_tf.command_line import make_parser, parse_values, value_of, with_underscores
-from cifs_tf.config import GROUPS, DataConfig, RunConfig
+from cifs_tf.config import DATASETS, GROUPS, DataConfig, RunConfig
+from cifs_tf.errors import UserError
 from cifs_tf.files import carried_folder
 
+# Names that need no plugin.
+KNOWN = {
+    "method": ("standard", "pgd", "fat", "trades", "mart", "nfgsm"),
+    "importance": ("softmax", "softplus", "sigmoid", "constant", "identity"),
+}
 RECIPES = carried_folder("recipes", "training/recipes")
 
 
@@ -57,6 +63,24 @@ def parse_flat(
     )
     parsed = parse_values(parser, arguments, groups)
     return {name: value for name, value in parsed.items() if name != "recipe"}
+
+
+def check_names(config: RunConfig) -> None:
+    """Refuse names of what there cannot be, and a folder of images that is not there, before TensorFlow is imported.
+
+    Raises:
+        UserError: naming the option.
+    """
+    dataset = config.data.dataset
+    kind, _, rest = dataset.partition(":")
+    if dataset not in DATASETS and not (rest and kind in ("tfds", "folder")):
+        raise UserError("--dataset", dataset, f"give one of {', '.join(DATASETS)}, tfds:NAME or folder:PATH")
+    if kind == "folder" and not Path(rest).expanduser().is_dir():
+        raise UserError("--dataset", dataset, "there is no such folder; give one with a sub-folder per class")
+    for name, known in KNOWN.items() if not config.model.plugins else ():
+        if (value := config.flat()[name]) not in known:
+            advice = f"give one of {', '.join(known)}, or name the module that registers it with --plugins"
+            raise UserError(f"--{name}", value, advice)
 
 
 def find_recipe(recipe: str) -> str:

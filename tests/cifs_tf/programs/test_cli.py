@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 import typing
 
 import pytest
@@ -10,7 +13,28 @@ import yaml
 
 from cifs_tf.config import GROUPS, ModelConfig, Ratio, RunConfig
 from cifs_tf.errors import UserError
-from cifs_tf.runs.recipes import RECIPES, dump_yaml, parse_config, recipe_for
+from cifs_tf.runs.recipes import KNOWN, RECIPES, dump_yaml, parse_config, recipe_for
+from tests.test_imports import ROOT
+
+PROGRAMS = sorted(file.stem for file in (ROOT / "cifs_tf" / "programs").glob("[a-z]*.py"))
+REFUSED = [
+    ("run", "--dataset=nope", "folder:PATH"),
+    ("run", "--dataset=folder:gone", "no such folder"),
+    ("run", "--method=nope", "fat, trades"),
+    ("tune", "--importance=nope", "softmax, softplus"),
+    ("reproduce", "--table=99", "B.1"),
+]
+REFUSE = """
+import importlib, sys
+from cifs_tf.errors import UserError
+programs = {name: importlib.import_module(f"cifs_tf.programs.{name}") for name in %r}
+for name, argument, advice in %r:
+    try:
+        sys.exit(f"{name} {argument}: {programs[name].main([argument])}")
+    except UserError as error:
+        assert advice in error.advice, error
+assert not {"tensorflow", "scipy", "sklearn", "matplotlib"} & set(sys.modules)
+"""
 
 
 def parse(*argv):
@@ -127,6 +151,23 @@ def test_errors_name_option_value_and_way_out(argv, option, received, advice):
     assert received in str(error.value.received)
     assert advice in error.value.advice
     assert "\n" not in str(error.value)
+
+
+def test_bad_names_are_refused_before_anything_heavy_is_imported(tmp_path):
+    command = [sys.executable, "-c", REFUSE % (PROGRAMS, REFUSED)]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_without_a_plugin_are_those_that_are_registered():
+    from cifs_tf.adversarial.methods import METHODS
+    from cifs_tf.layers.importance import _REGISTRY
+
+    ours = {
+        name: {key for key, value in registry.items() if value.__module__.startswith("cifs_tf.")}
+        for name, registry in (("method", METHODS), ("importance", _REGISTRY))
+    }
+    assert ours == {name: set(known) for name, known in KNOWN.items()}
 
 
 @pytest.mark.parametrize(("text", "option"), [("epochz: 3\n", "--epochz"), ("epochs: [\n", "--recipe")])
