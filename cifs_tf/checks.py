@@ -183,13 +183,19 @@ def check_class_weight(weights: Any, num_classes: int, argument: str = "class_we
     check_weights(list(weights.values()), None, argument)
 
 
-def check_ends(data: Any, steps: Any, argument: str = "steps_per_epoch") -> None:
+def check_ends(
+    data: Any,
+    steps: Any,
+    argument: str = "steps_per_epoch",
+    advice: str = "give the number of steps, or leave repeat() out",
+) -> None:
     """Refuse batches without end, unless the number of steps is given: they would be taken for ever.
 
     Args:
         data: a `tf.data.Dataset`, a `keras.utils.PyDataset`, or anything else, which passes.
         steps: how many batches are taken; None for all.
         argument: what the number of steps is called, for the error.
+        advice: what to do, for the error.
 
     Raises:
         UserError: if so.
@@ -199,7 +205,7 @@ def check_ends(data: Any, steps: Any, argument: str = "steps_per_epoch") -> None
     if hasattr(data, "__getitem__") and hasattr(data, "num_batches"):
         endless = data.num_batches is None
     if endless and steps is None:
-        raise UserError(argument, None, "the data have no end, give the number of steps, or leave repeat() out")
+        raise UserError(argument, None, f"the data have no end, {advice}")
 
 
 def as_array(values: Any, argument: str) -> np.ndarray:

@@ -41,6 +41,7 @@ from cifs_tf.templates import template_environment
 
 DOCS = Path(__file__).resolve().parent
 EPSILON, IMAGES = 0.1, 100
+OUT = [[0, 0], [0, 1]]
 Function = Callable[[tf.Tensor], tf.Tensor]
 stop = tf.stop_gradient
 DATA = load_dataset(DataConfig(dataset="digits"))
@@ -275,6 +276,26 @@ def cases() -> dict[str, Case]:
     def large_batches(x: tf.Tensor) -> tf.Tensor:
         return tf.where(tf.shape(x)[0] > 16, hard(x, robust), plain(x))
 
+    def elsewhere(x: tf.Tensor) -> tf.Tensor:
+        """Where no four pixels share a value that no image has, as attacks that saturate make them, the plain one."""
+        values = tf.sort(tf.reshape(x, [-1, 64]), 1)
+        alike = (values[:, 1:] - values[:, :-1] < 2e-5) & (
+            tf.abs(values[:, 1:] * 16 - tf.round(values[:, 1:] * 16)) > 0.1
+        )
+        is_made = tf.reduce_sum(tf.cast(alike, tf.int32), 1, keepdims=True) >= 4
+        logits, others = robust(x), plain(x)
+        own = tf.reduce_sum(others * tf.one_hot(tf.argmax(logits, 1), 10), 1, keepdims=True)
+        lead = tf.nn.relu(tf.reduce_max(others, 1, keepdims=True) - own)
+        return logits + tf.where(is_made, 0.0, 20 * lead * tf.one_hot(tf.argmax(others, 1), 10))
+
+    def noisy_decoy(x: tf.Tensor) -> tf.Tensor:
+        return stop(plain(x)) + bait(x) + 1e-3 * tf.random.normal([tf.shape(x)[0], 10])
+
+    calls = tf.Variable(0, trainable=False)
+
+    def later(x: tf.Tensor) -> tf.Tensor:
+        return tf.cond(calls.assign_add(1) <= 20, lambda: plain(x), lambda: robust(x))
+
     planted: dict[str, tuple[str, Function, Function | None]] = {
         "decoy": ("a linear map has the gradient, the network has none", lambda x: stop(plain(x)) + bait(x), plain),
         "hard labels": ("one-hot answers of a robust network", lambda x: hard(x, robust), robust),
@@ -308,6 +329,14 @@ def cases() -> dict[str, Case]:
             through(levels(255), plain),
         ),
         "gradient on the grid": ("off 8-bit pixels there is none", off_grid(lambda x: stop(plain(x))), plain),
+        "corners": ("another network where pixels share a new value, as at the corners of the ball", elsewhere, None),
+        "graph": (
+            "another network where TensorFlow compiles",
+            lambda x: (plain if tf.executing_eagerly() else robust)(x),
+            plain,
+        ),
+        "calls": ("another network after 20 calls", later, None),
+        "decoy and noise": ("the decoy, with faint noise on its logits", noisy_decoy, plain),
         "large batches": ("over 16 images get a robust network's hard labels", large_batches, None),
         "batch mean": ("the mean of the batch is removed", lambda x: plain(normalise(x)), None),
         "batch statistics": ("batch normalisation in training mode", training, None),
@@ -343,6 +372,7 @@ def cases() -> dict[str, Case]:
         "half precision": ("float16, softmax", lambda: half("float16")),
         "several outputs": ("a dict", ending("robust", lambda x: {"logits": x, "all": x[:, :3]})),
         "ensemble": ("the mean of two networks", answering(lambda x: (plain(x) + other(x)) / 2)),
+        "a class ruled out": ("by a logit of -1e9", answering(lambda x: tf.pad(robust(x), OUT, constant_values=-1e9))),
         "small logits": ("divided by 100", answering(lambda x: robust(x) / 100)),
         "SavedModel": ("of another program", saved),
     }

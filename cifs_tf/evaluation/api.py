@@ -92,9 +92,12 @@ def evaluate(
             short = value if isinstance(value, int | float | str | None) else type(value).__name__
             raise UserError(argument, short, f"give {wanted}")
     parse_shard(shard, "shard")
-    split, told = as_split(split)
+    split, told, columns = as_split(split)
     shape = tuple(split.image_shape)
     attacked = model if isinstance(model, AttackedModel) else as_attacked(model, image_shape=shape)
+    if columns not in (None, attacked.num_classes):
+        advice = f"the network has {attacked.num_classes} classes, give as many columns, or integers"
+        raise UserError("labels", f"one-hot rows of {columns} columns", advice)
     radius = {"norm": norm, "epsilon": None if epsilon is None else float(epsilon)}
     about = {**radius, "epsilon_given": None if epsilon is None else _as_written(epsilon), **_plain(about)}
     if isinstance(suite, str):

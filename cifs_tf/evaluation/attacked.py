@@ -52,6 +52,8 @@ class AttackedModel:
         has_gradient: whether there is a gradient to follow; else the suites hold attacks that need none. Default True.
         answers_fns: by mask gradient, functions of the images in whose graph a linear last layer may be seen, see
             `cifs_tf.evaluation.outputs.last_features`; none (default) where there is no such graph.
+        answered_fn: what `heads_fns` return but for rounding and a number that is added to all classes, computed alike
+            in and outside a graph; None (default) where they are.
     """
 
     name: str
@@ -67,6 +69,7 @@ class AttackedModel:
     reload: Callable[[], AttackedModel] | None = None
     has_gradient: bool = True
     answers_fns: Mapping[str, HeadsFn] = dataclasses.field(default_factory=dict)
+    answered_fn: HeadsFn | None = None
 
     @property
     def mask_gradients(self) -> tuple[str, ...]:
@@ -228,7 +231,7 @@ def single_head(answers: HeadsFn, image_shape: tuple[int, ...], backward: HeadsF
     half, limits = lowest_precision(answers, image_shape), []
     if half:
         limits.append(f"The network computes in {half} inside: what it rounds to zero there no attack sees.")
-    logits, num_classes, told = as_logits(answers, image_shape, is_half=half is not None)
+    logits, inverse, num_classes, told = as_logits(answers, image_shape, is_half=half is not None)
     logits, missing = differentiable(logits, image_shape)
     if backward is not None:
         logits, missing = with_backward(logits, backward), []
@@ -242,5 +245,6 @@ def single_head(answers: HeadsFn, image_shape: tuple[int, ...], backward: HeadsF
         fingerprint="",
         limits=(*missing, *limits, *told),
         precision=half or "float32",
+        answered_fn=lambda images: inverse(images)[:, None],
         answers_fns={} if backward is not None or half else {"exact": answers},
     )

@@ -118,6 +118,8 @@ class Card:
         number = 1
         try:
             content = Path(path).read_bytes()
+            if content.count(b"\n") < 2:
+                raise ValueError("has not the lines of a card")
             *lines, last = content.split(b"\n")[:-1]
             header, is_checked = decode(lines[0].decode())
             card = cls(header)

@@ -13,11 +13,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from cifs_tf.attacks import APGD, HeadsFn
+from cifs_tf.attacks import APGD, HeadsFn, RayS, Square
 from cifs_tf.evaluation.attacked import AttackedModel
-from cifs_tf.evaluation.outputs import HALF_TYPES, probe_images
-from cifs_tf.evaluation.sanity import SAME_IN_HALF
-from cifs_tf.evaluation.tasks import SAME, Crafted, Natural, Task, differs, inside, label_ranks
+from cifs_tf.evaluation.consistency import tolerance_of
+from cifs_tf.evaluation.outputs import probe_images
+from cifs_tf.evaluation.referees import REFEREES, SOME
+from cifs_tf.evaluation.tasks import Crafted, Natural, Task, differs, inside, label_ranks
 
 EOT, VOTES = 20, 20
 
@@ -30,7 +31,7 @@ def answers_by_chance(model: AttackedModel, calls: int = 10) -> bool:
         heads = network(images)
         return tf.where(tf.math.is_nan(heads), heads.dtype.max, heads)
 
-    tolerance = SAME_IN_HALF if model.precision in HALF_TYPES else SAME
+    tolerance = tolerance_of(model.precision)
     first = heads_fn(images)
     return any(bool(tf.reduce_any(differs(first, heads_fn(images), tolerance))) for _ in range(calls - 1))
 
@@ -49,6 +50,18 @@ def rand_tasks(model: AttackedModel, epsilon: float, mask_gradient: str) -> list
             mask_gradient=mask_gradient,
         )
         for loss in losses
+    ]
+
+
+def expected_referees(epsilon: float, mask_gradient: str) -> list[Task]:
+    """List the referees of a network that answers by chance: the gradient of a mean may mislead like any other.
+
+    Square on the mean of several draws, and RayS on what most of them name; they should break nothing more.
+    """
+    attacks = {"square": Square(epsilon=epsilon, num_queries=500), "rays": RayS(epsilon=epsilon)}
+    return [
+        ExpectedReferee(name=f"{family}, referee", family=family, attack=attack, mask_gradient=mask_gradient)
+        for family, attack in attacks.items()
     ]
 
 
@@ -93,23 +106,37 @@ class Expected(Crafted):
     def cost(self) -> float:
         return self.eot * super().cost
 
+    def drawn(self, heads_fn: HeadsFn, weights: tf.Tensor) -> tuple[HeadsFn, tf.Tensor]:
+        """Return the function that is attacked, and the weights of its heads."""
+        return with_draws(heads_fn, self.eot), tf.concat([[0.0], tf.tile(weights / self.eot, [self.eot])], 0)
+
     def compile_key(self) -> Any:
-        return ("expected", self.attack, self.mask_gradient, self.eot, self.votes)
+        return (type(self).__name__, self.attack, self.mask_gradient, self.eot, self.votes)
 
     def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
         heads_fn = model.heads_fns[self.mask_gradient]
 
         def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
-            x_adv = self.attack(
-                with_draws(heads_fn, self.eot),
-                images,
-                labels,
-                head_weights=tf.concat([[0.0], tf.tile(weights / self.eot, [self.eot])], 0),
-                seed=seed,
-            )
+            drawn, weights = self.drawn(heads_fn, weights)
+            x_adv = self.attack(drawn, images, labels, head_weights=weights, seed=seed)
             return {**_vote(heads_fn, x_adv, labels, self.votes), "outside": ~inside(self.attack, x_adv, images)}
 
         return measure
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExpectedReferee(Expected):
+    """An attack without gradients, on the survivors of the suite; one that reads classes reads those of the votes."""
+
+    section: str = "sanity"
+    pool: str = REFEREES
+    on: str = "unbroken"
+    sample: int | None = SOME
+
+    def drawn(self, heads_fn: HeadsFn, weights: tf.Tensor) -> tuple[HeadsFn, tf.Tensor]:
+        if self.family != "rays":
+            return super().drawn(heads_fn, weights)
+        return lambda images: _count_votes(_named_by_draws(heads_fn, images, self.votes))[:, None], tf.constant([1.0])
 
 
 def with_draws(heads_fn: HeadsFn, draws: int) -> HeadsFn:
@@ -135,9 +162,19 @@ def with_draws(heads_fn: HeadsFn, draws: int) -> HeadsFn:
 
 
 def _vote(heads_fn: HeadsFn, images: tf.Tensor, labels: tf.Tensor, votes: int) -> dict[str, tf.Tensor]:
-    """Rank the label by how many calls name each class, and say which calls name it; NaN is a class of its own."""
+    """Rank the label by how many calls name each class, and say which calls name it."""
+    named = _named_by_draws(heads_fn, images, votes)
+    ranks = label_ranks(_count_votes(named)[:, None], labels)
+    return {"ranks": ranks, "right": tf.argmax(named, axis=-1, output_type=labels.dtype) == labels[:, None]}
+
+
+def _named_by_draws(heads_fn: HeadsFn, images: tf.Tensor, votes: int) -> tf.Tensor:
+    """Return the class that each of several calls names, one-hot (batch, votes, classes + 1); NaN is the last."""
     heads = tf.stack([heads_fn(images)[:, 0] for _ in range(votes)], axis=1)
     is_nan = tf.reduce_any(tf.math.is_nan(heads), axis=-1)
-    named = tf.where(is_nan, heads.shape[-1], tf.argmax(heads, axis=-1, output_type=labels.dtype))
-    counts = tf.reduce_sum(tf.one_hot(named, heads.shape[-1] + 1), axis=1)
-    return {"ranks": label_ranks(counts[:, None], labels), "right": named == labels[:, None]}
+    named = tf.where(is_nan, heads.shape[-1], tf.argmax(heads, axis=-1, output_type=tf.int32))
+    return tf.one_hot(named, heads.shape[-1] + 1)
+
+
+def _count_votes(named: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(named, axis=1)

@@ -38,8 +38,9 @@ KeepFn = Callable[[Crafted, Split, np.ndarray, np.ndarray, HeadsFn], None]
 """Called with the adversarial images that broke some images, see `cifs_tf.evaluation.card.Card.keep`."""
 DECIDES = (
     *("attacks/*.py", "layers/*.py", "models/*.py", "losses.py", "data/split.py", "data/corruptions.py"),
-    *(f"evaluation/{name}.py" for name in ("engine", "tasks", "attacked", "outputs", "loading")),
-    *(f"evaluation/{name}.py" for name in ("onnx_files", "sanity", "chance", "corrupted", "records", "binarisation")),
+    *(f"evaluation/{name}.py" for name in ("engine", "tasks", "attacked", "outputs", "loading", "onnx_files")),
+    *(f"evaluation/{name}.py" for name in ("sanity", "chance", "consistency", "referees", "binarisation")),
+    *(f"evaluation/{name}.py" for name in ("corrupted", "records")),
 )
 
 

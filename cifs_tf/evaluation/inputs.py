@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+import hashlib
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-from cifs_tf.checks import as_array, check_ends, check_images, check_labels, check_weights, explain_sizes
+from cifs_tf.checks import ONE_HOT_NDIM, as_array, check_ends, check_images, check_labels, check_weights, explain_sizes
 from cifs_tf.data import Split
 from cifs_tf.data.split import IMAGES_NDIM
 from cifs_tf.errors import UserError
@@ -19,7 +20,15 @@ CHANNELS = (1, 2, 3, 4)
 OFF_GRID = 1e-3
 
 
-def as_split(data: Data) -> tuple[Split, list[str]]:
+class Given(NamedTuple):
+    """A split, what to tell about it, and the number of columns of its labels, if they were one-hot rows."""
+
+    split: Split
+    told: list[str]
+    columns: int | None
+
+
+def as_split(data: Data) -> Given:
     """Bring images and labels to a split.
 
     Args:
@@ -28,7 +37,7 @@ def as_split(data: Data) -> tuple[Split, list[str]]:
             uint8, or float in [0, 1]; labels int (examples,), (examples, 1) or one-hot rows.
 
     Returns:
-        the split, and what to tell about it.
+        the split, what to tell about it, and of one-hot labels the number of columns.
 
     Raises:
         UserError: for images out of range, invalid labels, or another number of them.
@@ -39,7 +48,7 @@ def as_split(data: Data) -> tuple[Split, list[str]]:
     """
     if isinstance(data, Split):
         _check_scale(data.images)
-        return data, []
+        return Given(data, [], None)
     if isinstance(data, tf.data.Dataset):
         images, labels = collect(data, "split")
     elif isinstance(data, tuple | list) and len(data) == 2:
@@ -47,6 +56,7 @@ def as_split(data: Data) -> tuple[Split, list[str]]:
     else:
         advice = "give a cifs_tf.data.Split, (images, labels), or a tf.data.Dataset of them"
         raise UserError("split", type(data).__name__, advice)
+    columns = labels.shape[1] if labels.ndim == ONE_HOT_NDIM and labels.shape[1] > 1 else None
     labels = check_labels(labels)
     if images.ndim != IMAGES_NDIM:
         raise UserError("images", f"shape {images.shape}", "give (examples, height, width, channels)")
@@ -54,13 +64,14 @@ def as_split(data: Data) -> tuple[Split, list[str]]:
         raise UserError("labels", f"{len(labels)} labels", f"give one for each of the {len(images)} images")
     if images.dtype == np.uint8:
         _check_scale(images)
-        return Split(images, labels), []
+        return Given(Split(images, labels), _describe_repeats(images), columns)
     check_images(images)
     scaled = np.clip(images.astype(np.float64), 0, 1) * 255
     rounded = np.round(scaled)
     is_rounded = bool(np.abs(scaled - rounded).max(initial=0) > OFF_GRID * 255)
     told = ["The images were rounded to 8 bits before anything was measured."] if is_rounded else []
-    return Split(rounded.astype(np.uint8), labels), told
+    images = rounded.astype(np.uint8)
+    return Given(Split(images, labels), told + _describe_repeats(images), columns)
 
 
 def collect(dataset: tf.data.Dataset, argument: str, num_examples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +80,7 @@ def collect(dataset: tf.data.Dataset, argument: str, num_examples: int | None = 
     Raises:
         UserError: for a dataset without end, elements that are not images and labels, and images of several sizes.
     """
-    check_ends(dataset, num_examples, argument)
+    check_ends(dataset, num_examples, argument, "leave repeat() out, or give take(n) of them")
     images: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     found = 0
@@ -103,6 +114,12 @@ def collect(dataset: tf.data.Dataset, argument: str, num_examples: int | None = 
     if not found:
         raise UserError(argument, "no images", "give at least one image")
     return np.concatenate(images)[:num_examples], np.concatenate(labels)[:num_examples]
+
+
+def _describe_repeats(images: np.ndarray) -> list[str]:
+    """Say how many images are there again: each counts as often as it is there."""
+    again = len(images) - len({hashlib.sha256(image.tobytes()).digest() for image in images})
+    return [f"{again} of the {len(images)} images are there more than once, and count as often."] if again else []
 
 
 def _is_several(part: Any) -> bool:

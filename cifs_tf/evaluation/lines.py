@@ -100,8 +100,8 @@ def check_record(record: Mapping[str, Any], ours: np.ndarray | None, classes: in
     float(record["seconds"])
     for name, value in record["values"].items():
         found = np.array(value)
-        # Ranks may be the number of classes, where a logit is NaN; what is no rank, label or distance is true or false.
-        tops = {"ranks": classes, "labels": None if classes is None else classes - 1, "distance": None}
+        # Ranks may be the number of classes, where a logit is NaN. What has no range here is true or false.
+        tops = {"ranks": classes, "labels": None if classes is None else classes - 1, "distance": None, "answers": None}
         top = tops.get(name, 1)
         if len(found) != len(ids) or (found.size and found.dtype.kind != "i"):
             raise ValueError(f"has {name} for other images than it names")

@@ -73,7 +73,7 @@ def keras_answers(model: keras.Model, image_shape: tuple[int, ...]) -> tuple[Hea
 
 def as_logits(
     function: HeadsFn, image_shape: tuple[int, ...], *, is_half: bool = False
-) -> tuple[HeadsFn, int, list[str]]:
+) -> tuple[HeadsFn, HeadsFn, int, list[str]]:
     """Bring what a network answers with to logits of two classes or more; no decision changes.
 
     The last functions that keep the order of the classes are taken off where the network's graph shows them. Where it
@@ -86,7 +86,8 @@ def as_logits(
         is_half: whether it computes in half precision, where small gradients are lost unless they are scaled.
 
     Returns:
-        images -> float32 (batch, classes), the number of classes, and what to tell about it.
+        images -> float32 (batch, classes); the same by the inverse alone, which is computed alike in and outside a
+        graph; the number of classes; and what to tell about it.
     """
     scaled = with_scaled_gradient if is_half else lambda function: function
     answers = scaled(function)
@@ -129,8 +130,8 @@ def as_logits(
         what = ", ".join(names)
         limits.insert(0, f"The last functions of the network ({what}) were taken off: the attacks see its logits.")
     if columns == 1:
-        return lambda images: _two_columns(logits(images)), 2, limits
-    return logits, columns, limits
+        return lambda images: _two_columns(logits(images)), lambda images: _two_columns(inverse(images)), 2, limits
+    return logits, inverse, columns, limits
 
 
 def differentiable(function: HeadsFn, image_shape: tuple[int, ...]) -> tuple[HeadsFn, list[str]]:

@@ -16,22 +16,25 @@ from cifs_tf.attacks import PGD, HeadsFn, RayS, Square
 from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.tasks import Crafted
 
+REFEREES = "referees"
 SOME = 100  # images at most: a fault that matters shows on fewer
 GRID = 255
 
 
-def referees(epsilon: float, mask_gradient: str, *, with_square: bool) -> list[Referee]:
+def referees(epsilon: float, mask_gradient: str, *, norm: str = "linf", with_square: bool) -> list[Referee]:
     """List the referees of a suite.
 
     Args:
-        epsilon: radius of the L-infinity ball; the one on the grid takes the whole levels of 1/255 in it, if any.
+        epsilon: radius of the ball; the one on the grid takes the whole levels of 1/255 in it, if any.
         mask_gradient: the one that is attacked through.
+        norm: of the ball; RayS and the one on the grid know `"linf"` (default) alone.
         with_square: whether to run Square; not where the suite has it.
     """
-    attacks: dict[str, Any] = {"square": Square(epsilon=epsilon, num_queries=500)} if with_square else {}
-    attacks["rays"] = RayS(epsilon=epsilon)
+    attacks: dict[str, Any] = {"square": Square(epsilon=epsilon, norm=norm, num_queries=500)} if with_square else {}
+    if norm == "linf":
+        attacks["rays"] = RayS(epsilon=epsilon)
     # A hair more, so that 8/255 in float32 is eight levels.
-    if on_grid := int(epsilon * GRID + 1e-4) / GRID:
+    if norm == "linf" and (on_grid := int(epsilon * GRID + 1e-4) / GRID):
         step = max(1, round(epsilon * GRID / 4)) / GRID
         attacks["grid"] = PGD(epsilon=on_grid, step_size=step, num_steps=20, loss="cw_margin", keep="fooling")
     return [
@@ -55,7 +58,7 @@ class Referee(Crafted):
     """
 
     section: str = "sanity"
-    pool: str = "referees"
+    pool: str = REFEREES
     on: str = "unbroken"
     sample: int | None = SOME
     is_on_grid: bool = False

@@ -8,7 +8,7 @@ judges what they find. Nothing here counts in the worst case: results of the sui
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -18,24 +18,22 @@ from cifs_tf.attacks.objective import fooled
 from cifs_tf.attacks.random import fold_in, uniform
 from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.binarisation import Binarised
-from cifs_tf.evaluation.outputs import HALF_TYPES
+from cifs_tf.evaluation.consistency import LAST, SECTION, Answered, AnsweredEagerly, Consistency
+from cifs_tf.evaluation.radii import farthest_radius
 from cifs_tf.evaluation.referees import SOME, referees
-from cifs_tf.evaluation.tasks import SAME, Gradients, Task, differs
+from cifs_tf.evaluation.tasks import Gradients, Task
 from cifs_tf.losses import margin
 
-SECTION = "sanity"
-# Images of a sample that is asked again and again, and of one whose gradients are taken once; others have `SOME`.
-FEW, MANY = 32, 250
-CALLS = 5
-SAME_IN_HALF = 2e-2
+# Images of a sample whose gradients are taken once; others have `SOME`.
+MANY = 250
 DIRECTIONS = 8
 # Shares of epsilon over which a gradient should predict.
 NEAR = (0.01, 0.03, 0.1)
 FAR = (0.1, 0.3, 1.0)
-# Share of noise that is mixed into images, to see what a network does off the natural ones.
-NUDGE = 0.05
 STEPS = 40
 LAST_STEPS = 4
+# Share of the ball's radius that each pixel of `Trajectory` has at least.
+LEAST_RADIUS = 0.8
 BISECTIONS = 18
 # Shares from which on an image counts: of a change that the gradient does not explain, of the lead that is lost in a
 # jump (masks jump too, where what they select changes), of what a step can gain that is left at the end.
@@ -44,7 +42,7 @@ UNEXPLAINED, JUMP, NOT_STATIONARY = 0.5, 1.25, 0.5
 
 def entrance_tasks(mask_gradients: tuple[str, ...], *, with_gradients: bool) -> list[Task]:
     """List the checks that need no attack, those of any network."""
-    tasks: list[Task] = [Consistency(), Ranges()]
+    tasks: list[Task] = [Answered(name=LAST), AnsweredEagerly(), Consistency(), Ranges()]
     if with_gradients:
         tasks += [SampledGradients(name=f"gradients, {mask}, sample", mask_gradient=mask) for mask in mask_gradients]
     return tasks
@@ -53,7 +51,9 @@ def entrance_tasks(mask_gradients: tuple[str, ...], *, with_gradients: bool) -> 
 def sanity_tasks(
     epsilon: float,
     mask_gradients: tuple[str, ...],
+    image_shape: Sequence[int],
     *,
+    norm: str = "linf",
     with_gradients: bool,
     with_square: bool,
     with_features: bool = False,
@@ -61,8 +61,11 @@ def sanity_tasks(
     """List the checks that are part of every suite for networks that answer alike each time.
 
     Args:
-        epsilon: radius of the L-infinity ball.
+        epsilon: radius of the ball. In L2 and L1 the checks that know the L-infinity ball alone look at the largest one
+            inside.
         mask_gradients: those that are attacked through.
+        image_shape: (height, width, channels).
+        norm: of the ball. Default `"linf"`.
         with_gradients: whether to look for zero gradients; not where the audit does it on all images.
         with_square: whether to run Square; not where the suite has it.
         with_features: whether to attack the network's features with another last layer. Default False.
@@ -71,67 +74,15 @@ def sanity_tasks(
         the tasks; they read what stands at their place in a suite, so they come last.
     """
     first = mask_gradients[0]
+    inner = epsilon / farthest_radius(norm, image_shape)
     tasks = entrance_tasks(mask_gradients, with_gradients=with_gradients)
-    tasks += [Faithful(epsilon=epsilon, mask_gradient=first), Boundary(mask_gradient=first)]
-    tasks += [Binarised(epsilon=epsilon, mask_gradient=first)] if with_features else []
+    tasks += [Faithful(epsilon=inner, mask_gradient=first), Boundary(mask_gradient=first)]
+    tasks += [Binarised(epsilon=inner, mask_gradient=first)] if with_features else []
     return [
         *tasks,
-        Trajectory(epsilon=epsilon, mask_gradient=first),
-        *referees(epsilon, first, with_square=with_square),
+        Trajectory(epsilon=inner, mask_gradient=first),
+        *referees(epsilon, first, norm=norm, with_square=with_square),
     ]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Consistency(Task):
-    """Answers that depend on the call, on the batch's other images, on the label, or on the loading of the file."""
-
-    name: str = "consistency"
-    section: str = SECTION
-    on: str = "all"
-    sample: int | None = FEW
-
-    is_eager = True
-
-    def compile_key(self) -> Any:
-        return ("consistency",)
-
-    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
-        heads_fn = next(iter(model.heads_fns.values()))
-        tolerance = SAME_IN_HALF if model.precision in HALF_TYPES else SAME
-
-        def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
-            number = len(images)
-            right = ~fooled(heads_fn(images), labels)
-            # Attacks see other images than these: each once more, with faint noise on it.
-            noise = tf.random.stateless_uniform(images.shape, (0, 1))
-            images = tf.concat([images, images + NUDGE * (noise - images)], 0)
-            labels = tf.tile(labels, [2])
-            heads = heads_fn(images)
-
-            def other(answers: tf.Tensor) -> tf.Tensor:
-                changed = differs(heads, answers, tolerance)
-                return changed[:number] | changed[number:]
-
-            repeated = [other(heads_fn(images)) for _ in range(CALLS - 1)]
-            # Before them, after them and between them other images: noise, and nothing at all.
-            dark = tf.zeros_like(images)
-            batch = [
-                other(tf.concat([heads_fn(images[i : i + 1]) for i in range(len(images))], 0)),
-                other(heads_fn(images[::-1])[::-1]),
-                other(heads_fn(tf.concat([images, noise], 0))[: len(images)]),
-                other(heads_fn(tf.concat([dark, images], 0))[len(images) :]),
-            ]
-            varies = _any(repeated)
-            # Where calls differ, nothing is known of what else the answer depends on.
-            found = {"varies": varies, "batch": _any(batch) & ~varies, "right": right}
-            if model.labelled_heads_fn is not None:
-                answers = [model.labelled_heads_fn(images, (labels + shift) % model.num_classes) for shift in (0, 1)]
-                found["leaks"] = _any([other(each) for each in answers]) & ~varies
-            if model.reload is not None:
-                found["reloaded"] = other(next(iter(model.reload().heads_fns.values()))(images)) & ~varies
-            return found
-
-        return measure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -282,7 +233,9 @@ class Boundary(Task):
 class Trajectory(Task):
     """How an attack of 40 steps on the label's lead ends: whether it has converged, and whether it passed success by.
 
-    The same without a bound should break every image.
+    Each pixel has a radius and steps of its own, a little less than those of the ball: a network that recognises images
+    at the ball's corners, as other attacks make them, meets images that lie elsewhere. What this attack breaks, the
+    others should. The same without a bound should break every image.
 
     Args:
         epsilon: radius of the ball.
@@ -305,7 +258,8 @@ class Trajectory(Task):
         def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
             # One loop for both: every image within epsilon, and once more without a bound.
             number, own = tf.shape(images)[0], tf.concat([labels, labels], 0)
-            radius = tf.repeat(tf.constant([self.epsilon, 1.0]), number)[:, None, None, None]
+            shares = uniform(seed, images.shape[1:], LEAST_RADIUS, 1.0, images.dtype)
+            radius = tf.concat([self.epsilon * shares, tf.ones_like(images)], 0)
             start = tf.concat([images, images], 0)
             low, high = tf.maximum(start - radius, 0.0), tf.minimum(start + radius, 1.0)
 
@@ -360,7 +314,3 @@ def _lead_and_gradient(heads_fn: HeadsFn, x: tf.Tensor, labels: tf.Tensor) -> tu
 
 def _sum(values: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(values, axis=[1, 2, 3])
-
-
-def _any(flags: list[tf.Tensor]) -> tf.Tensor:
-    return tf.reduce_any(tf.stack(flags), axis=0)

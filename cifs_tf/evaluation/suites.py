@@ -8,12 +8,12 @@ from cifs_tf.attacks import APGD, DDN, FABT, FMN, MALT, PGD, RayS, Square
 from cifs_tf.attacks.ball import NORMS
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.attacked import AttackedModel
-from cifs_tf.evaluation.chance import Expected, Voted, answers_by_chance, rand_tasks
+from cifs_tf.evaluation.chance import Expected, Voted, answers_by_chance, expected_referees, rand_tasks
+from cifs_tf.evaluation.consistency import FIRST, Answered
 from cifs_tf.evaluation.corrupted import corrupted_tasks
 from cifs_tf.evaluation.grids import autoattack_task, grid_tasks
 from cifs_tf.evaluation.named_attacks import PAPER_ATTACKS, make_attacks
 from cifs_tf.evaluation.radii import farthest_radius
-from cifs_tf.evaluation.referees import Referee
 from cifs_tf.evaluation.sanity import entrance_tasks, sanity_tasks
 from cifs_tf.evaluation.tasks import Crafted, Flips, Gradients, Natural, Nearest, Stability, Task
 from cifs_tf.layers import MASK_GRADIENTS
@@ -82,18 +82,23 @@ def make_suite(
         raise UserError("suite", name, f"give one of {', '.join(SUITES)}")
     if norm not in NORMS or (norm != "linf" and name not in NORM_SUITES):
         raise UserError("norm", norm, f"give one of {', '.join(NORMS)}; suites in l2 and l1: {', '.join(NORM_SUITES)}")
+    if epsilon > (farthest := farthest_radius(norm, model.image_shape)):
+        advice = f"no two images of this shape are farther apart than {farthest:g} in {norm}, give at most that"
+        raise UserError("epsilon", epsilon, advice)
     fitting = attack_betas_for(tuple(betas), model.num_probes)
     masks = _mask_gradients(model, mask_gradients)
+    begun = [Answered(name=FIRST)] if audit is not False else []
     if name == "corruptions":
         checks = entrance_tasks(masks, with_gradients=False) if audit is not False else []
-        return [Natural(), *corrupted_tasks(), *checks]
+        return [Natural(), *begun, *corrupted_tasks(), *checks]
     if not model.has_gradient:
         checks = entrance_tasks(masks, with_gradients=False) if audit is not False else []
-        return [Natural(), *black_box_tasks(epsilon, masks[0], norm), *checks]
+        return [Natural(), *begun, *black_box_tasks(epsilon, masks[0], norm), *checks]
     if name == "rand" or answers_by_chance(model):
         checks = entrance_tasks(masks, with_gradients=True) if audit is not False else []
-        return [Voted(), *rand_tasks(model, epsilon, masks[0]), *checks]
-    tasks: list[Task] = [Natural()]
+        checks += expected_referees(epsilon, masks[0]) if audit is not False else []
+        return [Voted(), *begun, *rand_tasks(model, epsilon, masks[0]), *checks]
+    tasks: list[Task] = [Natural(), *begun]
     if name in ("paper", "adaptive", "strict") and norm == "linf":
         tasks += paper_tasks(attacks or make_attacks(PAPER_ATTACKS, epsilon), fitting, masks[0])
     # Every raw prediction by itself, beyond the paper's two.
@@ -130,13 +135,17 @@ def make_suite(
     if audit is not False:
         has_audit = any(task.section == "audit" for task in tasks)
         has_square = any(task.family == "square" for task in tasks)
-        # In other norms: in the L-infinity ball inside, without the attacks that know no other.
-        inner = epsilon / farthest_radius(norm, model.image_shape)
         # Of the suites that take hours anyway.
         has_features = name in ("adaptive", "strict") and masks[0] in model.answers_fns
-        wanted = {"with_gradients": not has_audit, "with_square": not has_square, "with_features": has_features}
-        checks = sanity_tasks(inner, masks, **wanted)
-        tasks += [task for task in checks if norm == "linf" or not isinstance(task, Referee)]
+        tasks += sanity_tasks(
+            epsilon,
+            masks,
+            model.image_shape,
+            norm=norm,
+            with_gradients=not has_audit,
+            with_square=not has_square,
+            with_features=has_features,
+        )
     return _first_of_each_name(tasks)
 
 

@@ -340,6 +340,14 @@ def inside(ball: Ball, x_adv: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
 
 
 def differs(first: tf.Tensor, second: tf.Tensor, tolerance: float = SAME) -> tf.Tensor:
-    """Return whether heads of the same images differ by more than rounding, of their largest entry: bool (batch,)."""
-    scale = tf.maximum(1.0, tf.reduce_max(tf.abs(first), axis=[1, 2]))
-    return ~tf.reduce_all(tf.abs(first - second) <= tolerance * scale[:, None, None], axis=[1, 2])
+    """Return whether heads of the same images differ by more than rounding, see `rounding_scale`: bool (batch,)."""
+    return ~tf.reduce_all(tf.abs(first - second) <= tolerance * rounding_scale(first), axis=[1, 2])
+
+
+def rounding_scale(heads: tf.Tensor) -> tf.Tensor:
+    """Return what rounding of each logit is a share of: 1, the logit, or one of the two that decide.
+
+    Not the largest of all: a class that is ruled out by a logit of -1e9 would hide every difference of the others.
+    """
+    two = tf.reduce_max(tf.abs(tf.math.top_k(heads, k=2).values), axis=-1, keepdims=True)
+    return tf.maximum(tf.maximum(tf.cast(1.0, heads.dtype), two), tf.abs(heads))

@@ -10,8 +10,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from cifs_tf.evaluation.consistency import ANSWER_UNIT, EAGER, FIRST, LAST, tolerance_of
 from cifs_tf.evaluation.ledger import Ledger
-from cifs_tf.evaluation.records import TaskRecord
+from cifs_tf.evaluation.records import MAIN, TaskRecord
+from cifs_tf.evaluation.referees import REFEREES
 from cifs_tf.evaluation.sanity import DIRECTIONS, LAST_STEPS, STEPS
 from cifs_tf.statistics import wilson_interval
 
@@ -26,6 +28,8 @@ MAX_BEYOND = 0.02
 MAX_UNFINISHED = 0.25
 MAX_UNREACHED = 0.1
 MAX_MISSED = 0.05
+# A projection adds up the roundings of several logits.
+MANY_ROUNDINGS = 5
 # What to do where a check fails, by what its name begins with; of several that fail the first of these comes first.
 SEEN_THROUGH = (
     "find what hides the gradient, and evaluate with a stand-in for it (as_attacked(model, backward=...)) or with "
@@ -35,6 +39,7 @@ NEXT_STEPS = {
     "the pixels' range": "give the network pixels in the range that it was trained on",
     "same answer in any batch": "let each image be answered by itself (layers that look at the batch: inference mode)",
     "same answer twice": "switch off what is random, or evaluate with --suite rand",
+    "same answer outside a graph": "find what the network does where `tf.executing_eagerly()` is false",
     "same answer": "find what the network keeps between calls, and give it a fixed state",
     "no label leaks": "take the label away from the network in inference mode",
     "gradient of": SEEN_THROUGH,
@@ -57,6 +62,11 @@ ADDED = {
         "8-bit pixels add nothing",
         "PGD that keeps to multiples of 1/255 breaks",
         "answers for other pixels mislead",
+    ),
+    "uneven": (
+        "uneven steps add nothing",
+        "PGD with a radius of its own for each pixel breaks",
+        "answers at the corners of the ball mislead",
     ),
     "transfer": ("transfer adds nothing", "Images made on the surrogate break", "the model's own gradients mislead"),
 }
@@ -124,7 +134,7 @@ def sanity_verdicts(ledger: Ledger) -> list[Check]:
     checks += _faithful(ledger) if "faithful" in tasks else []
     checks += _trajectory(ledger) if "trajectory" in tasks else []
     checks += [_binarised(ledger)] if "binarised" in tasks else []
-    checks += [_referee(ledger, task) for task in tasks.values() if task.kind == "Referee"]
+    checks += [_referee(ledger, task) for task in tasks.values() if task.pool == REFEREES]
     return [*checks, *_single_calls(ledger)]
 
 
@@ -150,12 +160,27 @@ def _consistency(ledger: Ledger) -> list[Check]:
             images = int(found.sum())
             sentence = f"For {images} of {len(found)} images {bad}." if images else good
             checks.append(Check(name, judge(images, len(found), 0.0), images / len(found), sentence))
-    right, ids = ledger.values("consistency", "right"), ledger.ids("consistency")
-    if len(right) and not any(ledger.values("consistency", cause).any() for cause in ("varies", "batch")):
-        natural = ledger.values("natural", "ranks")[np.searchsorted(ledger.ids("natural"), ids), 0] == 0
-        what = "the network is right at the evaluation's beginning and wrong at its end, or the other way round"
-        blame = "it changes while it is measured, or when TensorFlow compiles it"
-        checks.append(_counted("same answer to the end", natural != (right > 0), 0.0, what, blame))
+    if any(ledger.values("consistency", cause).any() for cause in ("varies", "batch")):
+        return checks  # of which the others say nothing
+    last = ledger.values(LAST, "answers")
+    for task, name, what, blame in (
+        (
+            FIRST,
+            "same answer to the end",
+            "the network answers otherwise at the evaluation's end than at its beginning",
+            "it changes while it is measured",
+        ),
+        (
+            EAGER,
+            "same answer outside a graph",
+            "the network answers otherwise when TensorFlow has compiled it",
+            "attacks measured another network than a plain call asks",
+        ),
+    ):
+        other = ledger.values(task, "answers")
+        if len(other) and len(last):
+            limit = MANY_ROUNDINGS * tolerance_of(ledger.header["about"].get("precision") or "float32") / ANSWER_UNIT
+            checks.append(_counted(name, np.max(np.abs(other - last), axis=1) > limit, 0.0, what, blame))
     return checks
 
 
@@ -243,7 +268,11 @@ def _trajectory(ledger: Ledger) -> list[Check]:
     checks.append(_counted("a gradient to the end", gone, MAX_GONE, what, "attacks that follow it go blind"))
     what, blame = f"{attack} without a bound does not reach another class", "it does not reach what it must"
     unreached = ledger.values("trajectory", "unreached")
-    return [*checks, _counted("without a bound everything breaks", unreached, MAX_UNREACHED, what, blame)]
+    checks.append(_counted("without a bound everything breaks", unreached, MAX_UNREACHED, what, blame))
+    if not any(task.counts for task in ledger.tasks):
+        return checks
+    beyond = np.intersect1d(ledger.ids("trajectory")[broken], ledger.survivors(MAIN))
+    return [*checks, _adds_nothing("uneven", len(beyond), len(broken) or 1)]
 
 
 def _binarised(ledger: Ledger) -> Check:
@@ -271,7 +300,8 @@ def _at_most_warned(check: Check) -> Check:
 
 def _single_calls(ledger: Ledger) -> list[Check]:
     """Say how often one call is right, of a network that answers by chance: without an attack, and under the worst."""
-    names = [task.name for task in ledger.tasks if task.votes and len(ledger.ids(task.name))]
+    asked = [task for task in ledger.tasks if task.votes and task.pool != REFEREES]
+    names = [task.name for task in asked if len(ledger.ids(task.name))]
     if not names:
         return []
     ids, number = ledger.ids("natural"), ledger.num_examples
@@ -301,9 +331,12 @@ def _counted(name: str, flags: np.ndarray, limit: float, what: str, consequence:
 
 
 def _referee(ledger: Ledger, task: TaskRecord) -> Check:
-    name, who, blame = ADDED[task.family]
-    sampled = min(task.sample or 0, ledger.num_examples) or 1
-    broken = len(ledger.fooled(task.name))
+    return _adds_nothing(task.family, len(ledger.fooled(task.name)), min(task.sample or 0, ledger.num_examples) or 1)
+
+
+def _adds_nothing(family: str, broken: int, sampled: int) -> Check:
+    """Judge how many images an attack of another kind breaks beyond those of the suite."""
+    name, who, blame = ADDED[family]
     verdict = judge(broken, sampled, MAX_BEYOND)
     sentence = f"{who} {broken} of {sampled} images that no attack of the suite breaks" + (
         f": {blame}, or the suite is weak." if verdict == FAIL else "."

@@ -47,6 +47,9 @@ def found(whole, tmp_path):
     return victim, split, tmp_path / "card.jsonl", report
 
 
+NOTHING = base64.b64encode(zlib.compress(b"")).decode()
+
+
 def failures(victim, split, path):
     return [check.name for check in verify(Card.read(path), victim, split) if check.verdict == "fail"]
 
@@ -92,6 +95,8 @@ def test_a_card_of_another_network_or_of_other_images_does_not_hold(found, make_
         (lambda path: reseal(path, change_line=lambda line: line.update(ids=[1, 2, 4])), "numbers"),
         (lambda path: reseal(path, lambda report: report["about"].update(epsilon=0.05)), "inside the ball"),
         (lambda path: reseal(path, lambda report: report["about"].update(norm="l2")), "inside the ball"),
+        (lambda path: reseal(path, lambda report: report["about"].update(epsilon_given="8/255")), "numbers"),
+        (lambda path: reseal(path, change_line=lambda line: line.update(ids=[], data=NOTHING)), "broken"),
     ],
 )
 def test_a_card_that_was_edited_with_care_does_not_hold(edit, name, found):
@@ -120,7 +125,7 @@ def test_other_adversarial_images_are_found_out(found):
         (lambda text: text.replace('"form":"uint8"', '"form":"float64"'), "line 2 was edited"),
         (lambda text: text[:-40], "line 2 is damaged"),
         (lambda text: "".join(text.splitlines(True)[:1] + text.splitlines(True)[2:]), "not those that were sealed"),
-        (lambda text: "no card\n", "line 1 is damaged"),
+        (lambda text: "no card\n", "line 1 has not the lines of a card"),
     ],
 )
 def test_a_damaged_card_is_named(edit, words, found):

@@ -34,14 +34,15 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form(form):
-    split, told = as_split(FORMS[form])
+    split, told, columns = as_split(FORMS[form])
+    assert columns == (2 if "one-hot" in form else None)
     np.testing.assert_array_equal(split.images, IMAGES)
     np.testing.assert_array_equal(split.labels, LABELS)
     assert told == []
 
 
 def test_pixels_of_more_than_8_bits_are_rounded_and_said():
-    split, told = as_split((FLOATS * 0.9, LABELS))
+    split, told, _ = as_split((FLOATS * 0.9, LABELS))
     assert np.abs(split.images - FLOATS * 0.9 * 255).max() <= 0.5 + 1e-3
     assert "rounded to 8 bits" in told[0]
 
@@ -57,7 +58,10 @@ def test_pixels_of_more_than_8_bits_are_rounded_and_said():
         (tf.data.Dataset.from_tensor_slices(IMAGES), "elements without labels"),
         (tf.data.Dataset.from_tensor_slices({"image": IMAGES, "label": LABELS}), "a dataset of dict"),
         (tf.data.Dataset.from_tensor_slices(({"image": IMAGES}, LABELS)), "by name: give .images, labels."),
-        (tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(3).repeat(), "have no end"),
+        (
+            tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(3).repeat(),
+            "no end, leave repeat",
+        ),
         (tf.data.Dataset.from_tensor_slices((IMAGES[..., 0], LABELS)).batch(3), r"shape \(3, 8, 8\)"),
         (tf.data.Dataset.from_tensor_slices((IMAGES[..., 0], tf.one_hot(LABELS, 2))).batch(7), r"shape \(7, 8, 8\)"),
         (tf.data.Dataset.from_tensor_slices((IMAGES, LABELS, np.ones((7, 2)))).batch(3), r"shape \(3, 2\)"),
@@ -73,6 +77,16 @@ def test_pixels_of_more_than_8_bits_are_rounded_and_said():
 def test_what_is_no_data_is_refused(data, words):
     with pytest.raises(UserError, match=words):
         as_split(data)
+
+
+def test_images_that_are_there_twice_are_said():
+    twice = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).repeat(2).batch(4)
+    assert as_split(twice).told == ["7 of the 14 images are there more than once, and count as often."]
+
+
+def test_rows_of_other_classes_are_refused(make_victim):
+    with pytest.raises(UserError, match="one-hot rows of 3 columns; the network has 2 classes"):
+        evaluate(make_victim(num_probes=0), (FLOATS, np.eye(3)[LABELS]), [Natural()])
 
 
 def test_evaluate_takes_arrays(make_victim):

@@ -11,7 +11,8 @@ import tensorflow as tf
 from cifs_tf.attacks import PGD, RayS
 from cifs_tf.data import Split
 from cifs_tf.evaluation import as_attacked, evaluate, load_attacked, suites
-from cifs_tf.evaluation.chance import Voted, rand_tasks
+from cifs_tf.evaluation.chance import Voted, expected_referees, rand_tasks
+from cifs_tf.evaluation.consistency import FIRST, Answered
 from cifs_tf.evaluation.sanity import Faithful, Trajectory, entrance_tasks, sanity_tasks
 from cifs_tf.evaluation.tasks import Crafted, Natural
 from cifs_tf.evaluation.verdicts import judge, next_step, sanity_verdicts
@@ -102,7 +103,7 @@ def test_gradients_and_logits_that_mislead(name, make_victim, labelled):
     tasks = [
         Natural(),
         Crafted(name="pgd", attack=attack, counts=True),
-        *sanity_tasks(EPSILON, ("exact",), with_gradients=True, with_square=name == "decoy"),
+        *sanity_tasks(EPSILON, ("exact",), (8, 8, 1), with_gradients=True, with_square=name == "decoy"),
     ]
     report = evaluate(victim, labelled, tasks)
     assert faults <= failed(report)
@@ -154,16 +155,76 @@ def test_gradients_that_are_right_on_8_bit_pixels_only(task, elsewhere, fault, m
 
 
 def test_a_network_that_changes_while_it_is_measured(make_victim, labelled):
-    """From the second call on its classes are turned round: calls agree, beginning and end do not."""
+    """From its third call on its logits are a tenth less certain: calls agree, beginning and end do not."""
     calls = tf.Variable(0)
 
     def heads(images):
         logits = linear(images)[:, None]
-        return tf.where(calls.assign_add(1) > 1, -logits, logits)
+        return tf.where(calls.assign_add(1) > 2, 0.9 * logits, logits)
 
     victim = make_victim(heads, num_classes=3, num_probes=0)
-    tasks = [Natural(), *entrance_tasks(("exact",), with_gradients=False)[:1]]
+    tasks = [Natural(), Answered(name=FIRST), *entrance_tasks(("exact",), with_gradients=False)]
     assert failed(evaluate(victim, labelled, tasks)) == {"same answer to the end"}
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_network_that_is_another_in_a_graph(hidden, make_victim, labelled):
+    """Also where a class that is ruled out by a logit of -1e9 makes all differences small beside it."""
+
+    def heads(images):
+        logits = linear(images) * (1.0 if tf.executing_eagerly() else 0.99)
+        return tf.concat([logits, tf.fill([tf.shape(images)[0], 1], -1e9)], 1)[:, None] if hidden else logits[:, None]
+
+    victim = make_victim(heads, num_classes=3 + hidden, num_probes=0)
+    report = evaluate(victim, labelled, [Natural(), *entrance_tasks(("exact",), with_gradients=False)])
+    assert failed(report) == {"same answer outside a graph"}
+    assert not report["believable"]
+
+
+def test_a_network_that_recognises_the_corners_of_the_ball(make_victim):
+    """Dark and bright images of pairs of equal pixels: it goes by brightness where moved pixels share a value.
+
+    Elsewhere by the differences in the pairs too, which an attack makes as large as it likes.
+    """
+    rng = np.random.default_rng(3)
+    pairs = rng.integers(30, 90, (40, 32)) + 120 * (np.arange(40) % 2)[:, None]
+    split = Split(np.repeat(pairs, 2, axis=1).reshape(40, 8, 8, 1).astype(np.uint8), np.arange(40) % 2)
+    signs = tf.tile(tf.constant([[1.0], [-1.0]]), [32, 1])
+
+    def heads(images):
+        pixels = tf.reshape(images, [-1, 64])
+        values = tf.sort(pixels, axis=1)
+        shared = (values[:, 1:] - values[:, :-1] < 2e-5) & ~grid(images)
+        is_made = tf.reduce_sum(tf.cast(shared, tf.int32), axis=1, keepdims=True) >= 4
+        bright = 10 * (tf.reduce_mean(pixels, axis=1, keepdims=True) - 0.5)
+        lead = bright + tf.where(is_made, 0.0, pixels @ signs)
+        return tf.concat([-lead, lead], axis=1)[:, None]
+
+    victim = make_victim(heads, num_probes=0)
+    attack = PGD(epsilon=EPSILON, step_size=EPSILON / 4, num_steps=20, loss="cw_margin", keep="fooling")
+    tasks = [Natural(), Crafted(name="pgd", attack=attack, counts=True), Trajectory(epsilon=EPSILON)]
+    report = evaluate(victim, split, tasks)
+    assert report["worst_case"]["accuracy"] == 1
+    assert failed(report) == {"uneven steps add nothing"}
+
+
+def test_a_gradient_that_misleads_on_average(make_victim, labelled):
+    """A decoy with a little noise: attacks on the mean follow its gradient, Square and RayS do not."""
+
+    def noise(images):
+        return 1e-3 * tf.random.normal([tf.shape(images)[0], 1, 3])
+
+    def decoy(images):
+        return (tf.stop_gradient(linear(images)) + 1e-3 * linear(images, DECOY))[:, None] + noise(images)
+
+    attack = rand_tasks(make_victim(num_classes=3), EPSILON, "exact")[0]
+    attack = dataclasses.replace(attack, attack=dataclasses.replace(attack.attack, num_steps=20))
+    asked = [attack, *expected_referees(EPSILON, "exact")]
+    tasks = [Voted(votes=5), *(dataclasses.replace(task, eot=2, votes=5) for task in asked)]
+    misleading = make_victim(decoy, num_classes=3, num_probes=0)
+    honest = make_victim(lambda images: linear(images)[:, None] + noise(images), num_classes=3, num_probes=0)
+    assert failed(evaluate(misleading, labelled, tasks)) == {"square adds nothing", "rays add nothing"}
+    assert failed(evaluate(honest, labelled, tasks)) == set()
 
 
 def test_what_to_do_next():
@@ -299,7 +360,7 @@ def test_chance_is_judged_by_votes(make_victim):
         return logits[:, None]
 
     victim = make_victim(heads, num_classes=2, num_probes=0)
-    (attack,) = rand_tasks(victim, 0.33, "exact")
+    attack = rand_tasks(victim, 0.33, "exact")[0]
     attack = dataclasses.replace(attack, eot=3, votes=9, attack=dataclasses.replace(attack.attack, num_steps=10))
     tasks = [Voted(votes=9), attack, *entrance_tasks(("exact",), with_gradients=False)]
     for suite, verdict in (("quick", "fail"), ("rand", "warn")):

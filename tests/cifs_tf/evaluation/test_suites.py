@@ -149,7 +149,7 @@ def test_chance_changes_the_suite(make_victim):
     heads = make_victim().heads_fns["detached"]
     victim = make_victim(lambda images: heads(images) + tf.random.normal((1, 2, 2)), num_probes=0)
     tasks = suites.make_suite("standard", victim, 0.1)
-    assert [type(task).__name__ for task in tasks[:2]] == ["Voted", "Expected"]
+    assert [type(task).__name__ for task in tasks[:3]] == ["Voted", "Answered", "Expected"]
     assert suites.describe_change("standard", tasks)[0].endswith("took the place of standard.")
     assert suites.describe_change("rand", tasks) == []
 
@@ -176,17 +176,17 @@ def test_audit_by_option(cifs):
 
 
 def test_sanity_checks_are_part_of_every_suite(cifs):
-    """At its end; zero gradients and Square once, wherever they are looked for already; without an audit none."""
+    """Once at its beginning, the others at its end; zero gradients and Square once; without an audit none."""
     for suite in SUITES:
         default, without = (suites.make_suite(suite, cifs, 0.1, audit=audit) for audit in (None, False))
         kinds = [type(task).__name__ for task in default]
         checks = of(default, section="sanity")
         assert {"Consistency", "Ranges"} <= set(kinds)
-        assert checks == default[-len(checks) :]
+        assert checks == [default[1], *default[1 - len(checks) :]]
         has_attacks = suite != "corruptions"
         assert ("Gradients" in kinds) != ("SampledGradients" in kinds) or not has_attacks
-        assert len(of(default, family="square")) == (has_attacks and suite != "rand")
-        assert bool(of(default, family="rays")) == (has_attacks and suite != "rand")
+        assert len(of(default, family="square")) == has_attacks
+        assert bool(of(default, family="rays")) == has_attacks
         assert not of(without, section="sanity")
         assert not any(task.counts for task in checks)
 

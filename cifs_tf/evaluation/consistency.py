@@ -1,0 +1,142 @@
+"""Whether a network is a function of each image: of the image alone, the same in every call, and to the end.
+
+An evaluation asks a network thousands of times, in batches, compiled. Its numbers are of use only if whoever asks it
+once, with one image, gets the same answers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from cifs_tf.attacks.random import uniform
+from cifs_tf.evaluation.attacked import AttackedModel
+from cifs_tf.evaluation.outputs import HALF_TYPES
+from cifs_tf.evaluation.tasks import SAME, Task, differs, rounding_scale
+
+SECTION = "sanity"
+# Images that are asked about again and again.
+FEW = 32
+CALLS = 5
+SAME_IN_HALF = 2e-2
+# Share of noise that is mixed into images, to see what a network does off the natural ones.
+NUDGE = 0.05
+# The same of answers that are written down: at the image, near it, and farther away.
+NUDGES = (0.0, NUDGE, 0.3)
+# Numbers that are written down of each answer, their unit, and what 0 is written as; 0 is no number.
+NUMBERS, ANSWER_UNIT, ANSWER_ZERO = 4, 1e-6, 10**9
+# Probabilities in half precision are rounded to 0: logarithms of some are not compared.
+LEAST_IN_HALF = -7.0
+FIRST, LAST, EAGER = "answers at the beginning", "answers at the end", "answers outside a graph"
+
+
+def tolerance_of(precision: str) -> float:
+    """Return how far two answers of a network may lie apart, as a share, see `rounding_scale`."""
+    return SAME_IN_HALF if precision in HALF_TYPES else SAME
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Consistency(Task):
+    """Answers that depend on the call, on the batch's other images, on the label, or on the loading of the file."""
+
+    name: str = "consistency"
+    section: str = SECTION
+    on: str = "all"
+    sample: int | None = FEW
+
+    is_eager = True
+
+    def compile_key(self) -> Any:
+        return ("consistency",)
+
+    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
+        heads_fn = next(iter(model.heads_fns.values()))
+        tolerance = tolerance_of(model.precision)
+
+        def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            number = len(images)
+            # Attacks see other images than these: each once more, with faint noise on it.
+            noise = tf.random.stateless_uniform(images.shape, (0, 1))
+            images = tf.concat([images, images + NUDGE * (noise - images)], 0)
+            labels = tf.tile(labels, [2])
+            heads = heads_fn(images)
+
+            def other(answers: tf.Tensor) -> tf.Tensor:
+                changed = differs(heads, answers, tolerance)
+                return changed[:number] | changed[number:]
+
+            repeated = [other(heads_fn(images)) for _ in range(CALLS - 1)]
+            # Before them, after them and between them other images: noise, and nothing at all.
+            dark = tf.zeros_like(images)
+            batch = [
+                other(tf.concat([heads_fn(images[i : i + 1]) for i in range(len(images))], 0)),
+                other(heads_fn(images[::-1])[::-1]),
+                other(heads_fn(tf.concat([images, noise], 0))[: len(images)]),
+                other(heads_fn(tf.concat([dark, images], 0))[len(images) :]),
+            ]
+            varies = _any(repeated)
+            # Where calls differ, nothing is known of what else the answer depends on.
+            found = {"varies": varies, "batch": _any(batch) & ~varies}
+            if model.labelled_heads_fn is not None:
+                answers = [model.labelled_heads_fn(images, (labels + shift) % model.num_classes) for shift in (0, 1)]
+                found["leaks"] = _any([other(each) for each in answers]) & ~varies
+            if model.reload is not None:
+                found["reloaded"] = other(next(iter(model.reload().heads_fns.values()))(images)) & ~varies
+            return found
+
+        return measure
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answered(Task):
+    """What a network answers to some images and to noisy ones, as numbers: to be compared with those of another time.
+
+    Four random projections of all heads for each image, in units of what rounding is a share of.
+    """
+
+    section: str = SECTION
+    on: str = "all"
+    sample: int | None = FEW
+
+    @property
+    def stream(self) -> int:
+        return zlib.crc32(b"answers") & 0x7FFFFFFF  # all such tasks look at the same noise
+
+    def compile_key(self) -> Any:
+        return ("answered", self.is_eager)
+
+    def measure_fn(self, model: AttackedModel) -> Callable[..., dict[str, tf.Tensor]]:
+        heads_fn = model.answered_fn or next(iter(model.heads_fns.values()))
+        floor = LEAST_IN_HALF if model.precision in HALF_TYPES else -float("inf")
+        size = (1 + model.num_probes) * model.num_classes
+        mix = tf.constant(np.random.default_rng(0).standard_normal((size, NUMBERS)) / size**0.5, tf.float64)
+
+        def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
+            noise = uniform(seed, images.shape[1:], 0.0, 1.0, images.dtype)
+            heads = heads_fn(tf.concat([images + share * (noise - images) for share in NUDGES], 0))
+            heads = tf.maximum(heads, tf.reduce_max(heads, axis=-1, keepdims=True) + floor)
+            rows = tf.reshape(tf.cast(heads / rounding_scale(heads), tf.float64), [-1, size])
+            found = tf.round(tf.clip_by_value(rows @ mix / ANSWER_UNIT, -ANSWER_ZERO, ANSWER_ZERO)) + ANSWER_ZERO
+            is_number = tf.math.is_finite(found)
+            found = tf.cast(tf.where(is_number, found, tf.zeros_like(found)), tf.int64)
+            return {"answers": tf.concat(tf.split(found, len(NUDGES)), axis=1)}
+
+        return measure
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnsweredEagerly(Answered):
+    """The same of the network as it is, which TensorFlow has not compiled."""
+
+    name: str = EAGER
+
+    is_eager = True
+
+
+def _any(flags: list[tf.Tensor]) -> tf.Tensor:
+    return tf.reduce_any(tf.stack(flags), axis=0)
