@@ -19,7 +19,7 @@ from deceptions import DATA, EPSILON, IMAGES, cases
 from cifs_tf import evaluate
 from cifs_tf.command_line import parse_options, run_program
 from cifs_tf.evaluation import AttackedModel, as_attacked
-from cifs_tf.evaluation.binarisation import Binarised
+from cifs_tf.evaluation.checks.binarisation import Binarised
 from cifs_tf.evaluation.tasks import Natural
 from cifs_tf.files import write_text
 from cifs_tf.tables import Table

@@ -20,8 +20,8 @@ from cifs_tf.attacks.objective import fooled
 from cifs_tf.checks import check_labels
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.attacked import fingerprint_of
 from cifs_tf.evaluation.engine import code_version
+from cifs_tf.evaluation.networks.attacked import fingerprint_of
 from cifs_tf.files import write_atomically
 from cifs_tf.losses import head_weights
 from cifs_tf.models import Classifier

@@ -18,9 +18,9 @@ from cifs_tf.attacks import APGD, FABT, Square
 from cifs_tf.benchmarks.options import STANDARD_ATTACKS, AttackOptions
 from cifs_tf.benchmarks.timing import Say
 from cifs_tf.data import Split, to_float
-from cifs_tf.evaluation.attacked import AttackedModel, as_attacked
 from cifs_tf.evaluation.engine import header_of, run_tasks
 from cifs_tf.evaluation.ledger import Ledger
+from cifs_tf.evaluation.networks.attacked import AttackedModel, as_attacked
 from cifs_tf.evaluation.suites import L1_TARGETS, MAX_TARGETS, STARTS
 from cifs_tf.evaluation.tasks import Crafted, Natural, Task
 from cifs_tf.files import read_json

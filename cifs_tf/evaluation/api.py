@@ -15,14 +15,14 @@ import tensorflow as tf
 
 from cifs_tf.config import parse_shard
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.answers import answers_of
-from cifs_tf.evaluation.attacked import AttackedModel, as_attacked
-from cifs_tf.evaluation.card import Card
+from cifs_tf.evaluation.cards.card import Card
 from cifs_tf.evaluation.engine import ProgressFn, check_input, header_of, run_tasks
 from cifs_tf.evaluation.inputs import Data, as_split
 from cifs_tf.evaluation.ledger import Ledger
+from cifs_tf.evaluation.networks.answers import answers_of
+from cifs_tf.evaluation.networks.attacked import AttackedModel, as_attacked
 from cifs_tf.evaluation.records import Report
-from cifs_tf.evaluation.report import build_report
+from cifs_tf.evaluation.reports.report import build_report
 from cifs_tf.evaluation.suites import describe_change, describe_missing, make_suite
 from cifs_tf.evaluation.tasks import Crafted, Natural, Task
 
@@ -58,7 +58,7 @@ def evaluate(
         epsilon: radius of the ball, above 0, in L-infinity at most 1; needed with the name of a suite.
         norm: of the ball, with the name of a suite: `"linf"` (default), `"l2"` or `"l1"`, see `make_suite`.
         ledger_file: file to resume from after an interruption; None (default) keeps the ledger in memory.
-        card_file: file for the robustness card, see `cifs_tf.evaluation.card`. Default None: no card.
+        card_file: file for the robustness card, see `cifs_tf.evaluation.cards.card`. Default None: no card.
         shard: `i/n`, to divide the images among n machines; the report is then of this part.
         seed: of everything random, 0 to 2^31 - 1. Default 0.
         batch_size: images per batch, over all devices. Default 250.

@@ -14,10 +14,10 @@ from typing import Any
 import tensorflow as tf
 
 from cifs_tf.attacks import APGD, HeadsFn, RayS, Square
-from cifs_tf.evaluation.attacked import AttackedModel
-from cifs_tf.evaluation.consistency import tolerance_of
-from cifs_tf.evaluation.outputs import probe_images
-from cifs_tf.evaluation.referees import REFEREES, SOME
+from cifs_tf.evaluation.checks.consistency import tolerance_of
+from cifs_tf.evaluation.checks.referees import REFEREES, SOME
+from cifs_tf.evaluation.networks.attacked import AttackedModel
+from cifs_tf.evaluation.networks.outputs import probe_images
 from cifs_tf.evaluation.tasks import Crafted, Natural, Task, differs, inside, label_ranks
 
 EOT, VOTES = 20, 20

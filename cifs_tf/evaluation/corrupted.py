@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.ledger import Ledger
+from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.records import Corruptions
 from cifs_tf.evaluation.tasks import Task, label_ranks
 from cifs_tf.statistics import mean_interval

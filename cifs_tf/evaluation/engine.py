@@ -24,8 +24,8 @@ from cifs_tf.attacks import HeadsFn, example_seeds
 from cifs_tf.config import parse_shard
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.ledger import Ledger
+from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.records import MAIN, Header
 from cifs_tf.evaluation.tasks import Crafted, Task
 from cifs_tf.files import hash_text
@@ -35,12 +35,11 @@ ProgressFn = Callable[[str, float, int], None]
 """Called as (task, share of the work done, in [0, 1], survivors of the pool `main` when the task began)."""
 FIRST = "first "
 KeepFn = Callable[[Crafted, Split, np.ndarray, np.ndarray, HeadsFn], None]
-"""Called with the adversarial images that broke some images, see `cifs_tf.evaluation.card.Card.keep`."""
+"""Called with the adversarial images that broke some images, see `cifs_tf.evaluation.cards.card.Card.keep`."""
 DECIDES = (
     *("attacks/*.py", "layers/*.py", "models/*.py", "losses.py", "data/split.py", "data/corruptions.py"),
-    *(f"evaluation/{name}.py" for name in ("engine", "tasks", "attacked", "outputs", "loading", "onnx_files")),
-    *(f"evaluation/{name}.py" for name in ("sanity", "chance", "consistency", "referees", "binarisation")),
-    *(f"evaluation/{name}.py" for name in ("corrupted", "records")),
+    *(f"evaluation/{name}.py" for name in ("engine", "tasks", "chance", "corrupted", "records", "networks/*")),
+    *(f"evaluation/checks/{name}.py" for name in ("sanity", "consistency", "referees", "binarisation")),
 )
 
 

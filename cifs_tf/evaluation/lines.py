@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.answers import same_answers
+from cifs_tf.evaluation.networks.answers import same_answers
 from cifs_tf.evaluation.records import Header
 
 # With this a ledger begins, and a card.

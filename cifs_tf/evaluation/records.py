@@ -22,7 +22,7 @@ class TaskRecord:
         kind: class of the task, such as `"Crafted"`.
         attack: class (`kind`) and hyper-parameters; None for a task without an attack.
         surrogate: name of the model that the attack made its images on; None for the attacked one.
-        sample, epsilon, is_on_grid: of sanity checks, see `cifs_tf.evaluation.sanity`.
+        sample, epsilon, is_on_grid: of sanity checks, see `cifs_tf.evaluation.checks.sanity`.
         eot, votes: of networks that answer by chance, see `cifs_tf.evaluation.chance`.
     """
 
@@ -85,7 +85,7 @@ class About(TypedDict, total=False):
 
 
 class Answers(TypedDict):
-    """Answers of a network by which it is known again, see `cifs_tf.evaluation.answers`; None for what is no number."""
+    """Answers of a network by which it is known again, see `networks.answers`; None for what is no number."""
 
     heads: list[list[float | None]]
     gradients: list[list[float | None]] | None
@@ -173,7 +173,7 @@ class Corruptions(TypedDict):
 
 
 class CheckRecord(TypedDict):
-    """A check of the audit, see `cifs_tf.evaluation.audit.Check`."""
+    """A check of the audit, see `cifs_tf.evaluation.checks.audit.Check`."""
 
     name: str
     verdict: str

@@ -15,8 +15,8 @@ from cifs_tf.attacks.objective import fooled
 from cifs_tf.checks import as_array, check_images, check_labels
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.attacked import as_attacked
 from cifs_tf.evaluation.inputs import collect
+from cifs_tf.evaluation.networks.attacked import as_attacked
 from cifs_tf.losses import head_weights
 from cifs_tf.models import Classifier
 

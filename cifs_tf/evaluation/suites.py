@@ -7,14 +7,14 @@ from cifs_tf.attack_names import NORM_SUITES, SUITES
 from cifs_tf.attacks import APGD, DDN, FABT, FMN, MALT, PGD, RayS, Square
 from cifs_tf.attacks.ball import NORMS
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.chance import Expected, Voted, answers_by_chance, expected_referees, rand_tasks
-from cifs_tf.evaluation.consistency import FIRST, Answered
+from cifs_tf.evaluation.checks.consistency import FIRST, Answered
+from cifs_tf.evaluation.checks.sanity import entrance_tasks, sanity_tasks
 from cifs_tf.evaluation.corrupted import corrupted_tasks
 from cifs_tf.evaluation.grids import autoattack_task, grid_tasks
 from cifs_tf.evaluation.named_attacks import PAPER_ATTACKS, make_attacks
+from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.radii import farthest_radius
-from cifs_tf.evaluation.sanity import entrance_tasks, sanity_tasks
 from cifs_tf.evaluation.tasks import Crafted, Flips, Gradients, Natural, Nearest, Stability, Task
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.losses import PAPER_ATTACK_BETAS, attack_betas_for
@@ -303,7 +303,7 @@ def audit_tasks(
     thorough: bool = False,
     norm: str = "linf",
 ) -> list[Task]:
-    """List what `cifs_tf.evaluation.audit` needs to tell robustness from hidden gradients.
+    """List what `cifs_tf.evaluation.checks.audit` needs to tell robustness from hidden gradients.
 
     The curves are cumulative: a larger budget is spent on the survivors of the smaller ones.
     """

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from cifs_tf.attacks import PGD, Ball, HeadsFn
 from cifs_tf.attacks.objective import choose, fooled
-from cifs_tf.evaluation.attacked import AttackedModel
+from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.records import MAIN
 from cifs_tf.losses import cross_entropy, head_weights
 

@@ -15,14 +15,14 @@ from cifs_tf.config import RunConfig
 from cifs_tf.data import Split, load_dataset
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import AttackedModel, as_attacked, build_report, load_attacked, merge, write_report
-from cifs_tf.evaluation.card import Card, merge_cards
+from cifs_tf.evaluation.cards.card import Card, merge_cards
+from cifs_tf.evaluation.cards.verification import verify
+from cifs_tf.evaluation.checks.verdicts import FAIL, next_step
 from cifs_tf.evaluation.engine import hash_split
-from cifs_tf.evaluation.examples import pick_examples
-from cifs_tf.evaluation.pages import describe_ball, describe_length
 from cifs_tf.evaluation.radii import default_epsilon
 from cifs_tf.evaluation.records import Example, Report
-from cifs_tf.evaluation.verdicts import FAIL, next_step
-from cifs_tf.evaluation.verification import verify
+from cifs_tf.evaluation.reports.examples import pick_examples
+from cifs_tf.evaluation.reports.pages import describe_ball, describe_length
 from cifs_tf.export import GRADIENT_FILE, ORIGIN_FILE, find_fault
 from cifs_tf.files import print_written
 from cifs_tf.runs.cluster import make_local_cluster

@@ -16,7 +16,7 @@ from cifs_tf.config import DataConfig
 from cifs_tf.data import ImageDataset, Split
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import Ledger, make_attacks
-from cifs_tf.evaluation.attacked import fingerprint_of
+from cifs_tf.evaluation.networks.attacked import fingerprint_of
 from cifs_tf.figures import save_figure
 from cifs_tf.files import print_written, write_results
 from cifs_tf.losses import head_weights

@@ -26,9 +26,9 @@ from cifs_tf.evaluation import (
     merge,
     write_report,
 )
-from cifs_tf.evaluation.card import Card
-from cifs_tf.evaluation.examples import pick_examples
+from cifs_tf.evaluation.cards.card import Card
 from cifs_tf.evaluation.records import Report
+from cifs_tf.evaluation.reports.examples import pick_examples
 from cifs_tf.files import read_json
 from cifs_tf.runs.cluster import ALONE, Cluster
 from cifs_tf.runs.curves import best_epoch

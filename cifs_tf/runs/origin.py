@@ -10,7 +10,7 @@ from typing import Any
 from cifs_tf.config import DataConfig
 from cifs_tf.data import ImageDataset, Split, load_dataset
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.loading import version_folder
+from cifs_tf.evaluation.networks.loading import version_folder
 from cifs_tf.export import ORIGIN_FILE, changed_files
 from cifs_tf.files import CARD_FILE
 from cifs_tf.runs.images import MEASURED

@@ -12,7 +12,7 @@ from cifs_tf.config import RunConfig
 from cifs_tf.data import ImageDataset
 from cifs_tf.data.resizing import served_mode
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.attacked import fingerprint_of
+from cifs_tf.evaluation.networks.attacked import fingerprint_of
 from cifs_tf.export import FORMATS, ORIGIN_FILE, ExportError, export, find_fault, write_origin
 from cifs_tf.extras import is_installed
 from cifs_tf.files import CHECK, now, print_written, read_json, read_results, write_results

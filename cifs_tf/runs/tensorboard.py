@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams import api as hparams
 
 from cifs_tf.config import RunConfig
 from cifs_tf.data import Split, to_float
-from cifs_tf.evaluation.card import Card
+from cifs_tf.evaluation.cards.card import Card
 from cifs_tf.evaluation.records import Example, Report
 from cifs_tf.extras import is_installed
 from cifs_tf.models import Classifier

@@ -7,9 +7,9 @@ import tensorflow as tf
 
 from cifs_tf.attacks import APGD, FABT, PGD, Square
 from cifs_tf.data import Split
-from cifs_tf.evaluation.attacked import AttackedModel
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.named_attacks import make_attacks
+from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.suites import paper_tasks
 from cifs_tf.evaluation.tasks import Crafted, Flips, Natural
 

@@ -11,8 +11,8 @@ from cifs_tf.data import Split
 from cifs_tf.distribute import mirrored_strategy
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import Ledger, as_attacked, evaluate, make_attacks, make_suite
-from cifs_tf.evaluation.answers import answers_of, same_answers
 from cifs_tf.evaluation.engine import _batch_sizes, header_of, run_tasks
+from cifs_tf.evaluation.networks.answers import answers_of, same_answers
 from cifs_tf.evaluation.suites import paper_tasks
 from cifs_tf.evaluation.tasks import Crafted, Natural, inside, label_ranks
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.card import Card
+from cifs_tf.evaluation.cards.card import Card
 from cifs_tf.evaluation.ledger import Ledger, merge
 from cifs_tf.evaluation.lines import check_same, encode
 

@@ -58,7 +58,7 @@ def _tiny_networks():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cifs_tf.runs.networks.build_classifier", build)
-        patch.setattr("cifs_tf.evaluation.pages.is_installed", lambda extra: False)  # no figures in the pages
+        patch.setattr("cifs_tf.evaluation.reports.pages.is_installed", lambda extra: False)  # no figures in the pages
         yield
 
 

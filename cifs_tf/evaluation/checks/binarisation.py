@@ -20,8 +20,8 @@ import tensorflow as tf
 from cifs_tf.attacks import PGD, Ball
 from cifs_tf.attacks.objective import fooled
 from cifs_tf.attacks.random import fold_in, uniform
-from cifs_tf.evaluation.attacked import AttackedModel
-from cifs_tf.evaluation.outputs import last_features
+from cifs_tf.evaluation.networks.attacked import AttackedModel
+from cifs_tf.evaluation.networks.outputs import last_features
 from cifs_tf.evaluation.tasks import Task, inside
 
 SECTION = "sanity"

@@ -13,13 +13,13 @@ from cifs_tf.attacks import Ball
 from cifs_tf.config import Ratio
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.attacked import AttackedModel
-from cifs_tf.evaluation.card import Card, relative_lead
+from cifs_tf.evaluation.cards.card import Card, relative_lead
+from cifs_tf.evaluation.checks.verdicts import FAIL, INFO, PASS, WARN, Check
 from cifs_tf.evaluation.engine import code_version, hash_split
 from cifs_tf.evaluation.lines import name_images
+from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.records import About, Report
 from cifs_tf.evaluation.tasks import SAME, inside
-from cifs_tf.evaluation.verdicts import FAIL, INFO, PASS, WARN, Check
 
 PixelsOf: TypeAlias = Callable[[int], np.ndarray]
 

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.attacks.random import uniform
-from cifs_tf.evaluation.attacked import AttackedModel
-from cifs_tf.evaluation.outputs import HALF_TYPES
+from cifs_tf.evaluation.networks.attacked import AttackedModel
+from cifs_tf.evaluation.networks.outputs import HALF_TYPES
 from cifs_tf.evaluation.tasks import SAME, Task, differs, rounding_scale
 
 SECTION = "sanity"

@@ -1,8 +1,8 @@
 """Sanity checks of every evaluation: cheap measurements, on a sample of the images, that tell whether it can be true.
 
 Sources: Athalye et al. 2018 and Carlini et al. 2019 on gradient masking, Pintor et al. 2022 on indicators of attack
-failure, Wang et al. 2019 on first-order stationarity (FOSC), AutoAttack's warnings. `cifs_tf.evaluation.verdicts`
-judges what they find. Nothing here counts in the worst case: results of the suites stay what they are.
+failure, Wang et al. 2019 on first-order stationarity (FOSC), AutoAttack's warnings. `verdicts` beside it judges what
+they find. Nothing here counts in the worst case: results of the suites stay what they are.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import tensorflow as tf
 from cifs_tf.attacks import HeadsFn
 from cifs_tf.attacks.objective import fooled
 from cifs_tf.attacks.random import fold_in, uniform
-from cifs_tf.evaluation.attacked import AttackedModel
-from cifs_tf.evaluation.binarisation import Binarised
-from cifs_tf.evaluation.consistency import LAST, SECTION, Answered, AnsweredEagerly, Consistency
+from cifs_tf.evaluation.checks.binarisation import Binarised
+from cifs_tf.evaluation.checks.consistency import LAST, SECTION, Answered, AnsweredEagerly, Consistency
+from cifs_tf.evaluation.checks.referees import SOME, referees
+from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.radii import farthest_radius
-from cifs_tf.evaluation.referees import SOME, referees
 from cifs_tf.evaluation.tasks import Gradients, Task
 from cifs_tf.losses import margin
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import as_attacked, evaluate, load_attacked
-from cifs_tf.evaluation.onnx_files import NO_GRADIENT_FILE
+from cifs_tf.evaluation.networks.onnx_files import NO_GRADIENT_FILE
 from cifs_tf.evaluation.suites import make_suite
 from cifs_tf.export import GRADIENT_FILE, export
 from cifs_tf.losses import contract, cross_entropy

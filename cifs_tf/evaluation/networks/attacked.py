@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from cifs_tf.attacks import HeadsFn
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.outputs import (
+from cifs_tf.evaluation.networks.outputs import (
     HALF_TYPES,
     as_logits,
     differentiable,
@@ -51,7 +51,7 @@ class AttackedModel:
         reload: loads the model from its file again, to see whether it is the same; None where there is no file.
         has_gradient: whether there is a gradient to follow; else the suites hold attacks that need none. Default True.
         answers_fns: by mask gradient, functions of the images in whose graph a linear last layer may be seen, see
-            `cifs_tf.evaluation.outputs.last_features`; none (default) where there is no such graph.
+            `cifs_tf.evaluation.networks.outputs.last_features`; none (default) where there is no such graph.
         answered_fn: what `heads_fns` return but for rounding and a number that is added to all classes, computed alike
             in and outside a graph; None (default) where they are.
     """

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from cifs_tf.attacks import HeadsFn
 from cifs_tf.errors import UserError, first_line
-from cifs_tf.evaluation.attacked import PAPER_TOP_K, AttackedModel, as_many, check_input_of, single_head
-from cifs_tf.evaluation.outputs import choose_output, probe_images
+from cifs_tf.evaluation.networks.attacked import PAPER_TOP_K, AttackedModel, as_many, check_input_of, single_head
+from cifs_tf.evaluation.networks.outputs import choose_output, probe_images
 from cifs_tf.evaluation.tasks import differs
 from cifs_tf.extras import require
 from cifs_tf.models.onnx_gradient import GRADIENT_FILE, MASK_GRADIENT_SHARES

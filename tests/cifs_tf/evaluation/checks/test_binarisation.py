@@ -7,10 +7,10 @@ import tensorflow as tf
 
 from cifs_tf.data import Split
 from cifs_tf.evaluation import as_attacked, evaluate, make_suite
-from cifs_tf.evaluation.binarisation import Binarised, _separate
-from cifs_tf.evaluation.outputs import last_features
+from cifs_tf.evaluation.checks.binarisation import Binarised, _separate
+from cifs_tf.evaluation.checks.verdicts import next_step, sanity_verdicts
+from cifs_tf.evaluation.networks.outputs import last_features
 from cifs_tf.evaluation.tasks import Natural
-from cifs_tf.evaluation.verdicts import next_step, sanity_verdicts
 
 RNG = np.random.default_rng(0)
 FEATURES = tf.constant(RNG.normal(size=(64, 40)), tf.float32)

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from cifs_tf.attacks import PGD, HeadsFn, RayS, Square
-from cifs_tf.evaluation.attacked import AttackedModel
+from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.tasks import Crafted
 
 REFEREES = "referees"

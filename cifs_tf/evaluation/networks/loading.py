@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from cifs_tf.attacks import HeadsFn
 from cifs_tf.errors import UserError, first_line
-from cifs_tf.evaluation.attacked import (
+from cifs_tf.evaluation.networks.attacked import (
     PAPER_TOP_K,
     AttackedModel,
     as_attacked,
@@ -22,8 +22,8 @@ from cifs_tf.evaluation.attacked import (
     check_input_of,
     single_head,
 )
-from cifs_tf.evaluation.onnx_files import load_onnx
-from cifs_tf.evaluation.outputs import as_rows, choose_output
+from cifs_tf.evaluation.networks.onnx_files import load_onnx
+from cifs_tf.evaluation.networks.outputs import as_rows, choose_output
 from cifs_tf.layers import MASK_GRADIENTS
 from cifs_tf.models import load_model
 from cifs_tf.models.side_effects import check_side_effects

@@ -15,10 +15,10 @@ from cifs_tf.attacks import PGD
 from cifs_tf.data import Split
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import evaluate
-from cifs_tf.evaluation.card import Card, Shown, merge_cards
+from cifs_tf.evaluation.cards.card import Card, Shown, merge_cards
+from cifs_tf.evaluation.cards.verification import verify
 from cifs_tf.evaluation.lines import decode, encode
 from cifs_tf.evaluation.tasks import Crafted, Natural
-from cifs_tf.evaluation.verification import verify
 
 EPSILON = 0.1
 

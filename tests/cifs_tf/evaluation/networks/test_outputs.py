@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from cifs_tf.attacks import PGD
 from cifs_tf.evaluation import as_attacked, evaluate, load_attacked
-from cifs_tf.evaluation.outputs import choose_output, lowest_precision, with_scaled_gradient
+from cifs_tf.evaluation.networks.outputs import choose_output, lowest_precision, with_scaled_gradient
 from cifs_tf.evaluation.tasks import Crafted, Natural
 from cifs_tf.losses import cross_entropy
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from cifs_tf.evaluation.checks.verdicts import ADDED, FAIL, INFO, PASS, SKIP, WARN, Check, judge, sanity_verdicts
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.records import MAIN, TaskRecord
-from cifs_tf.evaluation.verdicts import ADDED, FAIL, INFO, PASS, SKIP, WARN, Check, judge, sanity_verdicts
 
 MAX_ZERO_GRADIENTS = 0.05
 MAX_SURPRISE = 0.01

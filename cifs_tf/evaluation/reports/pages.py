@@ -34,7 +34,7 @@ def write_report(report: Report, folder: str | os.PathLike[str], examples: Seque
     figures: dict[str, str] = {}
     pictures: list[dict[str, str]] = []
     if is_installed("report"):
-        from cifs_tf.evaluation.drawings import draw_examples, draw_report
+        from cifs_tf.evaluation.reports.drawings import draw_examples, draw_report
 
         figures, pictures = draw_report(report), draw_examples(examples)
     texts = {

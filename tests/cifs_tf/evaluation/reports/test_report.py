@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cifs_tf.evaluation import build_report, write_report
-from cifs_tf.evaluation.pages import FILES
+from cifs_tf.evaluation.reports.pages import FILES
 from cifs_tf.files import read_results
 
 

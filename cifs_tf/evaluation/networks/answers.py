@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifs_tf.data import Split, to_float
-from cifs_tf.evaluation.attacked import AttackedModel
+from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.records import Answers
 
 # Images that are looked at, and how many numbers are kept of what a network answers to each.

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from cifs_tf.data import Split, to_float
-from cifs_tf.evaluation.attacked import AttackedModel
-from cifs_tf.evaluation.card import Card
+from cifs_tf.evaluation.cards.card import Card
+from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.records import Example
 
 

@@ -12,10 +12,10 @@ from cifs_tf.attacks import PGD, RayS
 from cifs_tf.data import Split
 from cifs_tf.evaluation import as_attacked, evaluate, load_attacked, suites
 from cifs_tf.evaluation.chance import Voted, expected_referees, rand_tasks
-from cifs_tf.evaluation.consistency import FIRST, Answered
-from cifs_tf.evaluation.sanity import Faithful, Trajectory, entrance_tasks, sanity_tasks
+from cifs_tf.evaluation.checks.consistency import FIRST, Answered
+from cifs_tf.evaluation.checks.sanity import Faithful, Trajectory, entrance_tasks, sanity_tasks
+from cifs_tf.evaluation.checks.verdicts import judge, next_step, sanity_verdicts
 from cifs_tf.evaluation.tasks import Crafted, Natural
-from cifs_tf.evaluation.verdicts import judge, next_step, sanity_verdicts
 
 EPSILON = 0.1
 WEIGHTS = tf.constant(np.random.default_rng(0).normal(size=(64, 3)), tf.float32)

@@ -5,9 +5,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from cifs_tf.evaluation.audit import audit, audit_passed
+from cifs_tf.evaluation.checks.audit import audit, audit_passed
 from cifs_tf.evaluation.corrupted import describe_corruptions
-from cifs_tf.evaluation.distances import describe_distances, distance_curve
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.records import (
     MAIN,
@@ -21,6 +20,7 @@ from cifs_tf.evaluation.records import (
     Report,
     TaskRecord,
 )
+from cifs_tf.evaluation.reports.distances import describe_distances, distance_curve
 from cifs_tf.files import now
 from cifs_tf.statistics import wilson_interval
 

@@ -7,7 +7,7 @@ import pytest
 
 from cifs_tf.data import Split
 from cifs_tf.evaluation import evaluate, make_suite, write_report
-from cifs_tf.evaluation.distances import describe_distances, distance_curve
+from cifs_tf.evaluation.reports.distances import describe_distances, distance_curve
 from cifs_tf.statistics import median_interval
 
 SCALES = [("linf", 1), *(pytest.param(*each, marks=pytest.mark.slow) for each in (("l2", 8), ("l1", 64)))]

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from cifs_tf.evaluation.consistency import ANSWER_UNIT, EAGER, FIRST, LAST, tolerance_of
+from cifs_tf.evaluation.checks.consistency import ANSWER_UNIT, EAGER, FIRST, LAST, tolerance_of
+from cifs_tf.evaluation.checks.referees import REFEREES
+from cifs_tf.evaluation.checks.sanity import DIRECTIONS, LAST_STEPS, STEPS
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.records import MAIN, TaskRecord
-from cifs_tf.evaluation.referees import REFEREES
-from cifs_tf.evaluation.sanity import DIRECTIONS, LAST_STEPS, STEPS
 from cifs_tf.statistics import wilson_interval
 
 PASS, WARN, FAIL, SKIP, INFO = "pass", "warn", "fail", "skip", "info"
@@ -121,7 +121,7 @@ def judge(images: int, number: int, limit: float) -> str:
 
 
 def sanity_verdicts(ledger: Ledger) -> list[Check]:
-    """Judge what the tasks of `cifs_tf.evaluation.sanity` found.
+    """Judge what the tasks of `cifs_tf.evaluation.checks.sanity` found.
 
     Args:
         ledger: of a finished evaluation.

@@ -1,0 +1,1 @@
+"""Robustness cards: a report with the images that prove it, and their verification."""

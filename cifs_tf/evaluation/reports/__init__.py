@@ -1,0 +1,1 @@
+"""What an evaluation found, as one record, a page and figures."""
