@@ -45,8 +45,8 @@ def render(study: Study, seeds: int, cells: Sequence[dict[str, Any]], pilots: Se
     environment = template_environment(TEMPLATES)
     environment.filters |= {"percent": percent, "points": points}
     gate, judged = statistics.gate(cells, study), statistics.judge_hypotheses(cells, study)
-    if gate["reached"] is False:
-        judged = {name: {**each, "verdict": NOT_REACHED} for name, each in judged.items()}
+    if gate.reached is False:
+        judged = {name: each._replace(verdict=NOT_REACHED) for name, each in judged.items()}
     rows = {name: statistics.accuracies(cells, name) for name in study.arms}
     text = environment.get_template("verdict.md.j2").render(
         study=study,
@@ -58,7 +58,7 @@ def render(study: Study, seeds: int, cells: Sequence[dict[str, Any]], pilots: Se
         gate=gate,
         judged=judged,
         rows=rows,
-        is_waiting=any(each["verdict"] == statistics.WAITING for each in judged.values()),
+        is_waiting=any(each.verdict == statistics.WAITING for each in judged.values()),
         classes=cells[0]["class_names"] if cells else [],
     )
     return text.rstrip() + "\n"
@@ -128,6 +128,6 @@ def _pilot_rows(pilot: dict[str, Any]) -> list[tuple[int, float, float, float]]:
     """Return epoch, robust accuracy in training (as `fit` logs it), natural and robust validation accuracy."""
     curves = pilot["curves"]
     last = len(curves[WATCHED])
-    epochs = sorted({*range(PILOT_EVERY, last + 1, PILOT_EVERY), last, int(np.argmax(curves[WATCHED])) + 1})
+    epochs = sorted({*range(PILOT_EVERY, last + 1, PILOT_EVERY), last, statistics.peak_of(pilot)})
     names = ("robust_accuracy", "val_clean_accuracy", WATCHED)
     return [(epoch, *(curves[name][epoch - 1] for name in names)) for epoch in epochs]

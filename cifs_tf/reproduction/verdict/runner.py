@@ -48,10 +48,10 @@ def check_regime(cells: Sequence[dict[str, Any]], study: Study) -> None:
     Once there are cells of other arms the study goes on to its end, whatever they are worth.
     """
     found = gate(cells, study)
-    if found["reached"] is False and {cell["arm"] for cell in cells} == {"vanilla"}:
+    if found.reached is False and {cell["arm"] for cell in cells} == {"vanilla"}:
         advice = (
-            f"vanilla ends at {found['training']:.1%} robust accuracy on training images and declines by "
-            f"{found['decline']:.1%}, the gate asks for {study.gate['training']:.0%} and {study.gate['decline']:.0%}; "
+            f"vanilla ends at {found.training:.1%} robust accuracy on training images and declines by "
+            f"{found.decline:.1%}, the gate asks for {study.gate['training']:.0%} and {study.gate['decline']:.0%}; "
             "choose another schedule in training/recipes/verdict.yaml, and keep this cell as a pilot"
         )
         raise UserError("--study", NAME, advice)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +37,38 @@ class Difference:
     low: float
     high: float
     seeds: int
+
+
+class Judged(NamedTuple):
+    """A contrast: its difference, None without a seed that all its arms have, and what that says of the hypothesis."""
+
+    difference: Difference | None
+    verdict: str
+
+
+class Judgement(NamedTuple):
+    """What is said of a hypothesis, and its contrasts by title."""
+
+    verdict: str
+    contrasts: dict[str, Judged]
+
+
+class Gate(NamedTuple):
+    """Whether vanilla reached the regime of robust overfitting; None without a seed of it.
+
+    Args:
+        seeds: that the others are means over.
+        reached: whether it did.
+        training: robust accuracy on training images at the last epoch.
+        decline: best minus last robust validation accuracy.
+        peaks: epoch of the best, for each seed.
+    """
+
+    seeds: int
+    reached: bool | None
+    training: float = math.nan
+    decline: float = math.nan
+    peaks: tuple[int, ...] = ()
 
 
 def verdicts(cell: dict[str, Any], checkpoint: str, protocol: str) -> np.ndarray:
@@ -99,22 +132,21 @@ def _draws(stream: int, number: int) -> np.ndarray:
     return generator.multinomial(number, np.full(number, 1 / number), size=RESAMPLES).astype(np.float32)
 
 
-def gate(cells: Cells, study: Study) -> dict[str, Any]:
-    """Judge whether vanilla reached the regime of robust overfitting, before anything is compared.
-
-    Returns:
-        `seeds`, and if there are any: `training` (robust accuracy on training images at the last epoch), `decline`
-        (best minus last robust validation accuracy), `peaks` (epoch of the best), means over the seeds, and `reached`.
-    """
+def gate(cells: Cells, study: Study) -> Gate:
+    """Judge whether vanilla reached the regime of robust overfitting, before anything is compared."""
     found = [cell for cell in cells if cell["arm"] == "vanilla"]
     if not found:
-        return {"seeds": 0, "reached": None}
+        return Gate(0, None)
     training = float(np.mean([cell["checkpoints"]["last"]["training"]["robust"] for cell in found]))
     decline = float(np.mean([max(cell["curves"][WATCHED]) - cell["curves"][WATCHED][-1] for cell in found]))
     training, decline = round(training, DIGITS), round(decline, DIGITS)  # curves are rounded: no threshold by a hair
     reached = training >= study.gate["training"] and decline >= study.gate["decline"]
-    peaks = [int(np.argmax(cell["curves"][WATCHED])) + 1 for cell in found]
-    return {"seeds": len(found), "training": training, "decline": decline, "peaks": peaks, "reached": reached}
+    return Gate(len(found), reached, training, decline, tuple(map(peak_of, found)))
+
+
+def peak_of(cell: dict[str, Any]) -> int:
+    """Return the epoch of the best robust validation accuracy, counted from 1."""
+    return int(np.argmax(cell["curves"][WATCHED])) + 1
 
 
 def judge_one(kind: str, margin: float, difference: Difference) -> str:
@@ -135,41 +167,34 @@ def judge_one(kind: str, margin: float, difference: Difference) -> str:
     return SUPPORTED if high < margin else CONTRADICTED if low > 0 else UNDECIDED
 
 
-def judge_hypotheses(cells: Cells, study: Study) -> dict[str, dict[str, Any]]:
-    """Judge every hypothesis.
+def judge_hypotheses(cells: Cells, study: Study) -> dict[str, Judgement]:
+    """Judge every hypothesis, by its name.
 
     A verdict needs as many seeds as the study has; before that the differences are told, and not judged. A hypothesis
     that presumes another effect is moot where that is not supported.
-
-    Returns:
-        by name: `verdict`, and `contrasts`: by title the `difference` (None without a seed that all its arms have) and
-        its own `verdict`.
     """
-    judged: dict[str, dict[str, Any]] = {}
+    judged: dict[str, Judgement] = {}
     for hypothesis in study.hypotheses:
         contrasts = {
             title: _judged(hypothesis, contrast(cells, terms), study.seeds)
             for title, terms in hypothesis.contrasts.items()
         }
-        found = {each["verdict"] for each in contrasts.values()}
+        found = {each.verdict for each in contrasts.values()}
         verdict = found.pop() if len(found) == 1 else WAITING if WAITING in found else MIXED
         if hypothesis.presumes is not None and verdict != WAITING:
             name, title = hypothesis.presumes
-            presumed = judged[name]["contrasts"][title]["verdict"]
+            presumed = judged[name].contrasts[title].verdict
             verdict = {SUPPORTED: verdict, WAITING: WAITING}.get(presumed, MOOT)
-        judged[hypothesis.name] = {"verdict": verdict, "contrasts": contrasts}
+        judged[hypothesis.name] = Judgement(verdict, contrasts)
     return judged
 
 
-def _judged(hypothesis: Hypothesis, values: np.ndarray, seeds: int) -> dict[str, Any]:
+def _judged(hypothesis: Hypothesis, values: np.ndarray, seeds: int) -> Judged:
     if not len(values):
-        return {"difference": None, "verdict": WAITING}
+        return Judged(None, WAITING)
     difference = bootstrap(values)
     enough = difference.seeds >= seeds
-    return {
-        "difference": difference,
-        "verdict": judge_one(hypothesis.kind, hypothesis.margin, difference) if enough else WAITING,
-    }
+    return Judged(difference, judge_one(hypothesis.kind, hypothesis.margin, difference) if enough else WAITING)
 
 
 def accuracies(cells: Cells, arm: str) -> dict[str, Any] | None:

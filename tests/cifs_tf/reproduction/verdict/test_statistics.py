@@ -75,9 +75,9 @@ def test_seeds_share_the_images_that_are_drawn():
 )
 def test_gate(training, curve, reached):
     found = gate([make_cell("vanilla", seed, training=training, curve=curve) for seed in (0, 1)], STUDY)
-    assert (found["reached"], found["seeds"], found["peaks"]) == (reached, 2, [2, 2])
-    assert found["decline"] == pytest.approx(0.3 - curve[-1])
-    assert gate([make_cell("cifs", 0)], STUDY) == {"seeds": 0, "reached": None}
+    assert (found.reached, found.seeds, found.peaks) == (reached, 2, (2, 2))
+    assert found.decline == pytest.approx(0.3 - curve[-1])
+    assert gate([make_cell("cifs", 0)], STUDY)[:2] == (0, None)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def study_cells(seeds=3, **last):
 def test_judge_a_finished_study():
     """Vanilla falls to 10%, CIFS stays at 30%, so does the permuted mask; 1/C and no label fall with vanilla."""
     judged = judge_hypotheses(study_cells(vanilla=0.1, scale_only=0.1, no_label=0.1), STUDY)
-    verdicts_found = {name: each["verdict"] for name, each in judged.items()}
+    verdicts_found = {name: each.verdict for name, each in judged.items()}
     assert verdicts_found == {
         "H1": "supported",
         "H2": "supported",
@@ -115,20 +115,20 @@ def test_judge_a_finished_study():
         "H5": "undecided",  # the gap between the protocols is the same everywhere
         "H6": "supported",
     }
-    assert judged["H1"]["contrasts"]["CIFS, mean one"]["difference"].mean == pytest.approx(0.2)
+    assert judged["H1"].contrasts["CIFS, mean one"].difference.mean == pytest.approx(0.2)
 
 
 def test_arms_that_fare_differently_are_mixed_and_a_missing_effect_is_moot():
     judged = judge_hypotheses(study_cells(vanilla=0.2, mean_one=0.1), STUDY)
-    assert judged["H1"]["verdict"] == "mixed"
-    assert judged["H6"]["verdict"] == "no effect to lose"
+    assert judged["H1"].verdict == "mixed"
+    assert judged["H6"].verdict == "no effect to lose"
 
 
 def test_too_few_seeds_are_told_and_not_judged():
     judged = judge_hypotheses(study_cells(seeds=2, vanilla=0.1), STUDY)
-    assert {each["verdict"] for each in judged.values()} == {"not enough cells yet"}
-    assert judged["H1"]["contrasts"]["CIFS, mean one"]["difference"].seeds == 2
-    assert judge_hypotheses([], STUDY)["H1"]["contrasts"]["CIFS, mean one"]["difference"] is None
+    assert {each.verdict for each in judged.values()} == {"not enough cells yet"}
+    assert judged["H1"].contrasts["CIFS, mean one"].difference.seeds == 2
+    assert judge_hypotheses([], STUDY)["H1"].contrasts["CIFS, mean one"].difference is None
 
 
 def test_accuracies_of_an_arm():
