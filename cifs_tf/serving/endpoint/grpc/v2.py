@@ -8,7 +8,6 @@ import numpy as np
 from cifs_tf.extras import own_version
 from cifs_tf.serving.endpoint import tensor_types as types
 from cifs_tf.serving.endpoint.models.served_models import Target
-from cifs_tf.serving.endpoint.models.signatures import narrow
 from cifs_tf.serving.endpoint.prediction.predictor import Predictor
 from cifs_tf.serving.endpoint.protos import make_messages
 from cifs_tf.serving.endpoint.status import invalid_argument
@@ -16,12 +15,13 @@ from cifs_tf.serving.endpoint.v2.codec import (
     DATATYPES,
     EXTENSIONS,
     check_shape,
+    find_type,
     read_bytes,
     reshape,
     type_of,
     write_bytes,
 )
-from cifs_tf.serving.endpoint.v2.models import choose_signature, describe_model, is_ready
+from cifs_tf.serving.endpoint.v2.models import are_all_ready, describe_model, is_ready, run_model
 
 NAME, VERSION = (1, "name", "string"), (2, "version", "string")
 MODEL = ((1, "model_name", "string"), (2, "model_version", "string"), (3, "id", "string"))
@@ -123,9 +123,7 @@ class InferenceService:
 
     def server_ready(self, request: Any, deadline: float) -> Any:
         """Say whether every model has a version that answers."""
-        versions = self._predictor.versions
-        ready = all(is_ready(versions, Target(name, None, None)) for name in versions.configs())
-        return MESSAGES["ServerReadyResponse"](ready=ready)
+        return MESSAGES["ServerReadyResponse"](ready=are_all_ready(self._predictor.versions))
 
     def model_ready(self, request: Any, deadline: float) -> Any:
         """Say whether a version of a model answers."""
@@ -154,14 +152,11 @@ class InferenceService:
                 if item.name in inputs:
                     raise invalid_argument(f"There are two of input {item.name}")
                 inputs[item.name] = _read(item, raw)
-            with self._predictor.versions.use(target.model, target.version) as version:
-                name, signature = choose_signature(version.loaded.signatures, name)
-                inputs = narrow(signature, inputs) if version.loaded.widens else inputs
-                wanted = [output.name for output in request.outputs]
-                outputs = self._predictor.predict(version, name, inputs, wanted, deadline)
-                response = MESSAGES["ModelInferResponse"](
-                    model_name=version.model, model_version=str(version.number), id=request.id
-                )
+            wanted = [output.name for output in request.outputs]
+            version, outputs = run_model(self._predictor, target, name, inputs, wanted, deadline)
+        response = MESSAGES["ModelInferResponse"](
+            model_name=version.model, model_version=str(version.number), id=request.id
+        )
         for key, tensor in outputs.items():
             response.outputs.add(name=key, datatype=DATATYPES[type_of(key, tensor)], shape=tensor.shape)
             response.raw_output_contents.append(write_bytes(tensor))
@@ -175,9 +170,8 @@ def _target(model: str, version: str) -> Target:
 
 
 def _read(item: Any, raw: bytes | None) -> np.ndarray:
-    where, number = f"input {item.name}", next((n for n, name in DATATYPES.items() if name == item.datatype), 0)
-    if not number:
-        raise invalid_argument(f"The datatype of {where} is none of {', '.join(DATATYPES.values())}")
+    where = f"input {item.name}"
+    number = find_type(item.datatype, where)
     shape = check_shape(list(item.shape), where)
     if raw is not None:
         return read_bytes(memoryview(raw), number, shape, where)

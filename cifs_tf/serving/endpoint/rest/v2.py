@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from cifs_tf.extras import own_version
 from cifs_tf.serving.endpoint.models.served_models import Target
-from cifs_tf.serving.endpoint.models.signatures import narrow
 from cifs_tf.serving.endpoint.prediction.predictor import Predictor
 from cifs_tf.serving.endpoint.rest.paths import read_target
 from cifs_tf.serving.endpoint.rest.responses import JSON, json_response
@@ -22,7 +21,7 @@ from cifs_tf.serving.endpoint.v2.codec import (
     read_infer_request,
     write_infer_response,
 )
-from cifs_tf.serving.endpoint.v2.models import choose_signature, describe_model, is_known, is_ready
+from cifs_tf.serving.endpoint.v2.models import are_all_ready, describe_model, is_known, is_ready, run_model
 
 V2_PATH = re.compile(r"/v2/?|/v2/health/.*|/v2/models/.+", re.DOTALL)
 _MODEL_PATH = re.compile(
@@ -75,8 +74,7 @@ class InferenceProtocol:
         if method == "GET" and path == "/v2/health/live":
             return _json({"live": True})
         if method == "GET" and path == "/v2/health/ready":
-            versions = self._predictor.versions
-            ready = all(is_ready(versions, Target(name, None, None)) for name in versions.configs())
+            ready = are_all_ready(self._predictor.versions)
             return _json({"ready": ready}, 200 if ready else 503)
         if found and method == "GET" and action == "ready":
             target = read_target(found)
@@ -89,11 +87,8 @@ class InferenceProtocol:
 
     def _infer(self, target: Target, request: InferRequest, explain: bool, deadline: float) -> Response:
         name = request.signature_name or (EXPLAIN if explain else "")
-        with self._predictor.versions.use(target.model, target.version) as version:
-            name, signature = choose_signature(version.loaded.signatures, name)
-            inputs = narrow(signature, request.inputs) if version.loaded.widens else request.inputs
-            outputs = self._predictor.predict(version, name, inputs, request.outputs, deadline)
-            head = {"model_name": version.model, "model_version": str(version.number)}
+        version, outputs = run_model(self._predictor, target, name, request.inputs, request.outputs, deadline)
+        head = {"model_name": version.model, "model_version": str(version.number)}
         if request.id:
             head["id"] = request.id
         values = sum(tensor.size for key, tensor in outputs.items() if not request.binary_of.get(key, request.binary))

@@ -87,9 +87,7 @@ def read_infer_request(body: bytes, header_length: int | None) -> InferRequest:
         name = _member(item, "name", str, "an input")
         where = f"input {name}"
         size = _parameters(item, where).get("binary_data_size")
-        number = _NUMBERS.get(_member(item, "datatype", str, where))
-        if number is None:
-            raise invalid_argument(f"The datatype of {where} is none of {', '.join(_NUMBERS)}")
+        number = find_type(_member(item, "datatype", str, where), where)
         shape = check_shape(_member(item, "shape", list, where), where)
         if name in inputs:
             raise invalid_argument(f"There are two of {where}")
@@ -179,6 +177,17 @@ def type_of(name: str, tensor: np.ndarray) -> int:
     if (number := type_number(tensor.dtype)) not in DATATYPES:
         raise invalid_argument(f"Output {name} is of type {tensor.dtype}, which the protocol does not have")
     return number
+
+
+def find_type(datatype: str, where: str) -> int:
+    """Return TensorFlow's number of a type of the protocol.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT if there is no such type.
+    """
+    if datatype not in _NUMBERS:
+        raise invalid_argument(f"The datatype of {where} is none of {', '.join(_NUMBERS)}")
+    return _NUMBERS[datatype]
 
 
 def check_shape(sizes: Sequence[Any], where: str) -> tuple[int, ...]:

@@ -1,14 +1,15 @@
-"""What the Open Inference Protocol says of models: whether they answer, and what they take."""
+"""What the Open Inference Protocol asks of models: whether they answer, what they take, and to run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from cifs_tf.serving.endpoint.models.served_models import Target
-from cifs_tf.serving.endpoint.models.signatures import find_signature
-from cifs_tf.serving.endpoint.models.versions import Versions
+from cifs_tf.serving.endpoint.models.signatures import find_signature, narrow
+from cifs_tf.serving.endpoint.models.versions import Version, Versions
 from cifs_tf.serving.endpoint.prediction.predictor import Predictor
 from cifs_tf.serving.endpoint.status import DEFAULT_SIGNATURE, StatusError
 from cifs_tf.serving.endpoint.v2.codec import DATATYPES
@@ -62,6 +63,26 @@ def describe_model(predictor: Predictor, target: Target) -> dict[str, Any]:
             "inputs": _describe(signature.inputs),
             "outputs": _describe(signature.outputs),
         }
+
+
+def are_all_ready(versions: Versions) -> bool:
+    """Return whether every model has a version that answers."""
+    return all(is_ready(versions, Target(name, None, None)) for name in versions.configs())
+
+
+def run_model(
+    predictor: Predictor,
+    target: Target,
+    signature_name: str,
+    inputs: Mapping[str, np.ndarray],
+    wanted: Sequence[str],
+    deadline: float,
+) -> tuple[Version, dict[str, np.ndarray]]:
+    """Run a signature on what a request holds, see `Predictor.predict`; return the version, and its answer."""
+    with predictor.versions.use(target.model, target.version) as version:
+        name, signature = choose_signature(version.loaded.signatures, signature_name)
+        inputs = narrow(signature, inputs) if version.loaded.widens else inputs
+        return version, predictor.predict(version, name, inputs, wanted, deadline)
 
 
 def _describe(infos: Mapping[str, Any]) -> list[dict[str, Any]]:
