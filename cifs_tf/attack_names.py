@@ -16,7 +16,7 @@ Suite = Literal[
 # fmt: on
 SUITES: tuple[str, ...] = get_args(Suite)
 # Those of L2 and L1 too.
-NORM_SUITES = ("standard", "plus", "strict", "minimal", "fast")
+NORM_SUITES = ("standard", "plus", "strict", "minimal", "fast", "rand")
 # Images of a suite that is not meant for all of them.
 SUITE_EXAMPLES = {"quick": 200, "paper_aa": 2000}
 

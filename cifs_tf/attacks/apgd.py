@@ -13,9 +13,9 @@ from cifs_tf.attacks.objective import HeadsFn, choose, fooled, per_example, sele
 from cifs_tf.attacks.packing import loop_packed
 from cifs_tf.attacks.random import normal
 from cifs_tf.errors import UserError
-from cifs_tf.losses import contract, cross_entropy, dlr, targeted_dlr
+from cifs_tf.losses import contract, cross_entropy, dlr, margin, targeted_dlr
 
-MINIMUM_CLASSES = {"cross_entropy": 2, "dlr": 3, "targeted_dlr": 4}
+MINIMUM_CLASSES = {"cross_entropy": 2, "margin": 2, "dlr": 3, "targeted_dlr": 4}
 
 
 class _State(NamedTuple):
@@ -48,7 +48,8 @@ class APGD(Attack):
     Args:
         epsilon: radius, in the units of the images, see `Ball`.
         num_steps: iterations, >= 0. Default 100, AutoAttack's.
-        loss: `"cross_entropy"` (default), `"dlr"` (3 classes or more) or `"targeted_dlr"` (4 classes or more).
+        loss: `"cross_entropy"` (default), `"margin"` (the lead of the label, whose gradient never fades), `"dlr"` (3
+            classes or more) or `"targeted_dlr"` (4 classes or more).
         rho: share of the steps between two checks that must have raised the loss. Default 0.75.
         norm: see `Ball`.
         bounds: see `Ball`.
@@ -219,4 +220,6 @@ class APGD(Attack):
     def _per_head_loss(self, heads: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         if self.loss == "cross_entropy":
             return cross_entropy(heads, labels)
+        if self.loss == "margin":
+            return -margin(heads, labels)
         return dlr(heads, labels) if self.loss == "dlr" else targeted_dlr(heads, labels, targets)

@@ -16,6 +16,7 @@ import tensorflow as tf
 from cifs_tf.config import parse_shard
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.cards.card import Card
+from cifs_tf.evaluation.chance import describe_change
 from cifs_tf.evaluation.engine import ProgressFn, check_input, header_of, run_tasks
 from cifs_tf.evaluation.inputs import Data, as_split
 from cifs_tf.evaluation.ledger import Ledger
@@ -23,7 +24,7 @@ from cifs_tf.evaluation.networks.answers import answers_of
 from cifs_tf.evaluation.networks.attacked import AttackedModel, as_attacked
 from cifs_tf.evaluation.records import Report
 from cifs_tf.evaluation.reports.report import build_report
-from cifs_tf.evaluation.suites import describe_change, describe_missing, make_suite
+from cifs_tf.evaluation.suites import describe_missing, make_suite
 from cifs_tf.evaluation.tasks import Crafted, Natural, Task
 
 # Of a report's description what the evaluation itself says.
@@ -109,7 +110,7 @@ def evaluate(
         tasks = list(suite)
         if not any(isinstance(task, Natural) for task in tasks):
             raise UserError("suite", [task.name for task in tasks], "put Natural() first: a report needs it")
-        _check_radius(about, tasks)
+    _check_radius(about, tasks)
     check_input(attacked, split, tasks, shard)
     names = about.get("class_names")
     if names is not None and not (isinstance(names, list) and len(names) == attacked.num_classes):

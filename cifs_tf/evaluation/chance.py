@@ -8,7 +8,7 @@ version `rand`; an image is broken if the class that most calls name is not its 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -16,6 +16,7 @@ import tensorflow as tf
 from cifs_tf.attacks import APGD, HeadsFn, RayS, Square
 from cifs_tf.evaluation.checks.consistency import tolerance_of
 from cifs_tf.evaluation.checks.referees import REFEREES, SOME
+from cifs_tf.evaluation.grids import scale_free_attack
 from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.networks.outputs import probe_images
 from cifs_tf.evaluation.tasks import Crafted, Natural, Task, differs, inside, label_ranks
@@ -36,33 +37,42 @@ def answers_by_chance(model: AttackedModel, calls: int = 10) -> bool:
     return any(bool(tf.reduce_any(differs(first, heads_fn(images), tolerance))) for _ in range(calls - 1))
 
 
-def rand_tasks(model: AttackedModel, epsilon: float, mask_gradient: str) -> list[Task]:
-    """List the attacks of the suite `rand`: APGD on the cross-entropy and on DLR, gradients averaged over 20 draws."""
-    losses = ("cross_entropy", "dlr") if model.num_classes >= 3 else ("cross_entropy",)
-    names = {"cross_entropy": "apgd_ce", "dlr": "apgd_dlr"}
+def rand_tasks(model: AttackedModel, epsilon: float, mask_gradient: str, norm: str = "linf") -> list[Task]:
+    """List the attacks of the suite `rand`: APGD on the cross-entropy and on DLR or the margin, of 20 draws each."""
+    first = {"apgd_ce": APGD(epsilon=epsilon, norm=norm)}
+    attacks = first | scale_free_attack(model.num_classes, epsilon, norm=norm)
     return [
         Expected(
-            name=f"{names[loss]}, eot {EOT}, {mask_gradient}",
+            name=f"{family}, eot {EOT}, {mask_gradient}",
             counts=True,
             section="autoattack",
-            family=names[loss],
-            attack=APGD(epsilon=epsilon, loss=loss),
+            family=family,
+            attack=attack,
             mask_gradient=mask_gradient,
         )
-        for loss in losses
+        for family, attack in attacks.items()
     ]
 
 
-def expected_referees(epsilon: float, mask_gradient: str) -> list[Task]:
+def expected_referees(epsilon: float, mask_gradient: str, norm: str = "linf") -> list[Task]:
     """List the referees of a network that answers by chance: the gradient of a mean may mislead like any other.
 
-    Square on the mean of several draws, and RayS on what most of them name; they should break nothing more.
+    Square on the mean of several draws, and in L-infinity RayS on what most of them name; they should break no more.
     """
-    attacks = {"square": Square(epsilon=epsilon, num_queries=500), "rays": RayS(epsilon=epsilon)}
+    attacks: dict[str, Any] = {"square": Square(epsilon=epsilon, norm=norm, num_queries=500)}
+    if norm == "linf":
+        attacks["rays"] = RayS(epsilon=epsilon)
     return [
         ExpectedReferee(name=f"{family}, referee", family=family, attack=attack, mask_gradient=mask_gradient)
         for family, attack in attacks.items()
     ]
+
+
+def describe_change(suite: str | None, tasks: Sequence[Task]) -> list[str]:
+    """Return a sentence on a suite whose place the suite `rand` took."""
+    if suite == "rand" or not any(isinstance(task, Expected) for task in tasks):
+        return []
+    return [f"Several calls of the network differ: the suite rand took the place of {suite or 'the one asked for'}."]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cifs_tf.attacks import APGD
 from cifs_tf.evaluation.tasks import Crafted, Task
 
 # Rank of the first target.
 NEAREST = 2
+DLR_CLASSES = 3
 
 
 def grid_tasks(
@@ -38,6 +40,12 @@ def grid_tasks(
         for mask in mask_gradients
         for beta in betas
     ]
+
+
+def scale_free_attack(num_classes: int, epsilon: float, **fields: Any) -> dict[str, APGD]:
+    """Return APGD, by its family, on a loss whose gradient large logits do not hide: DLR, of two classes the margin."""
+    loss = "dlr" if num_classes >= DLR_CLASSES else "margin"
+    return {f"apgd_{loss}": APGD(epsilon=epsilon, loss=loss, **fields)}
 
 
 def autoattack_task(family: str, attack: Any, mask: str, target_rank: int = 0, start: int = 1) -> Task:

@@ -104,6 +104,9 @@ def collect(dataset: tf.data.Dataset, argument: str, num_examples: int | None = 
         if images and batch[0].shape[1:] != images[0].shape[1:]:
             advice = "bring all images to one size before they are batched"
             raise UserError(argument, f"images of shape {images[0].shape[1:]} and {batch[0].shape[1:]}", advice)
+        if labels and batch[1].shape[1:] != labels[0].shape[1:]:
+            received = f"labels of shape {labels[0].shape[1:]} and {batch[1].shape[1:]} for each image"
+            raise UserError(argument, received, "give all batches the same classes, or integers")
         weights = batch[2] if len(batch) > 2 else np.ones(len(batch[1]))
         counted = check_weights(weights, len(batch[1]), f"{argument}: sample weights") > 0
         images.append(batch[0][counted])

@@ -7,11 +7,11 @@ from cifs_tf.attack_names import NORM_SUITES, SUITES
 from cifs_tf.attacks import APGD, DDN, FABT, FMN, MALT, PGD, RayS, Square
 from cifs_tf.attacks.ball import NORMS
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.chance import Expected, Voted, answers_by_chance, expected_referees, rand_tasks
+from cifs_tf.evaluation.chance import Voted, answers_by_chance, expected_referees, rand_tasks
 from cifs_tf.evaluation.checks.consistency import FIRST, Answered
 from cifs_tf.evaluation.checks.sanity import entrance_tasks, sanity_tasks
 from cifs_tf.evaluation.corrupted import corrupted_tasks
-from cifs_tf.evaluation.grids import autoattack_task, grid_tasks
+from cifs_tf.evaluation.grids import DLR_CLASSES, autoattack_task, grid_tasks, scale_free_attack
 from cifs_tf.evaluation.named_attacks import PAPER_ATTACKS, make_attacks
 from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.radii import farthest_radius
@@ -23,7 +23,7 @@ MAX_TARGETS, FEW_TARGETS, L1_TARGETS, STARTS = 9, (2, 3, 4), 5, 5
 RESTARTS, SHORT_APGD_STEPS = 3, 50
 # Targets of the suite `fast`, and those of them that are attacked from a second point too.
 MALT_TARGETS, MALT_AGAIN = 5, 2
-DLR_CLASSES, TARGETED_DLR_CLASSES = 3, 4
+TARGETED_DLR_CLASSES = 4
 
 
 def make_suite(
@@ -64,8 +64,8 @@ def make_suite(
         audit: whether to look for gradient masking; None (default) in `quick`, `adaptive` and `strict`, and by the
             sanity checks alone in the others; False leaves these out too.
         surrogate: another model, for a transfer attack in the audit.
-        norm: `"linf"` (default), or for `standard`, `plus`, `strict`, `minimal` and `fast` also `"l2"` or `"l1"`; then
-            without the paper's attacks, RayS and the attack on 8-bit pixels.
+        norm: `"linf"` (default), or for `standard`, `plus`, `strict`, `minimal`, `fast` and `rand` also `"l2"` or
+            `"l1"`; then without the paper's attacks, RayS and the attack on 8-bit pixels.
 
     Returns:
         the tasks.
@@ -96,8 +96,8 @@ def make_suite(
         return [Natural(), *begun, *black_box_tasks(epsilon, masks[0], norm), *checks]
     if name == "rand" or answers_by_chance(model):
         checks = entrance_tasks(masks, with_gradients=True) if audit is not False else []
-        checks += expected_referees(epsilon, masks[0]) if audit is not False else []
-        return [Voted(), *begun, *rand_tasks(model, epsilon, masks[0]), *checks]
+        checks += expected_referees(epsilon, masks[0], norm) if audit is not False else []
+        return [Voted(), *begun, *rand_tasks(model, epsilon, masks[0], norm), *checks]
     tasks: list[Task] = [Natural(), *begun]
     if name in ("paper", "adaptive", "strict") and norm == "linf":
         tasks += paper_tasks(attacks or make_attacks(PAPER_ATTACKS, epsilon), fitting, masks[0])
@@ -160,7 +160,7 @@ def standard_tasks(
     """List AutoAttack's standard version: APGD-CE, APGD-T, FAB-T and Square, with its budgets.
 
     Each target is a task of its own, so that what one target broke is not attacked towards the next. With fewer than
-    four classes there is no targeted DLR loss: the untargeted one takes its place, with two neither. In L1 APGD-CE
+    four classes there is no targeted DLR loss: the untargeted one takes its place, with two the margin. In L1 APGD-CE
     starts five times, and APGD-T has five targets. `plus` has five starts of APGD-CE and APGD-DLR in every norm.
     """
     ce = APGD(epsilon=epsilon, norm=norm)
@@ -174,8 +174,9 @@ def standard_tasks(
         attack = APGD(epsilon=epsilon, norm=norm, loss="targeted_dlr")
         nearest = ranks[:L1_TARGETS] if norm == "l1" else ranks
         tasks += [autoattack_task("apgd_t", attack, mask_gradient, target_rank=rank) for rank in nearest]
-    elif model.num_classes >= DLR_CLASSES:
-        tasks += [autoattack_task("apgd_dlr", APGD(epsilon=epsilon, norm=norm, loss="dlr"), mask_gradient)]
+    else:
+        second = scale_free_attack(model.num_classes, epsilon, norm=norm)
+        tasks += [autoattack_task(family, attack, mask_gradient) for family, attack in second.items()]
     fab = FABT(epsilon=epsilon, norm=norm)
     tasks += [autoattack_task("fab_t", fab, mask_gradient, target_rank=rank) for rank in ranks]
     return [*tasks, autoattack_task("square", Square(epsilon=epsilon, norm=norm), mask_gradient)]
@@ -203,9 +204,8 @@ def adaptive_tasks(
         "pgd50": PGD(**steps, num_restarts=RESTARTS),  # type: ignore[arg-type]
         "cw50": PGD(**steps, loss="cw_margin"),  # type: ignore[arg-type]
         "apgd_ce": APGD(epsilon=epsilon, norm=norm),
+        **scale_free_attack(model.num_classes, epsilon, norm=norm),
     }
-    if model.num_classes >= DLR_CLASSES:
-        attacks["apgd_dlr"] = APGD(epsilon=epsilon, norm=norm, loss="dlr")
     return grid_tasks(attacks, mask_gradients, betas, section="adaptive", on="standing", suffix=", random start")
 
 
@@ -214,15 +214,17 @@ def short_adaptive_tasks(
 ) -> list[Task]:
     """List every head weighting through every mask gradient on a budget, on the survivors: APGD of 50 steps.
 
-    On the cross-entropy, DLR, and towards the nearest class; towards the two next ones at beta_atk 0. Every run starts
-    at a random point of its own. Fewer settings, such as the one of a network without selection layers, are repeated
-    from other points until there are as many runs as with two selection layers: networks are compared under as many.
+    On the cross-entropy, DLR (of two classes the margin), and towards the nearest class; towards the two next ones at
+    beta_atk 0. Every run starts at a random point of its own. Fewer settings, such as the one of a network without
+    selection layers, are repeated from other points until there are as many runs as with two selection layers: networks
+    are compared under as many.
     """
     few = range(max(1, len(MASK_GRADIENTS) // len(mask_gradients)))
     starts = range(max(1, len(PAPER_ATTACK_BETAS) * len(MASK_GRADIENTS) // (len(betas) * len(mask_gradients))))
-    attacks: dict[str, APGD] = {"apgd_ce": APGD(epsilon=epsilon, num_steps=SHORT_APGD_STEPS)}
-    if model.num_classes >= DLR_CLASSES:
-        attacks["apgd_dlr"] = APGD(epsilon=epsilon, loss="dlr", num_steps=SHORT_APGD_STEPS)
+    attacks: dict[str, APGD] = {
+        "apgd_ce": APGD(epsilon=epsilon, num_steps=SHORT_APGD_STEPS),
+        **scale_free_attack(model.num_classes, epsilon, num_steps=SHORT_APGD_STEPS),
+    }
     ranks = FEW_TARGETS if model.num_classes >= TARGETED_DLR_CLASSES else ()
     targeted = APGD(epsilon=epsilon, loss="targeted_dlr", num_steps=SHORT_APGD_STEPS)
 
@@ -267,8 +269,8 @@ def quick_tasks(
     few = [beta for beta in (0, 2, "infinity") if beta in betas] or list(betas)[:1]
     tasks = paper_tasks(make_attacks(["fgsm", "pgd20"], epsilon), few, mask_gradients[0])
     tasks += [autoattack_task("apgd_ce", APGD(epsilon=epsilon), mask) for mask in mask_gradients[:2]]
-    if model.num_classes >= DLR_CLASSES:
-        tasks += [autoattack_task("apgd_dlr", APGD(epsilon=epsilon, loss="dlr"), mask) for mask in mask_gradients[:2]]
+    for family, attack in scale_free_attack(model.num_classes, epsilon).items():
+        tasks += [autoattack_task(family, attack, mask) for mask in mask_gradients[:2]]
     return [*tasks, *few_targets_tasks(model, epsilon, mask_gradients[0])]
 
 
@@ -287,9 +289,10 @@ def fast_tasks(model: AttackedModel, epsilon: float, mask_gradient: str, norm: s
 
 
 def few_targets_tasks(model: AttackedModel, epsilon: float, mask_gradient: str) -> list[Task]:
-    """List APGD-T towards the three nearest classes, a third of AutoAttack's targets."""
+    """List APGD-T towards the three nearest classes; of fewer than four, see `standard_tasks`."""
     if model.num_classes < TARGETED_DLR_CLASSES:
-        return []
+        second = scale_free_attack(model.num_classes, epsilon)
+        return [autoattack_task(family, attack, mask_gradient) for family, attack in second.items()]
     attack = APGD(epsilon=epsilon, loss="targeted_dlr")
     return [autoattack_task("apgd_t", attack, mask_gradient, target_rank=rank) for rank in FEW_TARGETS]
 
@@ -333,10 +336,10 @@ def audit_tasks(
     farthest = farthest_radius(norm, model.image_shape)
     radii = [epsilon * share for share in shares if epsilon * share < farthest]
     for radius in [*radii, farthest]:
-        for loss in ("cross_entropy", "dlr") if model.num_classes >= DLR_CLASSES else ("cross_entropy",):
-            apgd = APGD(epsilon=radius, norm=norm, loss=loss, num_steps=50)
+        second = scale_free_attack(model.num_classes, radius, norm=norm, num_steps=50)
+        for apgd in (APGD(epsilon=radius, norm=norm, num_steps=50), *second.values()):
             counts = radius <= epsilon
-            name = f"epsilon, {radius:.4g}, {loss}"
+            name = f"epsilon, {radius:.4g}, {apgd.loss}"
             tasks.append(crafted(name, apgd, pool="epsilon", x=radius, counts=counts, section="curves"))
     for mask in mask_gradients if len(mask_gradients) > 1 else ():
         for beta in attack_betas_for((0, 2, "infinity"), model.num_probes):
@@ -368,21 +371,12 @@ def audit_tasks(
     return [*tasks, autoattack_task("square", square, first)]
 
 
-def describe_change(suite: str | None, tasks: Sequence[Task]) -> list[str]:
-    """Return a sentence on a suite whose place the suite `rand` took."""
-    if suite == "rand" or not any(isinstance(task, Expected) for task in tasks):
-        return []
-    return [f"Several calls of the network differ: the suite rand took the place of {suite or 'the one asked for'}."]
-
-
 def describe_missing(model: AttackedModel) -> list[str]:
     """Return sentences on attacks that the number of classes rules out."""
     if model.num_classes >= TARGETED_DLR_CLASSES:
         return []
-    what = "The targeted DLR loss needs four classes" + (
-        "; the untargeted one took its place." if model.num_classes >= DLR_CLASSES else " and the DLR loss three."
-    )
-    return [f"{what} The network has {model.num_classes}."]
+    instead = "the untargeted one" if model.num_classes >= DLR_CLASSES else "the margin"
+    return [f"The targeted DLR loss needs four classes: {instead} took its place. The network has {model.num_classes}."]
 
 
 def _mask_gradients(model: AttackedModel, wanted: Sequence[str] | None) -> tuple[str, ...]:

@@ -18,12 +18,16 @@ from cifs_tf.attacks import PGD, Ball, HeadsFn
 from cifs_tf.attacks.objective import choose, fooled
 from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.records import MAIN
-from cifs_tf.losses import cross_entropy, head_weights
+from cifs_tf.losses import cross_entropy, head_weights, margin
 
 # float32 rounding of a point on the surface of the ball.
 SLACK = 1e-6
 # Of two calls of the same network.
 SAME = 1e-4
+# Logits below the highest that are compared, and what a network typically answers to what it does here, at most.
+DEPTH, LARGEST_TO_TYPICAL = 20.0, 100.0
+# Rounding of a logit, to that of a lead of its size.
+OF_LOGITS = 0.1
 # Parts of a distance of 1 in which a ledger counts distances, rounded up.
 DISTANCE_UNITS = 10**6
 
@@ -232,7 +236,10 @@ class Nearest(Crafted):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gradients(Task):
-    """Heads whose gradient of their own cross-entropy to the image is zero everywhere, or not finite."""
+    """Heads whose gradient to the image is zero everywhere, or not finite: of the cross-entropy less the label's lead.
+
+    The cross-entropy alone has none where logits are large; attacks on DLR or the lead find their way there.
+    """
 
     section: str = "audit"
     on: str = "correct"
@@ -248,7 +255,8 @@ class Gradients(Task):
             for head in range(1 + model.num_probes):
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch(images)
-                    loss = cross_entropy(heads_fn(images), labels)[:, head]
+                    heads = heads_fn(images)
+                    loss = (cross_entropy(heads, labels) - margin(heads, labels))[:, head]
                 gradient = tape.gradient(loss, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
                 zero.append(tf.reduce_all(gradient == 0, axis=[1, 2, 3]))
                 broken.append(~tf.reduce_all(tf.math.is_finite(gradient), axis=[1, 2, 3]))
@@ -340,14 +348,34 @@ def inside(ball: Ball, x_adv: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
 
 
 def differs(first: tf.Tensor, second: tf.Tensor, tolerance: float = SAME) -> tf.Tensor:
-    """Return whether heads of the same images differ by more than rounding, see `rounding_scale`: bool (batch,)."""
-    return ~tf.reduce_all(tf.abs(first - second) <= tolerance * rounding_scale(first), axis=[1, 2])
+    """Return whether heads of the same images differ by more than rounding, see `deciding`: bool (batch,)."""
+    (one, scale, floor), other = deciding(first), second
+    other = tf.where(tf.math.is_nan(other), other, tf.maximum(other, floor))
+    typical = tf.minimum(_median(scale), LARGEST_TO_TYPICAL * scale)
+    alike = (one == other) | (tf.abs(one - other) <= tolerance * tf.maximum(scale, typical))
+    return ~tf.reduce_all(alike, axis=[1, 2])
 
 
-def rounding_scale(heads: tf.Tensor) -> tf.Tensor:
-    """Return what rounding of each logit is a share of: 1, the logit, or one of the two that decide.
+def deciding(heads: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return the part of logits that decides, and what its rounding is a share of.
 
-    Not the largest of all: a class that is ruled out by a logit of -1e9 would hide every difference of the others.
+    That is the lead of the highest logit over the next, and no less than a tenth of these: neither a class that is
+    ruled out by a logit of -1e9 nor a number that is added to all classes hides the differences of the others.
+
+    Args:
+        heads: float (batch, 1 + P, classes).
+
+    Returns:
+        heads, raised to a floor; what rounding is a share of (batch, 1 + P, 1); and the floor (batch, 1 + P, 1), twenty
+        of these below the highest logit.
     """
-    two = tf.reduce_max(tf.abs(tf.math.top_k(heads, k=2).values), axis=-1, keepdims=True)
-    return tf.maximum(tf.maximum(tf.cast(1.0, heads.dtype), two), tf.abs(heads))
+    highest, second = tf.split(tf.math.top_k(heads, k=2).values, 2, axis=-1)
+    second = tf.where(tf.math.is_inf(second), tf.zeros_like(second), second)
+    scale = tf.maximum(highest - second, OF_LOGITS * tf.maximum(tf.abs(highest), tf.abs(second)))
+    floor = highest - DEPTH * scale
+    return tf.where(tf.math.is_nan(heads), heads, tf.maximum(heads, floor)), scale, floor
+
+
+def _median(values: tf.Tensor) -> tf.Tensor:
+    """Return the median over the batch."""
+    return tf.sort(values, axis=0)[tf.shape(values)[0] // 2]

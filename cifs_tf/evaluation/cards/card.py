@@ -33,6 +33,12 @@ from cifs_tf.losses import margin
 SCHEMA = 1
 LEVELS = 255
 FORMS = {"uint8": np.uint8, "float16": np.float16, "float32": np.float32}
+# Of a report, what verifying reads.
+FIELDS: dict[str, type] = {
+    **dict.fromkeys(("about", "key", "natural", "worst_case"), dict),
+    **dict.fromkeys(("attacks", "audit", "broken_by", "tasks"), list),
+    "num_examples": int,
+}
 # Encoded bytes of a card, at most: of 10,000 images of CIFAR-10 about 10 MB are needed.
 MOST_BYTES = 2**26
 
@@ -134,6 +140,8 @@ class Card:
             number += 1
             seal, is_checked = decode(last.decode())
             card.report, wanted, images = seal["report"], seal["sha256"], seal["shown"]
+            if odd := [name for name, kind in FIELDS.items() if not isinstance(seal["report"].get(name), kind)]:
+                raise ValueError(f"has no whole report ({', '.join(odd)})")
         except OSError as error:
             raise UserError("card", path, f"it cannot be read ({error.strerror}), give a card.jsonl") from error
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, zlib.error) as error:
@@ -144,6 +152,11 @@ class Card:
         if not is_checked or hashlib.sha256(before).hexdigest() != wanted or images != len(card.shown):
             raise UserError("card", path, "its lines are not those that were sealed, give it as it was written")
         return card
+
+    @property
+    def is_full(self) -> bool:
+        """True where no further image has its place."""
+        return self._size > MOST_BYTES
 
     def keep(self, task: Crafted, split: Split, ids: np.ndarray, x_adv: np.ndarray, heads_fn: HeadsFn) -> None:
         """Keep adversarial images, each in the smallest form that the network still misclassifies.
@@ -156,7 +169,7 @@ class Card:
             heads_fn: of the attacked network.
         """
         new = np.array([i not in self.shown for i in ids.tolist()], bool)
-        if not new.any() or self._size > MOST_BYTES:
+        if not new.any() or self.is_full:
             return
         ids, x_adv, ball = ids[new], np.asarray(x_adv[new], np.float32), task.attack
         images, labels = split.images[ids], split.labels[ids]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -14,13 +15,17 @@ from cifs_tf.config import Ratio
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.cards.card import Card, relative_lead
-from cifs_tf.evaluation.checks.verdicts import FAIL, INFO, PASS, WARN, Check
+from cifs_tf.evaluation.checks.verdicts import FAIL, INFO, PASS, Check
 from cifs_tf.evaluation.engine import code_version, hash_split
 from cifs_tf.evaluation.lines import name_images
 from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.records import About, Report
 from cifs_tf.evaluation.tasks import SAME, inside
+from cifs_tf.statistics import wilson_interval
 
+WHOLE = "1/1"
+# As a radius is written: 8/255, 0.1, 1e-05.
+NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?(/[0-9]+(\.[0-9]+)?)?")
 PixelsOf: TypeAlias = Callable[[int], np.ndarray]
 
 
@@ -46,6 +51,18 @@ def verify(card: Card, model: AttackedModel, split: Split, batch_size: int = 250
     report = card.report
     if report is None:
         raise UserError("card", "no report", "give a card as a finished evaluation leaves it")
+    if card.header["shard"] != WHOLE:
+        raise UserError("card", f"part {card.header['shard']} of an evaluation", "merge all parts first")
+    try:
+        return _checks(card, report, model, split, batch_size)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
+        if isinstance(error, UserError):
+            raise
+        advice = "give a card as a finished evaluation leaves it"
+        raise UserError("card", f"a report that is none ({type(error).__name__}: {error})", advice) from error
+
+
+def _checks(card: Card, report: Report, model: AttackedModel, split: Split, batch_size: int) -> list[Check]:
     checks = [*_check_identity(card, model, split), _check_numbers(card, report)]
     shapes = {each.values.shape for each in card.shown.values()} - {split.image_shape}
     if len(report["broken_by"]) != len(split) or shapes or any(i >= len(split) for i in card.shown):
@@ -74,7 +91,7 @@ def verify(card: Card, model: AttackedModel, split: Split, batch_size: int = 250
     checks += [
         _check_natural(report, natural),
         _named("inside the ball", np.array(outside, int), inside_ball, "do not lie in their ball"),
-        _check_broken(report, ids, leads(attacked, ids)),
+        _check_broken(report, ids, leads(attacked, ids), is_full=card.is_full),
     ]
     eight = sum(card.shown[i].form == "uint8" for i in ids)
     sentence = f"{eight} of them are 8-bit images inside the ball; the others need values between multiples of 1/255."
@@ -108,20 +125,24 @@ def _is_in_ball(task: str, report: Report, pixels: np.ndarray, images: np.ndarra
     attack = next((each["attack"] for each in report["tasks"] if each["name"] == task), None)
     if not attack:
         return False
-    ball, radius = Ball(epsilon=attack["epsilon"], norm=attack["norm"]), report["about"].get("epsilon")
+    try:
+        ball, radius = Ball(epsilon=attack["epsilon"], norm=attack["norm"]), report["about"].get("epsilon")
+    except UserError:
+        return False
     if ball.norm != report["about"].get("norm", ball.norm) or (radius is not None and ball.epsilon > radius + 1e-9):
         return False
     return bool(inside(ball, tf.constant(pixels[None]), to_float(images))[0])
 
 
-def _check_broken(report: Report, ids: np.ndarray, leads: np.ndarray) -> Check:
-    """Check that adversarial images are misclassified."""
+def _check_broken(report: Report, ids: np.ndarray, leads: np.ndarray, is_full: bool) -> Check:
+    """Check that adversarial images are misclassified, and that none is missing that had its place."""
     broken = sum(by not in (None, "natural") for by in report["broken_by"])
     missing = f"; {broken - len(ids)} more are not shown" if broken > len(ids) else ""
-    if broken and not len(ids):
-        # Of a network that answers by chance no single image would be a proof.
-        verdict = WARN if any(task.get("votes") for task in report["tasks"]) else FAIL
-        return Check("broken", verdict, None, f"none of the {broken} broken images is shown: nothing proves them.")
+    if broken > len(ids) and not is_full:
+        sentence = f"{broken - len(ids)} of {broken} broken images are not shown: nothing proves them"
+        # No single image would be a proof.
+        by_votes = any(task.get("votes") for task in report["tasks"])
+        return Check("broken", FAIL, None, sentence + ("; verdicts by votes have no card." if by_votes else "."))
     good = f"{len(ids)} of {broken} broken images are misclassified as told{missing}"
     return _named("broken", ids[leads > SAME], good, "are not misclassified")
 
@@ -135,7 +156,12 @@ def _check_numbers(card: Card, report: Report) -> Check:
     wrong += [] if number == len(broken_by) else ["num_examples"]
     wrong += [] if report["key"] == card.header["key"] else ["key"]
     last = report["attacks"][-1]["standing"] if report["attacks"] else counts["natural"]
-    wrong += [] if _is_written_as(report["about"]) else ["epsilon_given"]
+    wrong += [] if _is_written_as(report["about"]) else ["epsilon"]
+    wrong += [name for name in counts if report[name]["interval"] not in (None, _interval(counts[name], number))]  # type: ignore[literal-required]
+    verdicts = [check["verdict"] for check in report["audit"]]
+    believable = FAIL not in verdicts if verdicts else None
+    has_checks = any(task["section"] in ("audit", "sanity") for task in report["tasks"])
+    wrong += [] if report["believable"] is believable and has_checks == bool(verdicts) else ["believable"]
     wrong += [] if last == counts["worst_case"] else ["attacks"]
     strange = [i for i, each in card.shown.items() if i >= len(broken_by) or broken_by[i] != each.task]
     wrong += [f"broken_by of {name_images(np.array(strange))}"] if strange else []
@@ -149,13 +175,14 @@ def _check_numbers(card: Card, report: Report) -> Check:
 def _is_written_as(about: About) -> bool:
     """Return whether the radius is what its text says, such as 8/255: pages print the text."""
     text, radius = about.get("epsilon_given"), about.get("epsilon")
-    if text is None:
-        return True
-    try:
-        written = float(Ratio(text))
-    except ValueError:
-        return False
-    return radius is not None and math.isclose(written, radius, rel_tol=1e-3)
+    if text is None or radius is None:
+        return text is None and radius is None
+    is_number = isinstance(radius, int | float) and math.isfinite(radius) and NUMBER.fullmatch(text) is not None
+    return is_number and math.isclose(float(Ratio(text)), radius, rel_tol=1e-3)
+
+
+def _interval(count: int, number: int) -> list[float]:
+    return list(wilson_interval(count, number))
 
 
 def _named(name: str, wrong: np.ndarray, good: str, bad: str) -> Check:

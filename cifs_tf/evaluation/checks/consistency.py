@@ -17,7 +17,7 @@ import tensorflow as tf
 from cifs_tf.attacks.random import uniform
 from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.networks.outputs import HALF_TYPES
-from cifs_tf.evaluation.tasks import SAME, Task, differs, rounding_scale
+from cifs_tf.evaluation.tasks import LARGEST_TO_TYPICAL, SAME, Task, deciding, differs
 
 SECTION = "sanity"
 # Images that are asked about again and again.
@@ -28,15 +28,17 @@ SAME_IN_HALF = 2e-2
 NUDGE = 0.05
 # The same of answers that are written down: at the image, near it, and farther away.
 NUDGES = (0.0, NUDGE, 0.3)
-# Numbers that are written down of each answer, their unit, and what 0 is written as; 0 is no number.
-NUMBERS, ANSWER_UNIT, ANSWER_ZERO = 4, 1e-6, 10**9
+# Projections that are written down of each answer, and what is added to the bits of a float32 to write it down.
+NUMBERS, BITS = 4, 2**31
+# A projection adds up the roundings of several logits.
+MANY_ROUNDINGS = 5
 # Probabilities in half precision are rounded to 0: logarithms of some are not compared.
 LEAST_IN_HALF = -7.0
 FIRST, LAST, EAGER = "answers at the beginning", "answers at the end", "answers outside a graph"
 
 
 def tolerance_of(precision: str) -> float:
-    """Return how far two answers of a network may lie apart, as a share, see `rounding_scale`."""
+    """Return how far two answers of a network may lie apart, as a share, see `deciding`."""
     return SAME_IN_HALF if precision in HALF_TYPES else SAME
 
 
@@ -96,7 +98,7 @@ class Consistency(Task):
 class Answered(Task):
     """What a network answers to some images and to noisy ones, as numbers: to be compared with those of another time.
 
-    Four random projections of all heads for each image, in units of what rounding is a share of.
+    Four random projections of all heads for each, and what their rounding is a share of: the bits of float32 numbers.
     """
 
     section: str = SECTION
@@ -119,12 +121,11 @@ class Answered(Task):
         def measure(images, labels, weights, rank, seed):  # type: ignore[no-untyped-def]
             noise = uniform(seed, images.shape[1:], 0.0, 1.0, images.dtype)
             heads = heads_fn(tf.concat([images + share * (noise - images) for share in NUDGES], 0))
-            heads = tf.maximum(heads, tf.reduce_max(heads, axis=-1, keepdims=True) + floor)
-            rows = tf.reshape(tf.cast(heads / rounding_scale(heads), tf.float64), [-1, size])
-            found = tf.round(tf.clip_by_value(rows @ mix / ANSWER_UNIT, -ANSWER_ZERO, ANSWER_ZERO)) + ANSWER_ZERO
-            is_number = tf.math.is_finite(found)
-            found = tf.cast(tf.where(is_number, found, tf.zeros_like(found)), tf.int64)
-            return {"answers": tf.concat(tf.split(found, len(NUDGES)), axis=1)}
+            heads, scale, _ = deciding(tf.maximum(heads, tf.reduce_max(heads, axis=-1, keepdims=True) + floor))
+            rows = tf.reshape(tf.cast(heads, tf.float64), [-1, size])
+            found = tf.concat([tf.cast(rows @ mix, tf.float32), tf.reduce_max(scale, axis=1)], axis=1)
+            written = tf.cast(tf.bitcast(found, tf.int32), tf.int64) + BITS
+            return {"answers": tf.stack(tf.split(written, len(NUDGES)), axis=1)}
 
         return measure
 
@@ -136,6 +137,27 @@ class AnsweredEagerly(Answered):
     name: str = EAGER
 
     is_eager = True
+
+
+def answered_alike(one: np.ndarray, other: np.ndarray, precision: str) -> np.ndarray:
+    """Compare what two tasks `Answered` wrote down of the same images: bool (n,).
+
+    Args:
+        one, other: int (n, points, 1 + projections), n above 0.
+        precision: of the network, see `AttackedModel`.
+    """
+    (first, scale), (second, _) = (_read(each) for each in (one, other))
+    share = np.fmax(scale, np.minimum(np.median(scale), LARGEST_TO_TYPICAL * scale))
+    with np.errstate(invalid="ignore"):
+        near = np.abs(first - second) <= MANY_ROUNDINGS * tolerance_of(precision) * share
+    same = near | (first == second) | (np.isnan(first) & np.isnan(second))
+    return np.all(same, axis=(1, 2))
+
+
+def _read(written: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return projections, and what their rounding is a share of."""
+    numbers = (written - BITS).astype(np.int32).view(np.float32)
+    return numbers[..., :-1], numbers[..., -1:]
 
 
 def _any(flags: list[tf.Tensor]) -> tf.Tensor:

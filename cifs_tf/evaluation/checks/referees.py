@@ -25,16 +25,20 @@ def referees(epsilon: float, mask_gradient: str, *, norm: str = "linf", with_squ
     """List the referees of a suite.
 
     Args:
-        epsilon: radius of the ball; the one on the grid takes the whole levels of 1/255 in it, if any.
+        epsilon: radius of the ball; in L-infinity the one on the grid takes the whole levels of 1/255 in it, if any.
         mask_gradient: the one that is attacked through.
-        norm: of the ball; RayS and the one on the grid know `"linf"` (default) alone.
+        norm: of the ball; RayS knows `"linf"` (default) alone.
         with_square: whether to run Square; not where the suite has it.
     """
     attacks: dict[str, Any] = {"square": Square(epsilon=epsilon, norm=norm, num_queries=500)} if with_square else {}
     if norm == "linf":
         attacks["rays"] = RayS(epsilon=epsilon)
     # A hair more, so that 8/255 in float32 is eight levels.
-    if norm == "linf" and (on_grid := int(epsilon * GRID + 1e-4) / GRID):
+    on_grid = int(epsilon * GRID + 1e-4) / GRID
+    if norm != "linf":
+        ball = {"epsilon": epsilon, "norm": norm, "step_size": epsilon / 4}
+        attacks["grid"] = PGD(**ball, num_steps=20, loss="cw_margin", keep="fooling")  # type: ignore[arg-type]
+    elif on_grid:
         step = max(1, round(epsilon * GRID / 4)) / GRID
         attacks["grid"] = PGD(epsilon=on_grid, step_size=step, num_steps=20, loss="cw_margin", keep="fooling")
     return [
@@ -70,7 +74,18 @@ class Referee(Crafted):
 
     def craft_fn(self, model: AttackedModel) -> Callable[..., tf.Tensor]:
         craft = super().craft_fn(_on_grid(model) if self.is_on_grid else model)
-        return (lambda *arguments: _round_to_grid(craft(*arguments))) if self.is_on_grid else craft
+        if not self.is_on_grid:
+            return craft
+
+        def craft_on_grid(images, *arguments):  # type: ignore[no-untyped-def]
+            x = craft(images, *arguments)
+            if self.attack.norm == "linf":
+                return _round_to_grid(x)
+            # Towards the image, which keeps to every ball; a hair farther, as its levels are rounded too.
+            levels = GRID * (x - images)
+            return _round_to_grid(images + tf.sign(levels) * tf.floor(tf.abs(levels) + 1e-3) / GRID)
+
+        return craft_on_grid
 
 
 def _on_grid(model: AttackedModel) -> AttackedModel:

@@ -18,6 +18,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.evaluation.networks.outputs import (
     HALF_TYPES,
     as_logits,
+    check_answers,
     differentiable,
     keras_answers,
     lowest_precision,
@@ -227,7 +228,12 @@ def as_many(outputs: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
 
 
 def single_head(answers: HeadsFn, image_shape: tuple[int, ...], backward: HeadsFn | None = None) -> AttackedModel:
-    """Wrap images -> (batch, columns) of a network from elsewhere; name and fingerprint are the caller's."""
+    """Wrap images -> (batch, columns) of a network from elsewhere; name and fingerprint are the caller's.
+
+    Raises:
+        UserError: for what does not answer each image with a row of numbers, or cannot be compiled.
+    """
+    check_answers(answers, image_shape)
     half, limits = lowest_precision(answers, image_shape), []
     if half:
         limits.append(f"The network computes in {half} inside: what it rounds to zero there no attack sees.")

@@ -7,7 +7,7 @@ it is flat almost everywhere: robust accuracies far too high. Nothing here chang
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -57,7 +57,8 @@ def keras_answers(model: keras.Model, image_shape: tuple[int, ...]) -> tuple[Hea
         UserError: if no output has the shape (batch, classes).
     """
     limits = []
-    index, names = _choose(model, probe_images(image_shape))
+    with explained("be called"):
+        index, names = _choose(model, probe_images(image_shape))
     half = next((name for name in HALF_TYPES if name in {layer.compute_dtype for layer in layers_of(model)}), None)
     if half:
         limits.append(f"Layers of the network compute in {half}: they were attacked in float32, with the same weights.")
@@ -69,6 +70,41 @@ def keras_answers(model: keras.Model, image_shape: tuple[int, ...]) -> tuple[Hea
             return as_rows(keras.tree.flatten(model(x, training=False))[index])
 
     return answers, limits
+
+
+def check_answers(function: HeadsFn, image_shape: tuple[int, ...]) -> None:
+    """Refuse what does not answer each image with a row of numbers, in and outside a graph.
+
+    Raises:
+        UserError: saying what came instead.
+    """
+    images = probe_images(image_shape)
+    spec = tf.TensorSpec((None, *image_shape), tf.float32)
+    for how, call in (
+        ("be called", function),
+        ("be compiled", tf.function(function, autograph=False, input_signature=[spec])),
+    ):
+        with explained(how):
+            found = call(images)
+        kind = found.dtype.name if isinstance(found, tf.Tensor) else type(found).__name__
+        if not kind.startswith(("float", "bfloat", "int", "uint")):
+            raise UserError("model", f"answers of {kind}", "give one that answers with a row of numbers for each image")
+        if len(found) != len(images):
+            received = f"{len(found)} answers to {len(images)} images"
+            raise UserError("model", received, "give one that answers each image of a batch")
+
+
+@contextlib.contextmanager
+def explained(how: str) -> Iterator[None]:
+    """Say in a sentence what a network of somebody else raises."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        advice = "its call must use TensorFlow's or Keras' operations alone, on batches of any size"
+        raise UserError("model", f"a network that cannot {how} ({reason})", advice) from error
 
 
 def as_logits(
@@ -309,7 +345,8 @@ def _logit(shares: tf.Tensor) -> tf.Tensor:
 
 
 def _two_columns(column: tf.Tensor) -> tf.Tensor:
-    return tf.concat([tf.zeros_like(column), column], axis=1)
+    # Of opposite signs: the gradient of the cross-entropy fades for one class no sooner than for the other.
+    return tf.concat([-column / 2, column / 2], axis=1)
 
 
 def last_features(function: HeadsFn, image_shape: tuple[int, ...]) -> HeadsFn | None:

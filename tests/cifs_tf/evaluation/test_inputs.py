@@ -84,6 +84,17 @@ def test_images_that_are_there_twice_are_said():
     assert as_split(twice).told == ["7 of the 14 images are there more than once, and count as often."]
 
 
+def test_batches_of_other_classes_are_refused():
+    first, second = (tf.data.Dataset.from_tensors((FLOATS, np.eye(classes)[LABELS])) for classes in (2, 2))
+    other = tf.data.Dataset.from_generator(
+        lambda: iter([(FLOATS, np.eye(2)[LABELS]), (FLOATS, np.eye(3)[LABELS])]),
+        output_signature=(tf.TensorSpec((None, 8, 8, 1)), tf.TensorSpec((None, None))),
+    )
+    assert len(as_split(first.concatenate(second)).split) == 14
+    with pytest.raises(UserError, match=r"labels of shape \(2,\) and \(3,\) for each image"):
+        as_split(other)
+
+
 def test_rows_of_other_classes_are_refused(make_victim):
     with pytest.raises(UserError, match="one-hot rows of 3 columns; the network has 2 classes"):
         evaluate(make_victim(num_probes=0), (FLOATS, np.eye(3)[LABELS]), [Natural()])

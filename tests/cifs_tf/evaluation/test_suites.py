@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation import make_attacks, suites
+from cifs_tf.evaluation.chance import describe_change
 from cifs_tf.evaluation.radii import default_epsilon
 from cifs_tf.evaluation.suites import SUITES, describe_missing
 from cifs_tf.losses import PAPER_ATTACK_BETAS
@@ -150,15 +151,18 @@ def test_chance_changes_the_suite(make_victim):
     victim = make_victim(lambda images: heads(images) + tf.random.normal((1, 2, 2)), num_probes=0)
     tasks = suites.make_suite("standard", victim, 0.1)
     assert [type(task).__name__ for task in tasks[:3]] == ["Voted", "Answered", "Expected"]
-    assert suites.describe_change("standard", tasks)[0].endswith("took the place of standard.")
-    assert suites.describe_change("rand", tasks) == []
+    for norm in ("l2", "l1"):
+        tasks = suites.make_suite("fast", victim, 0.5, norm=norm)
+        assert {task.attack.norm for task in tasks if hasattr(task, "attack")} == {norm}
+    assert describe_change("standard", tasks)[0].endswith("took the place of standard.")
+    assert describe_change("rand", tasks) == []
 
 
-@pytest.mark.parametrize(("classes", "has"), [(2, set()), (3, {"apgd_dlr"}), (4, {"apgd_t"}), (8, {"apgd_t"})])
-def test_few_classes(classes, has, make_victim):
+@pytest.mark.parametrize(("classes", "second"), [(2, "apgd_margin"), (3, "apgd_dlr"), (4, "apgd_t"), (8, "apgd_t")])
+def test_few_classes(classes, second, make_victim):
     victim = make_victim(num_classes=classes, num_probes=0)
     tasks = make_suite("standard", victim, 0.1)
-    assert {task.family for task in tasks} & {"apgd_dlr", "apgd_t"} == has
+    assert {task.family for task in tasks} & {"apgd_margin", "apgd_dlr", "apgd_t"} == {second}
     assert len(of(tasks, family="fab_t")) == min(9, classes - 1)
     assert bool(describe_missing(victim)) == (classes < 4)
     for suite in ("quick", "adaptive", "strict"):
@@ -208,7 +212,9 @@ def test_apgd_aims_at_three_classes(cifs, make_victim):
     names = ["apgd_ce", *(f"apgd_t, target {rank}" for rank in (2, 3, 4))]
     assert [task.name for task in make_suite("apgd", cifs, 0.1)[1:]] == [f"{name}, beta 0, detached" for name in names]
     three = make_suite("apgd", make_victim(num_classes=3, num_probes=0), 0.1)
-    assert [task.family for task in three[1:]] == ["apgd_ce"]
+    assert [task.family for task in three[1:]] == ["apgd_ce", "apgd_dlr"]
+    two = make_suite("apgd", make_victim(num_classes=2, num_probes=0), 0.1)
+    assert [task.family for task in two[1:]] == ["apgd_ce", "apgd_margin"]
 
 
 def test_unknown_suite_and_beta(cifs):

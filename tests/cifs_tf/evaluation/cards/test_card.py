@@ -96,6 +96,14 @@ def test_a_card_of_another_network_or_of_other_images_does_not_hold(found, make_
         (lambda path: reseal(path, lambda report: report["about"].update(epsilon=0.05)), "inside the ball"),
         (lambda path: reseal(path, lambda report: report["about"].update(norm="l2")), "inside the ball"),
         (lambda path: reseal(path, lambda report: report["about"].update(epsilon_given="8/255")), "numbers"),
+        (lambda path: reseal(path, lambda report: report["about"].update(epsilon_given="0_0.1")), "numbers"),
+        (
+            lambda path: reseal(path, lambda report: report["about"].update(epsilon=np.nan, epsilon_given=None)),
+            "numbers",
+        ),
+        (lambda path: reseal(path, lambda report: report["worst_case"].update(interval=[0.9, 0.95])), "numbers"),
+        (lambda path: reseal(path, lambda report: report.update(believable=True)), "numbers"),
+        (lambda path: reseal(path, lambda report: report["tasks"][1]["attack"].update(epsilon=-1)), "inside the ball"),
         (lambda path: reseal(path, change_line=lambda line: line.update(ids=[], data=NOTHING)), "broken"),
     ],
 )
@@ -103,6 +111,29 @@ def test_a_card_that_was_edited_with_care_does_not_hold(edit, name, found):
     victim, split, path, _ = found
     edit(path)
     assert name in failures(victim, split, path)
+
+
+@pytest.mark.parametrize("field", ["broken_by", "attacks", "natural", "tasks", "about", "num_examples", "key", "audit"])
+def test_a_report_without_a_field_is_named(field, found):
+    path = found[2]
+    reseal(path, lambda report: report.pop(field))
+    with pytest.raises(UserError, match=f"line 3 has no whole report .{field}."):
+        Card.read(path)
+
+
+def test_a_report_of_other_things_is_no_traceback(found):
+    victim, split, path, _ = found
+    reseal(path, lambda report: report.update(tasks=[1]))
+    with pytest.raises(UserError, match="a report that is none"):
+        failures(victim, split, path)
+
+
+def test_a_part_of_an_evaluation_is_not_verified(found):
+    victim, split, path, _ = found
+    card = Card.read(path)
+    card.header["shard"] = "1/2"
+    with pytest.raises(UserError, match="part 1/2 of an evaluation; merge all parts first"):
+        verify(card, victim, split)
 
 
 def test_other_adversarial_images_are_found_out(found):

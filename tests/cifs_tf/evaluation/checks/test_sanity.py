@@ -167,15 +167,22 @@ def test_a_network_that_changes_while_it_is_measured(make_victim, labelled):
     assert failed(evaluate(victim, labelled, tasks)) == {"same answer to the end"}
 
 
-@pytest.mark.parametrize("hidden", [False, True])
-def test_a_network_that_is_another_in_a_graph(hidden, make_victim, labelled):
-    """Also where a class that is ruled out by a logit of -1e9 makes all differences small beside it."""
+@pytest.mark.parametrize(("scale", "ruled_out"), [(1.0, None), (1.0, -1e9), (1.0, -np.inf), (1e-7, None), (1e7, None)])
+def test_a_network_that_is_another_in_a_graph(scale, ruled_out, make_victim, labelled):
+    """Also of small logits, and where a class that is ruled out, or one number for all, makes differences small."""
+
+    def answer(images, factor):
+        logits = scale * factor * linear(images)
+        return (logits if ruled_out is None else tf.pad(logits, [[0, 0], [0, 1]], constant_values=ruled_out))[:, None]
 
     def heads(images):
-        logits = linear(images) * (1.0 if tf.executing_eagerly() else 0.99)
-        return tf.concat([logits, tf.fill([tf.shape(images)[0], 1], -1e9)], 1)[:, None] if hidden else logits[:, None]
+        return answer(images, 1.0 if tf.executing_eagerly() else 0.99)
 
-    victim = make_victim(heads, num_classes=3 + hidden, num_probes=0)
+    classes = 3 + (ruled_out is not None)
+    honest = make_victim(lambda images: answer(images, 1.0), num_classes=classes, num_probes=0)
+    checks = [Natural(), Answered(name=FIRST), *entrance_tasks(("exact",), with_gradients=False)]
+    assert failed(evaluate(honest, labelled, checks)) == set()
+    victim = make_victim(heads, num_classes=classes, num_probes=0)
     report = evaluate(victim, labelled, [Natural(), *entrance_tasks(("exact",), with_gradients=False)])
     assert failed(report) == {"same answer outside a graph"}
     assert not report["believable"]

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from cifs_tf.attacks import PGD
+from cifs_tf.errors import UserError
 from cifs_tf.evaluation import as_attacked, evaluate, load_attacked
 from cifs_tf.evaluation.networks.outputs import choose_output, lowest_precision, with_scaled_gradient
 from cifs_tf.evaluation.tasks import Crafted, Natural
@@ -302,3 +303,28 @@ class Behind(keras.layers.Layer):
 
     def call(self, images):
         return self.end(self.network(images), images)
+
+
+def odd(call):
+    """A network of a class of its own."""
+
+    class Odd(keras.Model):
+        def call(self, images):
+            return call(images)
+
+    return Odd()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x: tf.constant(x.numpy().reshape(len(x), -1)[:, :3]), "a network that cannot be compiled"),
+        (lambda x: x[:, 0, :3, 0] if tf.reduce_sum(x) > 0 else x[:, 1, :3, 0], "a network that cannot be compiled"),
+        (lambda x: tf.zeros([3, 4]) + x[0, 0, 0, 0], "3 answers to"),
+        (lambda x: tf.strings.as_string(x[:, 0, :3, 0]), "answers of string"),
+        (lambda x: tf.complex(x[:, 0, :3, 0], x[:, 0, :3, 0]), "answers of complex64"),
+    ],
+)
+def test_a_network_that_does_not_answer_in_rows_is_refused(call, words):
+    with pytest.raises(UserError, match=words):
+        as_attacked(odd(call), image_shape=(8, 8, 1))
