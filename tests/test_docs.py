@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import re
 import shlex
@@ -172,6 +173,8 @@ def test_commands_are_understood(page, tmp_path, monkeypatch, capsys):
     for name in ("digits", "clothing"):
         (tmp_path / "runs" / name / "export/cifs/1").mkdir(parents=True)
     (tmp_path / "clothing").mkdir()
+    seconds = dict.fromkeys(("apgd_ce", "apgd_t", "fab_t", "square"), 1.0)
+    (tmp_path / "official.json").write_text(json.dumps({"seconds": seconds}))
     for name in ("training", "serving"):
         (tmp_path / name).symlink_to(ROOT / name)
     makefile = (ROOT / "Makefile").read_text()
