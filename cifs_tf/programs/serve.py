@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 from cifs_tf.command_line import parse_options
 from cifs_tf.extras import own_version, require
+from cifs_tf.serving.endpoint.foreign_flags import leave_out_foreign_flags
 from cifs_tf.serving.endpoint.options import ServerOptions
-from cifs_tf.serving.endpoint.tf_serving_flags import leave_out_foreign_flags
 
 
 def main(argv: Sequence[str]) -> int:

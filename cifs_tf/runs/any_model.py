@@ -17,7 +17,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.evaluation import AttackedModel, as_attacked, build_report, load_attacked, merge, write_report
 from cifs_tf.evaluation.cards.card import Card, merge_cards
 from cifs_tf.evaluation.cards.verification import verify
-from cifs_tf.evaluation.checks.verdicts import FAIL, next_step
+from cifs_tf.evaluation.checks.judging import FAIL, next_step
 from cifs_tf.evaluation.engine import hash_split
 from cifs_tf.evaluation.radii import default_epsilon
 from cifs_tf.evaluation.records import Example, Report

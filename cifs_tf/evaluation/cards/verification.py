@@ -15,7 +15,7 @@ from cifs_tf.config import Ratio
 from cifs_tf.data import Split, to_float
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.cards.card import Card, relative_lead
-from cifs_tf.evaluation.checks.verdicts import FAIL, INFO, PASS, Check
+from cifs_tf.evaluation.checks.judging import FAIL, INFO, PASS, Check
 from cifs_tf.evaluation.engine import code_version, hash_split
 from cifs_tf.evaluation.lines import name_images
 from cifs_tf.evaluation.networks.attacked import AttackedModel

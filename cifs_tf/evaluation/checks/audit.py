@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cifs_tf.evaluation.checks.verdicts import ADDED, FAIL, INFO, PASS, SKIP, WARN, Check, judge, sanity_verdicts
+from cifs_tf.evaluation.checks.judging import ADDED, FAIL, INFO, PASS, SKIP, WARN, Check, judge
+from cifs_tf.evaluation.checks.sanity_verdicts import sanity_verdicts
 from cifs_tf.evaluation.ledger import Ledger
 from cifs_tf.evaluation.records import MAIN, TaskRecord
 

@@ -1,8 +1,8 @@
 """Sanity checks of every evaluation: cheap measurements, on a sample of the images, that tell whether it can be true.
 
 Sources: Athalye et al. 2018 and Carlini et al. 2019 on gradient masking, Pintor et al. 2022 on indicators of attack
-failure, Wang et al. 2019 on first-order stationarity (FOSC), AutoAttack's warnings. `verdicts` beside it judges what
-they find. Nothing here counts in the worst case: results of the suites stay what they are.
+failure, Wang et al. 2019 on first-order stationarity (FOSC), AutoAttack's warnings. `sanity_verdicts` judges what they
+find. Nothing here counts in the worst case: results of the suites stay what they are.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from cifs_tf.config import DataConfig
 from cifs_tf.data import Split, load_dataset
 from cifs_tf.evaluation import as_attacked, evaluate, make_suite
 from cifs_tf.evaluation.checks.audit import audit
-from cifs_tf.evaluation.checks.verdicts import SEEN_THROUGH, next_step
+from cifs_tf.evaluation.checks.judging import SEEN_THROUGH, next_step
 from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.suites import audit_tasks
 from cifs_tf.evaluation.tasks import Natural

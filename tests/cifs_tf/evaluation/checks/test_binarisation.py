@@ -8,7 +8,8 @@ import tensorflow as tf
 from cifs_tf.data import Split
 from cifs_tf.evaluation import as_attacked, evaluate, make_suite
 from cifs_tf.evaluation.checks.binarisation import Binarised, _separate
-from cifs_tf.evaluation.checks.verdicts import next_step, sanity_verdicts
+from cifs_tf.evaluation.checks.judging import next_step
+from cifs_tf.evaluation.checks.sanity_verdicts import sanity_verdicts
 from cifs_tf.evaluation.networks.outputs import last_features
 from cifs_tf.evaluation.tasks import Natural
 

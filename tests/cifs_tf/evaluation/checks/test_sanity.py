@@ -13,8 +13,9 @@ from cifs_tf.data import Split
 from cifs_tf.evaluation import as_attacked, evaluate, load_attacked, suites
 from cifs_tf.evaluation.chance import Voted, expected_referees, rand_tasks
 from cifs_tf.evaluation.checks.consistency import FIRST, Answered
+from cifs_tf.evaluation.checks.judging import judge, next_step
 from cifs_tf.evaluation.checks.sanity import Faithful, Trajectory, entrance_tasks, sanity_tasks
-from cifs_tf.evaluation.checks.verdicts import judge, next_step, sanity_verdicts
+from cifs_tf.evaluation.checks.sanity_verdicts import sanity_verdicts
 from cifs_tf.evaluation.tasks import Crafted, Natural
 
 EPSILON = 0.1

@@ -6,8 +6,8 @@ import pytest
 
 from cifs_tf.errors import UserError
 from cifs_tf.serving.endpoint.config_files import read_batching_parameters, read_model_config
+from cifs_tf.serving.endpoint.foreign_flags import HARMLESS, REFUSED, leave_out_foreign_flags
 from cifs_tf.serving.endpoint.options import ServerOptions
-from cifs_tf.serving.endpoint.tf_serving_flags import HARMLESS, REFUSED, leave_out_foreign_flags
 
 # Those of model_servers/main.cc, version 2.21.
 FLAGS = """
