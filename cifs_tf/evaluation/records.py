@@ -22,7 +22,7 @@ class TaskRecord:
         kind: class of the task, such as `"Crafted"`.
         attack: class (`kind`) and hyper-parameters; None for a task without an attack.
         surrogate: name of the model that the attack made its images on; None for the attacked one.
-        sample, epsilon, is_on_grid: of sanity checks, see `cifs_tf.evaluation.checks.sanity`.
+        sample, epsilon, norm, is_on_grid: of sanity checks, see `cifs_tf.evaluation.checks.sanity`.
         eot, votes: of networks that answer by chance, see `cifs_tf.evaluation.chance`.
     """
 
@@ -41,6 +41,7 @@ class TaskRecord:
     surrogate: str | None = None
     sample: int | None = None
     epsilon: float | None = None
+    norm: str | None = None
     is_on_grid: bool | None = None
     eot: int | None = None
     votes: int | None = None

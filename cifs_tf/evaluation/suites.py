@@ -92,10 +92,10 @@ def make_suite(
         checks = entrance_tasks(masks, with_gradients=False) if audit is not False else []
         return [Natural(), *begun, *corrupted_tasks(), *checks]
     if not model.has_gradient:
-        checks = entrance_tasks(masks, with_gradients=False) if audit is not False else []
+        checks = entrance_tasks(masks, epsilon=epsilon, norm=norm, with_gradients=False) if audit is not False else []
         return [Natural(), *begun, *black_box_tasks(epsilon, masks[0], norm), *checks]
     if name == "rand" or answers_by_chance(model):
-        checks = entrance_tasks(masks, with_gradients=True) if audit is not False else []
+        checks = entrance_tasks(masks, epsilon=epsilon, norm=norm, with_gradients=True) if audit is not False else []
         checks += expected_referees(epsilon, masks[0], norm) if audit is not False else []
         return [Voted(), *begun, *rand_tasks(model, epsilon, masks[0], norm), *checks]
     tasks: list[Task] = [Natural(), *begun]

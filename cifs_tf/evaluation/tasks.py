@@ -23,11 +23,11 @@ from cifs_tf.losses import cross_entropy, head_weights, margin
 # float32 rounding of a point on the surface of the ball.
 SLACK = 1e-6
 # Of two calls of the same network.
-SAME = 1e-4
+SAME, SAME_IN_HALF = 1e-4, 2e-2
 # Logits below the highest that are compared, and what a network typically answers to what it does here, at most.
-DEPTH, LARGEST_TO_TYPICAL = 20.0, 100.0
-# Rounding of a logit, to that of a lead of its size.
-OF_LOGITS = 0.1
+DEPTH, LARGEST_TO_TYPICAL = 20.0, 1000.0
+# Of a logit, beside a share of the lead: some units in its last place, in half precision those of bfloat16.
+ROUNDING = {SAME: 1e-6, SAME_IN_HALF: 8e-3}
 # Parts of a distance of 1 in which a ledger counts distances, rounded up.
 DISTANCE_UNITS = 10**6
 
@@ -349,21 +349,22 @@ def inside(ball: Ball, x_adv: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
 
 def differs(first: tf.Tensor, second: tf.Tensor, tolerance: float = SAME) -> tf.Tensor:
     """Return whether heads of the same images differ by more than rounding, see `deciding`: bool (batch,)."""
-    (one, scale, floor), other = deciding(first), second
+    (one, scale, floor), other = deciding(first, tolerance), second
     other = tf.where(tf.math.is_nan(other), other, tf.maximum(other, floor))
     typical = tf.minimum(_median(scale), LARGEST_TO_TYPICAL * scale)
     alike = (one == other) | (tf.abs(one - other) <= tolerance * tf.maximum(scale, typical))
     return ~tf.reduce_all(alike, axis=[1, 2])
 
 
-def deciding(heads: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def deciding(heads: tf.Tensor, tolerance: float = SAME) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Return the part of logits that decides, and what its rounding is a share of.
 
-    That is the lead of the highest logit over the next, and no less than a tenth of these: neither a class that is
-    ruled out by a logit of -1e9 nor a number that is added to all classes hides the differences of the others.
+    That is the lead of the highest logit over the next, and no less than their own rounding makes it: neither a class
+    that is ruled out by a logit of -1e9 nor a number that is added to all classes hides differences of the others.
 
     Args:
         heads: float (batch, 1 + P, classes).
+        tolerance: the share, `SAME` or `SAME_IN_HALF`.
 
     Returns:
         heads, raised to a floor; what rounding is a share of (batch, 1 + P, 1); and the floor (batch, 1 + P, 1), twenty
@@ -371,7 +372,9 @@ def deciding(heads: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """
     highest, second = tf.split(tf.math.top_k(heads, k=2).values, 2, axis=-1)
     second = tf.where(tf.math.is_inf(second), tf.zeros_like(second), second)
-    scale = tf.maximum(highest - second, OF_LOGITS * tf.maximum(tf.abs(highest), tf.abs(second)))
+    scale = tf.maximum(
+        highest - second, (ROUNDING[tolerance] / tolerance) * tf.maximum(tf.abs(highest), tf.abs(second))
+    )
     floor = highest - DEPTH * scale
     return tf.where(tf.math.is_nan(heads), heads, tf.maximum(heads, floor)), scale, floor
 

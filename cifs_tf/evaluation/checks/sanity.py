@@ -17,7 +17,7 @@ from cifs_tf.attacks import HeadsFn
 from cifs_tf.attacks.objective import fooled
 from cifs_tf.attacks.random import fold_in, uniform
 from cifs_tf.evaluation.checks.binarisation import Binarised
-from cifs_tf.evaluation.checks.consistency import LAST, SECTION, Answered, AnsweredEagerly, Consistency
+from cifs_tf.evaluation.checks.consistency import LAST, SECTION, Answered, Consistency
 from cifs_tf.evaluation.checks.referees import SOME, referees
 from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.radii import farthest_radius
@@ -40,9 +40,11 @@ BISECTIONS = 18
 UNEXPLAINED, JUMP, NOT_STATIONARY = 0.5, 1.25, 0.5
 
 
-def entrance_tasks(mask_gradients: tuple[str, ...], *, with_gradients: bool) -> list[Task]:
-    """List the checks that need no attack, those of any network."""
-    tasks: list[Task] = [Answered(name=LAST), AnsweredEagerly(), Consistency(), Ranges()]
+def entrance_tasks(
+    mask_gradients: tuple[str, ...], *, epsilon: float | None = None, norm: str = "linf", with_gradients: bool
+) -> list[Task]:
+    """List the checks of any network; see `sanity_tasks`, and `Consistency` for what the radius is for."""
+    tasks: list[Task] = [Answered(name=LAST), Consistency(epsilon=epsilon, norm=norm), Ranges()]
     if with_gradients:
         tasks += [SampledGradients(name=f"gradients, {mask}, sample", mask_gradient=mask) for mask in mask_gradients]
     return tasks
@@ -75,7 +77,7 @@ def sanity_tasks(
     """
     first = mask_gradients[0]
     inner = epsilon / farthest_radius(norm, image_shape)
-    tasks = entrance_tasks(mask_gradients, with_gradients=with_gradients)
+    tasks = entrance_tasks(mask_gradients, epsilon=epsilon, norm=norm, with_gradients=with_gradients)
     tasks += [Faithful(epsilon=inner, mask_gradient=first), Boundary(mask_gradient=first)]
     tasks += [Binarised(epsilon=inner, mask_gradient=first)] if with_features else []
     return [

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from cifs_tf.evaluation.checks.consistency import EAGER, FIRST, LAST, answered_alike
+from cifs_tf.evaluation.checks.consistency import FIRST, LAST, answered_alike
 from cifs_tf.evaluation.checks.judging import ADDED, FAIL, INFO, PASS, SKIP, WARN, Check, judge
 from cifs_tf.evaluation.checks.referees import REFEREES
 from cifs_tf.evaluation.checks.sanity import DIRECTIONS, LAST_STEPS, STEPS
@@ -61,6 +61,13 @@ def _consistency(ledger: Ledger) -> list[Check]:
             "The file, loaded again, answers the same.",
             "the model answers otherwise after it is loaded again: chance needs other attacks (suite rand)",
         ),
+        (
+            "compiled",
+            "same answer outside a graph",
+            "The network answers the same whether TensorFlow has compiled it or not.",
+            "the network answers otherwise when TensorFlow has compiled it: attacks measured another network than a "
+            "plain call asks",
+        ),
     ):
         found = ledger.values("consistency", value)
         if len(found):
@@ -69,25 +76,12 @@ def _consistency(ledger: Ledger) -> list[Check]:
             checks.append(Check(name, judge(images, len(found), 0.0), images / len(found), sentence))
     if any(ledger.values("consistency", cause).any() for cause in ("varies", "batch")):
         return checks  # of which the others say nothing
-    last = ledger.values(LAST, "answers")
-    for task, name, what, blame in (
-        (
-            FIRST,
-            "same answer to the end",
-            "the network answers otherwise at the evaluation's end than at its beginning",
-            "it changes while it is measured",
-        ),
-        (
-            EAGER,
-            "same answer outside a graph",
-            "the network answers otherwise when TensorFlow has compiled it",
-            "attacks measured another network than a plain call asks",
-        ),
-    ):
-        other = ledger.values(task, "answers")
-        if len(other) and len(last):
-            precision = ledger.header["about"].get("precision") or "float32"
-            checks.append(_counted(name, ~answered_alike(last, other, precision), 0.0, what, blame))
+    first, last = (ledger.values(task, "answers") for task in (FIRST, LAST))
+    if len(first) and len(last):
+        what = "the network answers otherwise at the evaluation's end than at its beginning"
+        precision = ledger.header["about"].get("precision") or "float32"
+        changed = ~answered_alike(last, first, precision)
+        checks.append(_counted("same answer to the end", changed, 0.0, what, "it changes while it is measured"))
     return checks
 
 

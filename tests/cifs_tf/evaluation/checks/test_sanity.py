@@ -12,7 +12,7 @@ from cifs_tf.attacks import PGD, RayS
 from cifs_tf.data import Split
 from cifs_tf.evaluation import as_attacked, evaluate, load_attacked, suites
 from cifs_tf.evaluation.chance import Voted, expected_referees, rand_tasks
-from cifs_tf.evaluation.checks.consistency import FIRST, Answered
+from cifs_tf.evaluation.checks.consistency import FIRST, Answered, Consistency
 from cifs_tf.evaluation.checks.judging import judge, next_step
 from cifs_tf.evaluation.checks.sanity import Faithful, Trajectory, entrance_tasks, sanity_tasks
 from cifs_tf.evaluation.checks.sanity_verdicts import sanity_verdicts
@@ -189,6 +189,23 @@ def test_a_network_that_is_another_in_a_graph(scale, ruled_out, make_victim, lab
     assert not report["believable"]
 
 
+def test_a_network_that_looks_at_its_batch_under_attack_alone(make_victim, labelled):
+    """Natural images and noisy ones it answers by themselves, those with a pixel farther from the middle not."""
+
+    def heads(images):
+        is_moved = tf.reduce_max(tf.abs(images - 0.5), axis=[1, 2, 3]) > 0.3
+        by_batch = linear(images) - tf.reduce_mean(linear(images), axis=0)
+        return tf.where(is_moved[:, None], by_batch, linear(images))[:, None]
+
+    extreme = np.where(labelled.images > 127, 195, 60).astype(np.uint8)
+    split = Split(extreme, np.argmax(linear(tf.constant(extreme / np.float32(255))), 1))
+    victim = make_victim(heads, num_classes=3, num_probes=0)
+    assert failed(evaluate(victim, split, [Natural(), Consistency()])) == set()
+    assert failed(evaluate(victim, split, [Natural(), Consistency(epsilon=EPSILON)])) == {"same answer in any batch"}
+    hidden = dataclasses.replace(victim, has_gradient=False)
+    assert failed(evaluate(hidden, split, [Natural(), Consistency(epsilon=EPSILON)])) == {"same answer in any batch"}
+
+
 def test_a_network_that_recognises_the_corners_of_the_ball(make_victim):
     """Dark and bright images of pairs of equal pixels: it goes by brightness where moved pixels share a value.
 
@@ -275,7 +292,7 @@ def test_a_file_is_loaded_again(plain_model, tmp_path):
 def test_a_sample_is_the_same_in_every_shard(make_victim, labelled):
     """Shards measure their parts of one sample, however the images are divided."""
     victim = make_victim(lambda images: linear(images)[:, None], num_classes=3, num_probes=0)
-    task = entrance_tasks(("exact",), with_gradients=False)[1]
+    task = entrance_tasks(("exact",), with_gradients=False)[2]
     task = dataclasses.replace(task, sample=20)
     whole, *parts = (
         evaluate(victim, labelled, [Natural(), task], shard=shard)["tasks"][1]["measured"]
