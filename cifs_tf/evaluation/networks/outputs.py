@@ -314,7 +314,8 @@ def _before_end(answers: tf.Tensor, kept: tuple[str, ...]) -> tuple[tf.Tensor, l
         tensor = inputs[0]
         if kind in kept:
             passed.append(kind)
-            before, names = tensor, list(passed)
+            # A logarithm alone leads to probabilities, which lose their gradient: with what makes these of logits only.
+            before, names = (before, names) if kind == "Log" else (tensor, list(passed))
 
 
 def _deciding_as(answers: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -74,6 +74,20 @@ def compiled(function, *arguments):
     return function(*arguments)
 
 
+def test_the_logarithm_of_a_mean_of_probabilities_stays(network, trained):
+    """Behind it are no logits; behind that of one softmax there are."""
+
+    def ensemble(logits):
+        return tf.math.log(keras.ops.softmax(8 * logits) + keras.ops.softmax(8 * logits[:, ::-1]) + 1e-30)
+
+    model = Ends(network, ensemble)
+    found = compiled(as_attacked(model, image_shape=(8, 8, 1)).heads_fns["exact"], trained.images)[:, 0]
+    np.testing.assert_allclose(found, model(trained.images), rtol=1e-4, atol=1e-4)
+    assert as_attacked(model, image_shape=(8, 8, 1)).limits == ()
+    one = as_attacked(Ends(network, lambda x: tf.math.log(keras.ops.softmax(8 * x) + 1e-30)), image_shape=(8, 8, 1))
+    assert one.limits[0].startswith("The last functions of the network (Log, Softmax) were taken off")
+
+
 def gradient_of(heads_fn, images, labels):
     return compiled(eager_gradient_of, heads_fn, images, labels).numpy()
 
