@@ -108,6 +108,8 @@ def test_commands_on_the_pages_parse(tmp_path, monkeypatch):
     (tmp_path / "runs" / "small-pgd").mkdir(parents=True)
     (tmp_path / "runs" / "small-pgd" / "config.yaml").touch()
     (tmp_path / "clothing").mkdir()
+    seconds = dict.fromkeys(("apgd_ce", "apgd_t", "fab_t", "square"), 1.0)
+    (tmp_path / "official.json").write_text(json.dumps({"seconds": seconds}))
     text = "".join((pages.ROOT / name).read_text() for name in pages.PAGES)
     commands = re.findall(r"^python training/benchmark\.py (\w+)(.*)$", text, re.MULTILINE)
     assert {name for name, _ in commands} >= {"step", "attack", "serve", "scale"}
