@@ -424,7 +424,8 @@ def measure(case: Case, suite: str) -> dict[str, Any]:
     flags = [check["name"] for check in report["audit"] if check["verdict"] == "fail"]
     most = standing(case, network, victim, to_float(test.images), tf.constant(test.labels, tf.int32))
     worst = report["worst_case"]["count"]
-    is_broken = most is not None and worst <= most + 1
+    # Where nothing stands there is nothing too much.
+    is_broken = worst == 0 or (most is not None and worst <= most + 1)
     return {
         "what": case.what,
         "honest": case.is_honest,
