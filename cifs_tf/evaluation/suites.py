@@ -65,7 +65,7 @@ def make_suite(
             sanity checks alone in the others; False leaves these out too.
         surrogate: another model, for a transfer attack in the audit.
         norm: `"linf"` (default), or for `standard`, `plus`, `strict`, `minimal`, `fast` and `rand` also `"l2"` or
-            `"l1"`; then without the paper's attacks, RayS and the attack on 8-bit pixels.
+            `"l1"`; then without the paper's attacks and RayS.
 
     Returns:
         the tasks.

@@ -57,7 +57,7 @@ class EvaluateOptions(Group):
             all of them otherwise.
         epsilon: radius of the ball; null is that of the run, or of the dataset's recipe; in l2 and l1 0.5 and 12 for
             images of 32 x 32 x 3 (RobustBench), as much for each value of others.
-        norm: of the ball; l2 and l1 for the suites standard, plus, strict, minimal and fast.
+        norm: of the ball; l2 and l1 for the suites standard, plus, strict, minimal, fast and rand.
         attacks: of the suites paper, adaptive and strict: fgsm, pgdN, cwN; null is the run's, or those of the dataset's
             recipe.
         attack_betas: the attacker's settings of beta in Eq. (3); null is the run's, or the paper's nine.

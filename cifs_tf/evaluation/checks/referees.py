@@ -81,9 +81,9 @@ class Referee(Crafted):
             x = craft(images, *arguments)
             if self.attack.norm == "linf":
                 return _round_to_grid(x)
-            # Towards the image, which keeps to every ball; a hair farther, as its levels are rounded too.
+            # Towards the image, which keeps to every ball; a hair more, so that whole levels in float32 stay.
             levels = GRID * (x - images)
-            return _round_to_grid(images + tf.sign(levels) * tf.floor(tf.abs(levels) + 1e-3) / GRID)
+            return _round_to_grid(images + tf.sign(levels) * tf.floor(tf.abs(levels) + 1e-4) / GRID)
 
         return craft_on_grid
 
