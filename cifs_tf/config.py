@@ -131,6 +131,7 @@ class ModelConfig(Group):
         arch: backbone; auto is resnet18 for images of 32 pixels or more a side, resnet10 below.
         width: channels of the backbone's stem; null is the usual one (64 for resnet, 16 for wrn).
         stem: resnet only, 3x3, or 7x7 (a quarter of each side, by stride and max-pooling; for 112 pixels and more).
+        activation: resnet only, relu, or silu, which is smooth (Xie et al. 2020).
         defense: cifs, cas (Bai et al. 2021), ewas (Zhang and Liu 2023), fsr (Kim et al. 2023), se (squeeze and
             excitation, Hu et al. 2018) or vanilla (no selection layer).
         cuts: names of the layers that selection layers follow; null is the paper's last two residual blocks.
@@ -152,6 +153,7 @@ class ModelConfig(Group):
     arch: Arch = "auto"
     width: int | None = bounded(None, low=1)
     stem: Literal["3x3", "7x7"] = "3x3"
+    activation: Literal["relu", "silu"] = "relu"
     defense: Defense = "cifs"
     cuts: tuple[str, ...] | None = None
     probes: tuple[Literal["linear", "mlp"], ...] = ("mlp", "linear")

@@ -80,6 +80,7 @@ class About(TypedDict, total=False):
     dataset: str | None
     images: str  # hash of all images of the dataset, see `cifs_tf.data.identity.Identity`
     unlike_run: list[str]  # in what they differ from those that the network's run was trained on
+    split: NotRequired[str]  # of the dataset, test or validation
     subset_of: int | None
     class_names: list[str] | None
     tasks: list[dict[str, Any]]  # `TaskRecord`s; in the header of a ledger only

@@ -37,9 +37,10 @@ def apply_bn(x, *, name: str):
     return BatchNormalization(name=name)(x)
 
 
-def apply_relu(x, *, name: str):
-    """Apply ReLU, as a layer with a name that can be cut."""
-    return keras.layers.ReLU(name=name)(x)
+def apply_activation(x, activation: str, *, name: str):
+    """Apply `"relu"` or another activation of Keras, as a layer with a name that can be cut."""
+    layer = keras.layers.ReLU(name=name) if activation == "relu" else keras.layers.Activation(activation, name=name)
+    return layer(x)
 
 
 def apply_head(x, num_classes: int):

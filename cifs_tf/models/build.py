@@ -84,13 +84,16 @@ def build_classifier(
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        options = {} if config.width is None else {"width": config.width}
+        options: dict[str, Any] = {} if config.width is None else {"width": config.width}
         if config.arch in DEPTH_AND_FACTOR:
             if config.stem != "3x3":
                 raise UserError("stem", config.stem, f"{config.arch} has but one; give 3x3, or a resnet")
+            if config.activation != "relu":
+                raise UserError("activation", config.activation, f"{config.arch} has but one; give relu, or a resnet")
             backbone = wide_resnet(config.arch, image_shape, num_classes, **options)
         else:
-            backbone = resnet(config.arch, image_shape, num_classes, stem=config.stem, **options)
+            options |= {"stem": config.stem, "activation": config.activation}
+            backbone = resnet(config.arch, image_shape, num_classes, **options)
         return Classifier(backbone, _make_cuts(config, num_classes), name=f"{config.arch}_{config.defense}")
     finally:
         keras.config.set_dtype_policy(previous)

@@ -2,7 +2,7 @@
 
 import keras
 
-from cifs_tf.models.blocks import apply_bn, apply_conv, apply_head, apply_relu
+from cifs_tf.models.blocks import apply_activation, apply_bn, apply_conv, apply_head
 
 DEPTH_AND_FACTOR = {"wrn28-10": (28, 10), "wrn34-10": (34, 10)}
 
@@ -32,17 +32,17 @@ def wide_resnet(arch: str, image_shape: tuple[int, int, int], num_classes: int, 
             strides = 2 if stage > 1 and block == 1 else 1
             filters = width * factor * 2 ** (stage - 1)
             x = apply_preactivation_block(x, filters, strides, name=f"stage{stage}_block{block}")
-    x = apply_relu(apply_bn(x, name="final_bn"), name="final_out")
+    x = apply_activation(apply_bn(x, name="final_bn"), "relu", name="final_out")
     return keras.Model(images, apply_head(x, num_classes), name=arch)
 
 
 def apply_preactivation_block(x, filters: int, strides: int, *, name: str):
     """Normalise and apply ReLU before each of two 3x3 convolutions; the shortcut starts before them if sizes agree."""
-    activated = apply_relu(apply_bn(x, name=f"{name}_bn1"), name=f"{name}_relu1")
+    activated = apply_activation(apply_bn(x, name=f"{name}_bn1"), "relu", name=f"{name}_relu1")
     shortcut = x
     if strides > 1 or x.shape[-1] != filters:
         shortcut = apply_conv(activated, filters, 1, strides, name=f"{name}_shortcut_conv")
     x = apply_conv(activated, filters, 3, strides, name=f"{name}_conv1")
-    x = apply_relu(apply_bn(x, name=f"{name}_bn2"), name=f"{name}_relu2")
+    x = apply_activation(apply_bn(x, name=f"{name}_bn2"), "relu", name=f"{name}_relu2")
     x = apply_conv(x, filters, 3, name=f"{name}_conv2")
     return keras.layers.Add(name=f"{name}_out")([x, shortcut])

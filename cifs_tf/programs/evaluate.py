@@ -53,8 +53,10 @@ class EvaluateOptions(Group):
         other_images: of a run, its networks and exports: measure on images that it was not trained beside, of the same
             classes; the report says in what they differ, and the default workdir is another.
         data_dir: where TFDS data lies; null is the run's, or TFDS' own default.
-        examples: attack a class-balanced subset of so many test images; null is 200 for quick, 2000 for paper_aa, and
-            all of them otherwise.
+        split: of a run: its test images, or those that it held out for validation, to choose by; the default workdir is
+            another then.
+        examples: attack a class-balanced subset of so many images; null is 200 for quick, 2000 for paper_aa, and all
+            of them otherwise.
         epsilon: radius of the ball; null is that of the run, or of the dataset's recipe; in l2 and l1 0.5 and 12 for
             images of 32 x 32 x 3 (RobustBench), as much for each value of others.
         norm: of the ball; l2 and l1 for the suites standard, plus, strict, minimal, fast and rand.
@@ -71,7 +73,7 @@ class EvaluateOptions(Group):
         replicas: mirrored only: how many GPUs; without a GPU the processor is divided into so many devices, which is no
             faster. null is all GPUs.
         workdir: folder for ledger and report; null is DEFENSE/evaluation/CHECKPOINT/SUITE in the run's workdir
-            (SUITE-other-images there), or runs/evaluation/MODEL/SUITE.
+            (SUITE-other-images or SUITE-validation there), or runs/evaluation/MODEL/SUITE.
         trust: load a SavedModel whose operations reach files, the network or Python code too.
     """
 
@@ -86,6 +88,7 @@ class EvaluateOptions(Group):
     cache_dir: str | None = None
     other_images: bool = False
     data_dir: str | None = None
+    split: Literal["test", "validation"] = "test"
     examples: int | None = bounded(None, low=1)
     epsilon: Ratio | None = bounded(None, above=0)
     norm: Literal["linf", "l2", "l1"] = "linf"
@@ -111,6 +114,9 @@ class EvaluateOptions(Group):
             )
         if self.norm == "linf" and self.epsilon is not None and self.epsilon > 1:
             raise UserError("--epsilon", self.epsilon, "give a number above 0, at most 1, or --norm l2 or l1")
+        if self.split != "test" and self.other_images:
+            advice = "other images have none that this run held out; give test, or leave --other_images out"
+            raise UserError("--split", self.split, advice)
         self.machine_config()
 
     def machine_config(self) -> MachineConfig:
@@ -190,6 +196,7 @@ def evaluate(options: EvaluateOptions) -> int:
         plan=plan,
         surrogate=_network_at(options.surrogate, "--surrogate") if options.surrogate else None,
         other_images=options.other_images,
+        split=options.split,
         examples=options.examples,
         at_most=SUITE_EXAMPLES.get(options.suite),
         trust=options.trust,
@@ -254,7 +261,7 @@ def _config_of(options: EvaluateOptions) -> tuple[RunConfig, Workdir | None, Tra
     data = {name: value for name in named if (value := getattr(options, name))}
     if options.other_images:
         data |= dict.fromkeys(("train_examples", "test_examples", "num_classes")) | {"val_examples": 0}
-    if options.examples is not None or options.suite in SUITE_EXAMPLES:
+    if options.split == "test" and (options.examples is not None or options.suite in SUITE_EXAMPLES):
         # Without this, a run on a part of the training images measures on a part of the test images.
         data |= {"test_examples": None, "train_examples": None}
     asked = {"attacks": options.attacks, "attack_betas": options.attack_betas, "eval_batch_size": options.batch_size}
@@ -281,6 +288,7 @@ def _network_at(path: str, option: str) -> TrainedNetwork | str:
 def _default_folder(options: EvaluateOptions, network: TrainedNetwork | None) -> Path:
     suite = options.suite + ("" if options.norm == "linf" else f"-{options.norm}")
     suite += "-other-images" if options.other_images else ""
+    suite += "" if options.split == "test" else f"-{options.split}"
     if network is not None:
         return network.evaluation(suite)
     name = "-".join(

@@ -4,7 +4,8 @@
     python training/reproduce.py --table 1 --scale small        hours on two CPU cores, on Fashion-MNIST
     python training/reproduce.py --table 1,B.1,B.2 --figure 4   the paper's setting, on a GPU
     python training/reproduce.py --table all --figure all --scale smoke
-    python training/reproduce.py --study verdict                does the mask do anything? a day and a half of one core
+    python training/reproduce.py --study verdict                does the mask do anything? a day and a half of one core,
+                                                                shared by as many processes as are started so
 
 Everything is written to --workdir; the same command again continues there.
 """

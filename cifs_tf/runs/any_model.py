@@ -26,7 +26,7 @@ from cifs_tf.evaluation.reports.pages import describe_ball, describe_length
 from cifs_tf.export import GRADIENT_FILE, ORIGIN_FILE, find_fault
 from cifs_tf.files import print_written
 from cifs_tf.runs.cluster import make_local_cluster
-from cifs_tf.runs.images import MEASURED, OTHERWISE, load_images, read_record
+from cifs_tf.runs.images import OTHERWISE, check_held_out, load_images, read_record
 from cifs_tf.runs.measurement import AttackPlan, attack, card_name, ledger_name
 from cifs_tf.runs.origin import Origin, load_for_origin, match_origin, read_origin
 from cifs_tf.runs.precision import tf32_disabled
@@ -44,6 +44,7 @@ def evaluate_model(
     plan: AttackPlan,
     surrogate: TrainedNetwork | str | None = None,
     other_images: bool = False,
+    split: str = "test",
     examples: int | None = None,
     at_most: int | None = None,
     trust: bool = False,
@@ -59,7 +60,8 @@ def evaluate_model(
             epsilon in other norms than linf: `default_epsilon`. A shard is attacked without a report.
         surrogate: that of the plan, as `model`. Default None.
         other_images: measure on images that are not the run's; the report says so. Default False.
-        examples: attack a class-balanced subset of so many test images. Default None: of `at_most`.
+        split: `"test"` (default), or `"validation"`: the images that the run held out.
+        examples: attack a class-balanced subset of so many images. Default None: of `at_most`.
         at_most: attack so many, if there are as many. Default None: all.
         trust: load SavedModels that do more than compute too, see `load_attacked`. Default False.
 
@@ -77,10 +79,12 @@ def evaluate_model(
         other = None if surrogate is None else _load_surrogate(surrogate, trust)
     origin = read_origin(Path(model)) if isinstance(model, str) else Origin()
 
-    def part(test: Split) -> Split:
-        number = examples or min(at_most or len(test), len(test))
-        return test.class_balanced(number, "--examples") if examples or at_most else test
+    def part(images: Split) -> Split:
+        number = examples or min(at_most or len(images), len(images))
+        return images.class_balanced(number, "--examples") if examples or at_most else images
 
+    if split != "test" and run is None:
+        raise UserError("--split", split, "only a run has held images out; give the workdir of one, or --split test")
     dataset = (
         load_for_origin(config.data, origin, part, other_images=other_images)
         if run is None
@@ -90,16 +94,18 @@ def evaluate_model(
             "--model",
             other_images=other_images,
             advice=OTHERWISE,
-            splits=MEASURED,
-            test_part=part,
+            splits=(split,),
+            test_part=part if split == "test" else None,
         )
     )
+    if split != "test" and run is not None:
+        check_held_out(dataset, run)
     if isinstance(model, str):
         dataset = match_origin(dataset, origin, Path(model), other_images=other_images)
     if (names := _class_names(surrogate)) not in (None, dataset.class_names):
         advice = f"its classes are {', '.join(names)}; give one with those of the model, in the same order"
         raise UserError("--surrogate", other.name if other else None, advice)
-    split = dataset.test
+    images = dataset.test if split == "test" else part(dataset.validation)
     console = Console()
     if dataset.home:
         console.print(f"images are {dataset.home}", soft_wrap=True, markup=False, highlight=False)
@@ -107,16 +113,19 @@ def evaluate_model(
     if epsilon is None and plan.norm != "linf":
         epsilon = default_epsilon(plan.norm, attacked.image_shape)
     given = getattr(config.attack.epsilon, "text", config.attack.epsilon) if epsilon is None else f"{epsilon:.4g}"
-    console.rule(f"{attacked.name}: {plan.suite}, {len(split):,} images, {plan.norm} epsilon {given}")
+    which = "images" if split == "test" else f"{split} images"
+    console.rule(f"{attacked.name}: {plan.suite}, {len(images):,} {which}, {plan.norm} epsilon {given}")
     mask_gradients = plan.mask_gradients or _mask_gradients(config, attacked)
     plan = dataclasses.replace(plan, mask_gradients=mask_gradients, surrogate=other, epsilon=epsilon)
-    report = attack(config, attacked, dataset, split, folder, plan, strategy=strategy, with_card=True)
+    report = attack(
+        config, attacked, dataset, images, folder, plan, split_name=split, strategy=strategy, with_card=True
+    )
     if shard != "1/1":
         console.print(f"shard {shard} is finished: {folder / ledger_name(shard)}", soft_wrap=True)
         console.print(f"When all are: {command('evaluate')} merge FOLDER LEDGER LEDGER ...")
         return 0
     with tf32_disabled():
-        pictures = pick_examples(attacked, split, Card.read(folder / card_name(shard)), dataset.class_names)
+        pictures = pick_examples(attacked, images, Card.read(folder / card_name(shard)), dataset.class_names)
     return _publish(report, folder, console, pictures)
 
 
@@ -163,7 +172,7 @@ def verify_card(
     Args:
         path: the card.
         model: see `evaluate_model`.
-        config: the dataset; which of its test images the card is of, their hash says.
+        config: the dataset; which of its images the card is of, their hash says.
         batch_size: images per batch. Default 250.
         trust: see `evaluate_model`. Default False.
 
@@ -188,16 +197,17 @@ def verify_card(
 
 
 def _find_images(card: Card, config: RunConfig) -> Split:
-    """Return the test images that a card is of, by their hash; all of them if there are none of that hash."""
+    """Return the images that a card is of, test or held out, by their hash; all test images if none have that hash."""
     everything = dataclasses.replace(config.data, train_examples=None, test_examples=None)
     number = card.report["num_examples"] if card.report else 0
     for data in (config.data, everything):
-        split = load_dataset(data).test
-        parts = [split, split.class_balanced(number, "card")] if 0 < number < len(split) else [split]
-        for part in parts:
-            if hash_split(part) == card.header["key"]["data"]:
-                return part
-    return split
+        dataset = load_dataset(data)
+        for split in (dataset.test, dataset.validation):
+            parts = [split, split.class_balanced(number, "card")] if 0 < number < len(split) else [split]
+            for part in parts:
+                if hash_split(part) == card.header["key"]["data"]:
+                    return part
+    return dataset.test
 
 
 def summary(report: Report) -> RenderableType:

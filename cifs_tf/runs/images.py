@@ -124,6 +124,21 @@ def check_recorded_images(dataset: ImageDataset, run: Workdir) -> None:
         raise UserError("--dataset", dataset.name, advice)
 
 
+def check_held_out(dataset: ImageDataset, run: Workdir) -> None:
+    """Refuse validation images that a run did not hold out itself: it was trained on some of them, or may have been.
+
+    Raises:
+        UserError: if so, or there are none.
+    """
+    record = read_record(run, "--model")
+    if not len(dataset.validation):
+        advice = f"the run in {run.path} held no images out (val_examples 0); give test, or train with --val_examples"
+        raise UserError("--split", "validation", advice)
+    if record is None or record.division.get("validation") != hash_division(dataset.splits)["validation"]:
+        advice = f"it is not known that these are the images that the run in {run.path} held out; give test"
+        raise UserError("--split", "validation", advice)
+
+
 def check_warm_start(dataset: ImageDataset, run: Workdir) -> None:
     """Refuse to start from the weights of a run on other classes, or on images that are test images here.
 

@@ -169,6 +169,7 @@ def attack(
     strategy: tf.distribute.Strategy | None = None,
     title: str = "attacking",
     with_card: bool = False,
+    split_name: str = "test",
 ) -> Report:
     """Attack a network with a suite, or with what is left of it, and show the progress.
 
@@ -182,6 +183,7 @@ def attack(
         strategy: devices that share each batch. Default one device.
         title: of the progress bar.
         with_card: whether to leave a robustness card beside the ledger. Default False.
+        split_name: `"test"` (default) or `"validation"`, for the report.
 
     Returns:
         the report, see `cifs_tf.evaluation.build_report`.
@@ -198,6 +200,7 @@ def attack(
         surrogate=plan.surrogate,
         norm=plan.norm,
     )
+    in_all = dataset.num_test_images if split_name == "test" else len(dataset.validation)
     about = {
         "revision": revision(),
         "suite": plan.suite,
@@ -205,7 +208,8 @@ def attack(
         "images": dataset.identity.hash,
         "unlike_run": list(dataset.unlike_run),
         "class_names": list(dataset.class_names),
-        "subset_of": dataset.num_test_images if len(split) < dataset.num_test_images else None,
+        "split": split_name,
+        "subset_of": in_all if len(split) < in_all else None,
     }
     with tf32_disabled(), _attack_progress(title) as on_progress:
         return evaluate(

@@ -1,4 +1,7 @@
-"""Carrying out the study: the cells that are missing, one after the other, and its page after each of them."""
+"""Carrying out the study: the cells that are missing, one after the other, and its page after each of them.
+
+Several processes may share the work, on cores of their own: each takes the next cell that no other one is at.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from cifs_tf.errors import UserError
-from cifs_tf.files import print_written
+from cifs_tf.files import hold_lock, print_written
 from cifs_tf.reproduction.runner import run_jobs
 from cifs_tf.reproduction.scales import Scale
 from cifs_tf.reproduction.verdict.cells import Cell, plan_cells, read_cells, scale_of, write_cell
@@ -32,13 +35,22 @@ def run_study(scale_name: str, seeds: int | None, workdir: Path, data_dir: str |
     study, scale, docs = _opened(scale_name, workdir)
     seeds = seeds or study.seeds
     cells = plan_cells(study, scale, seeds)
+    locks = workdir / "cells"
     for cell in cells:
-        if not cell.file(docs).exists():
-            console.rule(f"{cell.name}, of {len(cells)} cells", align="left")
-            if scale_name == "full":
-                check_regime(read_cells(docs, study), study)
-            _compute(cell, study, scale, workdir, docs, data_dir, console)
-            write_page(study, seeds, docs)
+        if cell.file(docs).exists():
+            continue
+        locks.mkdir(parents=True, exist_ok=True)
+        try:
+            with hold_lock(locks / f"{cell.name}.lock"):
+                if cell.file(docs).exists():  # by now
+                    continue
+                console.rule(f"{cell.name}, of {len(cells)} cells", align="left")
+                if scale_name == "full":
+                    check_regime(read_cells(docs, study), study)
+                _compute(cell, study, scale, workdir, docs, data_dir, console)
+                write_page(study, seeds, docs)
+        except BlockingIOError:
+            console.print(f"{cell.name}: another process is at it")
     print_written(write_page(study, seeds, docs))
 
 

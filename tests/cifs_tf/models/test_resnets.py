@@ -81,6 +81,14 @@ def test_block_adds_its_shortcut():
     np.testing.assert_array_equal(out, stem)
 
 
+def test_silu_takes_the_place_of_every_relu():
+    model = resnet("resnet10", (8, 8, 3), 5, width=4, activation="silu")
+    assert not [layer.name for layer in model.layers if isinstance(layer, keras.layers.ReLU)]
+    parts = keras.Model(model.inputs, [model.get_layer(name).output for name in ("stem_bn", "stem_out")])
+    before, after = parts(np.random.default_rng(0).random((2, 8, 8, 3), np.float32))
+    np.testing.assert_allclose(after, before / (1 + np.exp(-before)), rtol=1e-5, atol=1e-6)
+
+
 def test_logits_are_a_dense_layer_on_the_spatial_mean():
     model = resnet("resnet10", (16, 16, 3), 5, width=4)
     kernel, bias = model.get_layer("logits").get_weights()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 
 import pytest
 
 from cifs_tf.config import DataConfig, ModelConfig, OutputConfig, RunConfig
 from cifs_tf.data import load_dataset
+from cifs_tf.evaluation import Ledger
 from cifs_tf.export import export
 from cifs_tf.runs.images import record_images
 from cifs_tf.runs.recipes import dump_yaml
@@ -51,6 +53,41 @@ def report_of(folder):
 
 
 SMALL = ["--suite=paper", "--attack_betas=[0, infinity]", "--audit=false"]
+
+
+def test_held_out_images_are_measured_and_verified_as_such(workdir, tmp_path):
+    options = ["--split=validation", "--suite=paper", "--attacks=fgsm", "--attack_betas=0", "--audit=false"]
+    code, out, err = run("--model", workdir, *options, "--examples=20", cwd=tmp_path)
+    assert code == 0, err
+    folder = workdir / "cifs" / "evaluation" / "last" / "paper-validation"
+    report = report_of(folder)
+    held_out = load_dataset(DataConfig(dataset="digits", test_examples=40)).validation
+    assert report["num_examples"] == 20
+    assert report["about"]["subset_of"] == len(held_out)
+    assert "20 validation images of digits" in (folder / "report.md").read_text()
+    labels = Ledger.read(folder / "ledger.jsonl").values("natural", "labels")
+    assert labels.tolist() == held_out.class_balanced(20, "").labels.tolist()
+    code, out, err = run("verify", folder / "card.jsonl", "--model", workdir, cwd=tmp_path)
+    assert code == 0, err
+    assert "The card holds." in out
+
+
+def test_held_out_images_are_those_of_the_run_alone(workdir, tmp_path):
+    """Others would be images that the network was trained on."""
+    exported = workdir / "export" / "cifs" / "1"
+    elsewhere = tmp_path / "copy"
+    shutil.copytree(exported, elsewhere)
+    code, _, err = run("--model", elsewhere, "--dataset=digits", "--split=validation", cwd=tmp_path)
+    assert code == 2
+    assert "only a run has held images out" in err
+    other = tmp_path / "run"
+    shutil.copytree(workdir, other)
+    config = (other / "config.yaml").read_text()
+    assert "val_examples: null" in config
+    (other / "config.yaml").write_text(config.replace("val_examples: null", "val_examples: 60"))
+    code, _, err = run("--model", other, "--split=validation", cwd=tmp_path)
+    assert code == 2
+    assert "it is not known that these are the images" in err
 
 
 @pytest.mark.slow

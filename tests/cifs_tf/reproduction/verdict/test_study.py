@@ -8,10 +8,11 @@ from rich.console import Console
 
 from cifs_tf.config import ModelConfig
 from cifs_tf.errors import UserError
+from cifs_tf.files import hold_lock
 from cifs_tf.models import build_classifier
 from cifs_tf.models.flops import count_flops
 from cifs_tf.reproduction.verdict import runner
-from cifs_tf.reproduction.verdict.cells import plan_cells, scale_of, unpack_bits
+from cifs_tf.reproduction.verdict.cells import plan_cells, scale_of, unpack_bits, write_cell
 from cifs_tf.reproduction.verdict.hours import FLOPS, hours
 from cifs_tf.reproduction.verdict.study import load_study
 from tests import running
@@ -75,6 +76,29 @@ def test_dry_run_tells_cells_and_hours(tmp_path):
     assert "permuted-seed0" in out
     assert "hours left, of one quiet core" in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_share_the_cells(tmp_path, monkeypatch):
+    """A cell that another process holds is left to it; the next one is computed."""
+    arms = {name: STUDY.arms[name] for name in ("vanilla", "cifs")}
+    small = dataclasses.replace(load_study("smoke"), arms=arms)
+    monkeypatch.setattr(runner, "load_study", lambda scale: small)
+    computed = []
+
+    def compute(cell, study, scale, workdir, docs, data_dir, console):
+        computed.append(cell.name)
+        write_cell(make_cell(cell.arm.name, cell.seed), cell.file(docs))
+
+    monkeypatch.setattr(runner, "_compute", compute)
+    (tmp_path / "cells").mkdir()
+    console = Console(record=True, width=100)
+    with hold_lock(tmp_path / "cells" / "vanilla-seed0.lock"):
+        runner.run_study("smoke", 1, tmp_path, None, console)
+    assert computed == ["cifs-seed0"]
+    assert "vanilla-seed0: another process is at it" in console.export_text()
+    assert "1 of 2 cells" in (tmp_path / "docs" / "verdict.md").read_text()
+    runner.run_study("smoke", 1, tmp_path, None, console)
+    assert computed == ["cifs-seed0", "vanilla-seed0"]
 
 
 @pytest.mark.slow
