@@ -34,8 +34,9 @@ class ReproduceOptions(Group):
     """Reproduce the paper's tables and figures.
 
     Args:
-        table: numbers separated by commas, such as 1,B.2,E.1, or overhead (the costs of Section 4.1.1), or microscope
-            (other selection layers, with --scale small), or all.
+        table: numbers separated by commas, such as 1,B.2,E.1, or overhead (the costs of Section 4.1.1), or, with
+            --scale small, microscope (other selection layers), recipes_digits, recipes_fashion_mnist, recipes_cifar10
+            (what helps, by validation images) and nfgsm (the cheap method); or all.
         figure: numbers separated by commas, such as 1,A.2, or all.
         study: verdict (docs/verdict.md), by itself; its finished cells and its page are written to docs.
         scale: full (the paper's setting), small (Fashion-MNIST, hours on two CPU cores) or smoke (two steps, to see

@@ -19,11 +19,13 @@ class NetworkSpec:
         recipe: name of its recipe.
         changes: what differs from the recipe.
         small_changes: what differs on top of that where the networks are smaller than the paper's.
+        small_recipe: name of the recipe there; None for that of the scale. Default None.
     """
 
     recipe: str
     changes: dict[str, Any]
     small_changes: dict[str, Any]
+    small_recipe: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Row:
         block: of the table's part that it stands in, such as the architecture.
         network: that is measured.
         checkpoint: `"last"` or `"best"` epoch.
-        kind: evaluation that its columns are read from: `"paper"` (Section 4.1), `"autoattack"` (Appendix B.1) or
-            `"strict"`.
+        kind: evaluation that its columns are read from: `"paper"` (Section 4.1), `"autoattack"` (Appendix B.1),
+            `"strict"`, or `"validation"`: as the paper, on images held out of the training set.
         places: where in the report of that evaluation each column is read, parts joined by colons.
         paper: the paper's number of each column, in percent; None where it has none.
         scales: where the row exists.
@@ -61,12 +63,14 @@ class PaperTable:
         title: what it shows.
         columns: their titles.
         rows: in the paper's order.
+        about: what its networks are, where that is not what the scale says. Default empty.
     """
 
     number: str
     title: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    about: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +131,7 @@ def _table(number: str, entry: dict[str, Any]) -> PaperTable:
         for block, within in entry["blocks"].items()
         for name, row in within["rows"].items()
     ]
-    return PaperTable(number, entry["title"], tuple(entry["columns"]), tuple(rows))
+    return PaperTable(number, entry["title"], tuple(entry["columns"]), tuple(rows), entry.get("about", ""))
 
 
 def _row(table: dict[str, Any], block: str, within: dict[str, Any], name: str, row: dict[str, Any]) -> Row:
@@ -140,10 +144,12 @@ def _row(table: dict[str, Any], block: str, within: dict[str, Any], name: str, r
     return Row(
         name=name,
         block=block,
-        network=NetworkSpec(find("recipe"), changes, row.get("small", {})),
+        network=NetworkSpec(
+            find("recipe"), changes, {**within.get("small", {}), **row.get("small", {})}, find("small_recipe")
+        ),
         checkpoint=find("checkpoint", "last"),
         kind=find("evaluation", "paper"),
         places=tuple(place.format(**row.get("at", {})) for place in table["columns"].values()),
-        paper=tuple(row["paper"]),
+        paper=tuple(find("paper")),
         scales=tuple(find("scales", EVERYWHERE)),
     )

@@ -21,19 +21,26 @@ SMALL_EPOCH_SECONDS, SMALL_TRAIN, SMALL_STEPS = 115, 10_000, 7
 
 
 class Size(NamedTuple):
-    """FLOPs of a forward pass for one image, and parameters, by `cifs_tf.models.flops.count_flops` (a test checks)."""
+    """FLOPs of a forward pass for one image, and parameters, by `cifs_tf.models.flops.count_flops` (a test checks).
+
+    By architecture, width and pixels a side.
+    """
 
     flops: float
     parameters: int
 
 
 SIZES = {
-    ("resnet18", 64): Size(1_110_989_312, 11_255_646),
-    ("wrn28-10", 16): Size(10_486_982_336, 36_659_806),
-    ("resnet10", 64): Size(413_868_544, 4_947_166),
-    ("resnet10", 16): Size(26_054_656, 320_878),
-    ("resnet10", 4): Size(135_424, 23_986),
+    ("resnet18", 64, 32): Size(1_110_989_312, 11_255_646),
+    ("wrn28-10", 16, 32): Size(10_486_982_336, 36_659_806),
+    ("resnet10", 64, 28): Size(413_868_544, 4_947_166),
+    ("resnet10", 16, 32): Size(32_366_080, 321_166),
+    ("resnet10", 16, 28): Size(26_054_656, 320_878),
+    ("resnet10", 8, 8): Size(514_048, 84_742),
+    ("resnet10", 4, 8): Size(135_424, 23_986),
 }
+# Pixels a side.
+SIDES = {"cifar10": 32, "svhn": 32, "fashion_mnist": 28, "digits": 8}
 # Training and test images.
 IMAGES = {
     "cifar10": (overhead.IMAGES["training"], overhead.IMAGES["evaluation"]),
@@ -59,13 +66,13 @@ def _passes(num_steps: int) -> int:
     return 2 * num_steps
 
 
-_RESNET18 = SIZES["resnet18", 64].flops
+_RESNET18 = SIZES["resnet18", 64, 32].flops
 PAPER_GPU = Pace(
     "the paper's GPU",
     overhead.PAPER["training"]["cifs"] / (overhead.IMAGES["training"] * (_passes(10) + UPDATE) * _RESNET18),
     overhead.PAPER["evaluation"]["cifs"] / (overhead.IMAGES["evaluation"] * (_passes(20) + 1) * _RESNET18),
 )
-_SMALL_PACE = SMALL_EPOCH_SECONDS / (SMALL_TRAIN * (_passes(SMALL_STEPS) + UPDATE) * SIZES["resnet10", 16].flops)
+_SMALL_PACE = SMALL_EPOCH_SECONDS / (SMALL_TRAIN * (_passes(SMALL_STEPS) + UPDATE) * SIZES["resnet10", 16, 28].flops)
 CPU_CORE = Pace("one core of an AMD EPYC without AVX512", _SMALL_PACE, _SMALL_PACE)
 
 
@@ -112,15 +119,21 @@ def seconds(job: Job, pace: Pace) -> float:
 
 def training_passes(job: Training, images: int) -> float:
     """Count the forward passes of a training run on so many images, those of its validation included."""
-    validation = min(MAXIMUM_VAL_EXAMPLES, images // 10) if job["val_examples"] is None else job["val_examples"]
+    validation = _validation_images(job, images)
     steps = {"standard": 0, "nfgsm": 1}.get(job["method"], job["num_steps"])
     update = UPDATES.get(job["method"], UPDATE)
     return job["epochs"] * (images * (_passes(steps) + update) + validation * (_passes(VALIDATION_STEPS) + 2))
 
 
+def _validation_images(job: Training, images: int) -> int:
+    return min(MAXIMUM_VAL_EXAMPLES, images // 10) if job["val_examples"] is None else job["val_examples"]
+
+
 def _evaluation_passes(job: Evaluation) -> float:
     images = job.setup.examples or SUITE_EXAMPLES.get(job.setup.suite) or _test_images(job.training)
-    if job.kind in ("paper", "strict"):
+    if job.setup.split == "validation":
+        images = _validation_images(job.training, job.training["train_examples"] or IMAGES[job.training["dataset"]][0])
+    if job.kind in ("paper", "strict", "validation"):
         probes = len(job.training["cuts"] or [1, 2])
         betas = 1 if job.training["defense"] == "vanilla" else len(ATTACK_BETAS) - (2 - probes)
         passes = betas * sum(_passes(parse_attack_name(attack, "attacks")[1]) + 1 for attack in job.setup.attacks)
@@ -132,7 +145,8 @@ def _evaluation_passes(job: Evaluation) -> float:
 
 def _overhead_seconds(job: Overhead, pace: Pace) -> float:
     options = {"arch": "resnet18", "width": 64, "num_steps": 10, "pairs": 10, **STEPS[job.scale]}
-    flops = options["batch_size"] * SIZES[options["arch"], options["width"]].flops
+    side = SIDES["cifar10" if options["width"] > 4 else "digits"]
+    flops = options["batch_size"] * SIZES[options["arch"], options["width"], side].flops
     turns = 2 * (1 + options["pairs"])
     training = (_passes(options["num_steps"]) + UPDATE) * pace.training
     return turns * flops * (training + (_passes(20) + 1) * pace.evaluation)
@@ -143,4 +157,4 @@ def _test_images(job: Training) -> int:
 
 
 def _size(job: Training) -> Size:
-    return SIZES[job["arch"], job["width"]]
+    return SIZES[job["arch"], job["width"], SIDES[job["dataset"]]]

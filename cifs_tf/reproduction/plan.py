@@ -96,7 +96,7 @@ class Evaluation(Job):
 
     Args:
         training: that makes the network.
-        kind: `"paper"`, `"autoattack"` or `"strict"`.
+        kind: `"paper"`, `"autoattack"`, `"strict"` or `"validation"`.
         setup: how it is carried out.
         checkpoint: `"last"` or `"best"` epoch.
     """
@@ -126,6 +126,8 @@ class Evaluation(Job):
             options["examples"] = self.setup.examples
         if self.setup.attacks:
             options |= {"attacks": self.setup.attacks, "attack_betas": ATTACK_BETAS}
+        if self.setup.split != "test":
+            options["split"] = self.setup.split
         return [*arguments(options), *_places(workdir / self.folder, data_dir)]
 
     def is_done(self, workdir: Path) -> bool:

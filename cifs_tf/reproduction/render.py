@@ -31,8 +31,11 @@ def result_table(result: dict[str, Any], lines: Sequence[str] = LINES) -> Table:
 
     Args:
         result: see `cifs_tf.reproduction.results.build_result`, or the JSON file that it became.
-        lines: which of `"ours"`, `"paper"` and `"difference"` each row shows. Default all.
+        lines: which of `"ours"`, `"paper"` and `"difference"` each row shows. Default all, of a table that the paper
+            does not have `"ours"`.
     """
+    if all(cell["paper"] is None for row in result["rows"] for cell in row["cells"]):
+        lines = LINES[:1]
     blocks = list(dict.fromkeys(row["block"] for row in result["rows"]))
     is_named = len(lines) > 1
     rows = []

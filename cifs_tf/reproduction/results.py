@@ -83,7 +83,7 @@ def build_figure(figure: Figure, analysis: Analysis, scale: Scale, workdir: Path
 def about(table: PaperTable, scale: Scale) -> str:
     """Describe the scale of a table and its attacks, for the reader."""
     kinds = dict.fromkeys(row.kind for row in table.rows)
-    return " ".join(filter(None, [scale.about, *(scale.setups[kind].about for kind in kinds)]))
+    return " ".join(filter(None, [table.about or scale.about, *(scale.setups[kind].about for kind in kinds)]))
 
 
 def interval_sentence(seeds: int) -> str:

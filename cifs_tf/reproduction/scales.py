@@ -14,9 +14,9 @@ FINAL_LOGITS = (
     "APGD-CE and APGD-T stand here for AutoAttack. They attack the final logits alone; a network with masks can stand "
     "that and fall to the attacks of Table 1, which try every beta_atk."
 )
-ADAPTIVE = (
-    "Networks of this table have 3,000 training images. Strict is the worst case of each image under all attacks of "
-    "`evaluate.py --suite adaptive`."
+ADAPTIVE = "Strict is the worst case of each image under all attacks of `evaluate.py --suite adaptive`."
+HELD_OUT = (
+    "Measured at the best epoch, on the images that were held out for validation and chose it; no test image took part."
 )
 
 
@@ -29,12 +29,14 @@ class EvaluationSetup:
         examples: class-balanced test images; None for all of them, or what the suite says.
         attacks: of the suite `paper`; none for those of the recipe.
         about: a sentence for the reader of a table, if its numbers are not what its title says.
+        split: `"test"` (default) or `"validation"`.
     """
 
     suite: str
     examples: int | None
     attacks: tuple[str, ...] = ()
     about: str = ""
+    split: str = "test"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Scale:
         name: `"full"`, `"small"` or `"smoke"`.
         about: one sentence for the reader of a table.
         settings: of every run, on top of its recipe.
-        setups: of evaluations, by kind, `"paper"`, `"autoattack"` and `"strict"`.
+        setups: of evaluations, by kind, `"paper"`, `"autoattack"`, `"strict"` and `"validation"`.
         recipe: for every network, in place of the row's own; None keeps that.
         methods: what a recipe of the paper changes in `recipe`, by name: its training method.
         keeps: which changes of a network survive; None for all of them.
@@ -65,7 +67,7 @@ class Scale:
 
     def recipe_of(self, network: NetworkSpec) -> str:
         """Return the name of the recipe of a network."""
-        return self.recipe or network.recipe
+        return (self.recipe and network.small_recipe) or self.recipe or network.recipe
 
     def changes_of(self, network: NetworkSpec) -> dict[str, Any]:
         """Return what a network changes in its recipe."""
@@ -115,6 +117,7 @@ SCALES = {
             "paper": EvaluationSetup("paper", 200, ATTACKS),
             "autoattack": EvaluationSetup("apgd", 1000, about=FINAL_LOGITS),
             "strict": EvaluationSetup("adaptive", 100, ("pgd20",), about=ADAPTIVE),
+            "validation": EvaluationSetup("paper", None, ("pgd20",), about=HELD_OUT, split="validation"),
         },
         recipe="fashion_mnist_small",
         methods={

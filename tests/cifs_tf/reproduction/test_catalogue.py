@@ -18,8 +18,10 @@ def numbers(table, block, row):
 
 
 def test_every_table_and_figure_is_there():
-    appendix = ["B.1", "B.2", "B.3", "B.4", "C.1", "C.2", "D.1", "E.1", "E.2", "E.3", "microscope"]
-    assert list(tables()) == ["1", "2", "3", "4", "5", *appendix]
+    appendix = ["B.1", "B.2", "B.3", "B.4", "C.1", "C.2", "D.1", "E.1", "E.2", "E.3"]
+    ours = ["microscope", "recipes_digits", "recipes_fashion_mnist", "recipes_cifar10", "nfgsm"]
+    assert list(tables()) == ["1", "2", "3", "4", "5", *appendix, *ours]
+    assert {row.scales for number in ours for row in tables()[number].rows} == {("small",)}
     assert list(figures()) == ["1", "3", "4", "A.1", "A.2"]
 
 
