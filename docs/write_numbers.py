@@ -39,6 +39,7 @@ PAGES = {
     "docs/speed.md": {
         "step": ("benchmark_step", "step"),
         "step_bfloat16": ("benchmark_step_bfloat16", "step"),
+        "methods": ("benchmark_methods", "methods"),
         "attack": ("benchmark_attack", "attack"),
         "serve": ("benchmark_serve", "serve"),
         "images": ("benchmark_images", "images"),
@@ -48,6 +49,10 @@ PAGES = {
         "table1": ("reproduce_table1_small", "table"),
         "tableB.1": ("reproduce_tableB.1_small", "table"),
         "microscope": ("reproduce_tablemicroscope_small", "table"),
+        "recipes_digits": ("reproduce_tablerecipes_digits_small", "table"),
+        "recipes_fashion_mnist": ("reproduce_tablerecipes_fashion_mnist_small", "table"),
+        "recipes_cifar10": ("reproduce_tablerecipes_cifar10_small", "table"),
+        "nfgsm": ("reproduce_tablenfgsm_small", "table"),
         "survivors": ("benchmark_attack", "survivors"),
     },
     "docs/analysis.md": {

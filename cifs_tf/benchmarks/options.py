@@ -87,6 +87,38 @@ class StepOptions(NetworkOptions):
         self.run_config(self.num_steps)
 
 
+# The method whose step the others are compared with.
+REFERENCE = "pgd"
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodsOptions(NetworkOptions):
+    """One training step of each method beside one of PGD, on the same network.
+
+    Args:
+        methods: of training, as for run.py.
+        defense: of the network.
+        num_steps: of the training attack of those that have one.
+        pairs: how often every method is timed, in turns.
+    """
+
+    methods: tuple[Literal["standard", "nfgsm", "pgd", "fat", "trades", "mart"], ...] = (
+        "standard",
+        "nfgsm",
+        "trades",
+        "mart",
+    )
+    defense: Literal["cifs", "vanilla"] = "cifs"
+    num_steps: int = 10
+    pairs: int = bounded(5, low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.methods:
+            raise UserError("--methods", [], "name one at least, such as nfgsm")
+        self.run_config(self.num_steps)
+
+
 @dataclasses.dataclass(frozen=True)
 class ScaleOptions(NetworkOptions):
     """The same training step of a CIFS network on one device and shared among several.

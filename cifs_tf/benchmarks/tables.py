@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from cifs_tf.benchmarks.options import REFERENCE
 from cifs_tf.tables import Table
 
 DEFENSES = {"cifs": "CIFS", "vanilla": "vanilla"}
@@ -114,6 +115,17 @@ def replicas_table(result: dict[str, Any]) -> Table:
     return Table(header, rows)
 
 
+def methods_table(result: dict[str, Any]) -> Table:
+    """Lay out the time of a step of each method of `methods`."""
+    rows = []
+    for name, timing in result["methods"].items():
+        ratio = result["ratios"].get(name)
+        over_pgd = [_ratio(ratio[clock], 2) for clock in CLOCKS] if ratio else ["1", "1"]
+        title = f"{name}, {result['options']['num_steps']} steps" if name == REFERENCE else name
+        rows.append([title, f"{timing['quartiles_seconds'][1]:.3g}", *over_pgd])
+    return Table(["method", "seconds, median", "time over that of pgd (95% interval)", "processor time"], rows)
+
+
 def precision_table(result: dict[str, Any]) -> Table:
     """Lay out how strong each attack of `precision` is in both precisions."""
     rows = []
@@ -167,6 +179,7 @@ TABLES: dict[str, Sequence[Callable[[dict[str, Any]], Table]]] = {
     "attack": (survivors_table, attack_table),
     "serve": (serve_table,),
     "scale": (replicas_table,),
+    "methods": (methods_table,),
     "precision": (precision_table,),
     "resources": (resources_table,),
     "images": (images_table, image_steps_table),

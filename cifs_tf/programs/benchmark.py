@@ -4,6 +4,7 @@
     python training/benchmark.py step --width 16 --pairs 5 --json step.json
     python training/benchmark.py attack --recording FILE.npz     our AutoAttack beside the official one's seconds
     python training/benchmark.py serve               REST and gRPC requests beside calls of the model itself
+    python training/benchmark.py methods             a training step of each method beside one of PGD
     python training/benchmark.py scale               what sharing a step among devices costs
     python training/benchmark.py precision --run WORKDIR         whether attacks in bfloat16 are as strong
     python training/benchmark.py images --folder PATH            files to batches, cold and cached, beside Keras
@@ -26,6 +27,7 @@ from cifs_tf.benchmarks.options import (
     AttackOptions,
     BenchmarkOptions,
     ImagesOptions,
+    MethodsOptions,
     PrecisionOptions,
     ResourcesOptions,
     ScaleOptions,
@@ -42,6 +44,7 @@ COMMANDS: dict[str, type[BenchmarkOptions]] = {
     "step": StepOptions,
     "attack": AttackOptions,
     "serve": ServeOptions,
+    "methods": MethodsOptions,
     "scale": ScaleOptions,
     "precision": PrecisionOptions,
     "images": ImagesOptions,
