@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cifs_tf.figures import GREY, color_networks, make_figure, save_figure, styled
+from cifs_tf.figures import GREY, NATURAL, ROBUST, color_networks, make_figure, save_figure, styled
 from cifs_tf.files import read_json, write_text
 from cifs_tf.reproduction.scales import flat_config
 from cifs_tf.reproduction.verdict import statistics
-from cifs_tf.reproduction.verdict.cells import CELLS, read_cells
+from cifs_tf.reproduction.verdict.cells import CELLS, CHECKPOINTS, read_cells
 from cifs_tf.reproduction.verdict.statistics import Difference
 from cifs_tf.reproduction.verdict.study import NAME, Study
 from cifs_tf.runs.curves import WATCHED
@@ -25,19 +25,29 @@ NOT_REACHED = "regime not reached"
 
 
 def write_page(study: Study, seeds: int, docs: Path) -> list[Path]:
-    """Write the page and the picture of its curves to a folder, each whole or not at all, and return their files."""
+    """Write the page and its pictures to a folder, each whole or not at all, and return their files."""
     cells = read_cells(docs, study)
     pilots = [read_json(file) for file in sorted((docs / CELLS).glob("pilot-*.json"))]
-    written = []
-    picture = docs / "figures" / f"{NAME}_curves.png"
-    if cells:
-        titles = {arm.name: arm.title for arm in study.arms.values()}
-        figure = draw_robustness(_mean_curves(cells, titles), list(flat_config(study.recipe)["lr_milestones"]))
-        save_figure(figure, picture)
-        written.append(picture)
+    figures = _draw(study, cells) if cells else {}
+    for file, figure in figures.items():
+        save_figure(figure, docs / "figures" / file)
     page = docs / f"{NAME}.md"
     write_text(page, render(study, seeds, cells, pilots))
-    return [page, *written]
+    return [page, *(docs / "figures" / file for file in figures)]
+
+
+def _draw(study: Study, cells: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+    titles = {arm.name: arm.title for arm in study.arms.values()}
+    curves = _mean_curves(cells, titles)
+    channels = {
+        title: {checkpoint: found[checkpoint]["channels"] for checkpoint in CHECKPOINTS}
+        for name, title in titles.items()
+        if (found := statistics.accuracies(cells, name))
+    }
+    return {
+        f"{NAME}_curves.png": draw_robustness(curves, list(flat_config(study.recipe)["lr_milestones"])),
+        f"{NAME}_channels.png": draw_channels(channels),
+    }
 
 
 def render(study: Study, seeds: int, cells: Sequence[dict[str, Any]], pilots: Sequence[dict[str, Any]]) -> str:
@@ -90,6 +100,45 @@ def draw_robustness(curves: Mapping[str, np.ndarray], milestones: Sequence[int])
     axes.set_ylabel("validation images, attacked (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside right upper")
+    return figure
+
+
+@styled
+def draw_channels(channels: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> Figure:
+    """Draw how each arm uses its channels: on natural images, and what an attack makes of it.
+
+    Args:
+        channels: by title of the arm and checkpoint, `"last"` (filled) and `"best"` (hollow), what `measure_channels`
+            found; None leaves a gap.
+
+    Example:
+        >>> found = {"natural_negative_share": 0.4, "adversarial_negative_share": 0.5}
+        >>> found |= {"natural_alignment": 0.3, "adversarial_alignment": 0.1}
+        >>> figure = draw_channels({"vanilla": {"last": found, "best": found}})
+    """
+    figure = make_figure((9, 1.6 + 0.42 * len(channels)))
+    panels = figure.subplots(1, 2, sharey=True)
+    quantities = {
+        "negative_share": ("activation on negatively-relevant channels (%)", 100),
+        "alignment": ("correlation of activation and weight", 1),
+    }
+    for axes, (quantity, (label, scale)) in zip(panels, quantities.items(), strict=True):
+        for row, found in enumerate(channels.values()):
+            for checkpoint, offset, is_filled in (("last", 0.13, True), ("best", -0.13, False)):
+                ends = [found[checkpoint].get(f"{kind}_{quantity}") for kind in ("natural", "adversarial")]
+                ends = [np.nan if end is None else scale * end for end in ends]
+                height = row - offset
+                axes.plot(ends, [height, height], color=GREY, linewidth=0.8, zorder=1)
+                for end, color, name in zip(ends, (NATURAL, ROBUST), ("natural", "attacked"), strict=True):
+                    face = color if is_filled else "white"
+                    label_of = f"{name}, {checkpoint} epoch" if row == 0 and axes is panels[0] else None
+                    axes.scatter(end, height, s=26, facecolor=face, edgecolor=color, zorder=2, label=label_of)
+        axes.set_xlabel(label)
+        axes.margins(x=0.08)
+        axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
+    panels[0].set_yticks(range(len(channels)), list(channels))
+    panels[0].set_ylim(len(channels) - 0.5, -0.5)
+    figure.legend(loc="outside upper center", ncols=4)
     return figure
 
 

@@ -71,7 +71,7 @@ def test_page_and_picture_are_written_from_files(tmp_path):
         write_cell(cell, cells / f"{cell['arm']}-seed{cell['seed']}.json")
     (cells / "pilot-a.json").write_text(json.dumps(PILOT))
     written = write_page(STUDY, 3, tmp_path)
-    assert [path.name for path in written] == ["verdict.md", "verdict_curves.png"]
+    assert [path.name for path in written] == ["verdict.md", "verdict_curves.png", "verdict_channels.png"]
     first = [path.read_bytes() for path in written]
     assert write_page(STUDY, 3, tmp_path) == written
     assert [path.read_bytes() for path in written] == first
