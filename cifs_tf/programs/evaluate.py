@@ -53,8 +53,8 @@ class EvaluateOptions(Group):
         other_images: of a run, its networks and exports: measure on images that it was not trained beside, of the same
             classes; the report says in what they differ, and the default workdir is another.
         data_dir: where TFDS data lies; null is the run's, or TFDS' own default.
-        split: of a run: its test images, or those that it held out for validation, to choose by; the default workdir is
-            another then.
+        split: of a run, given as its workdir: its test images, or those that it held out for validation, to choose by;
+            the default workdir is another then.
         examples: attack a class-balanced subset of so many images; null is 200 for quick, 2000 for paper_aa, and all
             of them otherwise.
         epsilon: radius of the ball; null is that of the run, or of the dataset's recipe; in l2 and l1 0.5 and 12 for

@@ -83,7 +83,8 @@ def evaluate_model(
         number = examples or min(at_most or len(images), len(images))
         return images.class_balanced(number, "--examples") if examples or at_most else images
 
-    if split != "test" and run is None:
+    if split != "test" and (run is None or isinstance(model, str)):
+        # A file may be of another run than the one in whose folder it lies.
         raise UserError("--split", split, "only a run has held images out; give the workdir of one, or --split test")
     dataset = (
         load_for_origin(config.data, origin, part, other_images=other_images)

@@ -12,6 +12,7 @@ from cifs_tf.evaluation.named_attacks import make_attacks
 from cifs_tf.evaluation.networks.attacked import AttackedModel
 from cifs_tf.evaluation.suites import paper_tasks
 from cifs_tf.evaluation.tasks import Crafted, Flips, Natural
+from tests.cifs_tf.evaluation.planted import linear
 
 
 def brightness_heads(images):
@@ -133,3 +134,10 @@ def small_suite():
         ]
 
     return make
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    """60 random 8-bit images around the middle, with the labels that the linear network gives them."""
+    images = np.random.default_rng(2).integers(40, 216, (60, 8, 8, 1), dtype=np.uint8)
+    return Split(images, np.argmax(linear(tf.constant(images / np.float32(255))), 1))
