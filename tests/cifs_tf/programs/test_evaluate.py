@@ -116,7 +116,7 @@ def test_a_run_and_its_export_are_evaluated_alike(workdir, tmp_path):
 @pytest.mark.parametrize(
     ("suite", "num_kills"),
     [
-        pytest.param("paper", 2, marks=pytest.mark.slow),
+        pytest.param("paper", 1, marks=pytest.mark.slow),
         pytest.param("paper", 20, marks=pytest.mark.soak),
     ],
 )

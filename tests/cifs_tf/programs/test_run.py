@@ -78,22 +78,32 @@ def test_a_twin_is_trained_and_attacked_beside_the_defense(tmp_path):
     assert "robust than vanilla" in out.replace("\n", " ") or "as robust as vanilla" in out.replace("\n", " ")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "argv",
     [
-        [
-            "--method=fat",
-            "--fat_tau_milestones=[1]",
-            "--ema_decay=0.9",
-            "--label_smoothing=0.1",
-            "--attack_precision=mixed_bfloat16",
-        ],
-        ["--method=trades", "--defense=cas", "--awp_gamma=0.005", "--beta_warmup=1", "--epsilon_warmup=1.5"],
-        ["--method=mart", "--defense=vanilla", "--deterministic=true", "--val_examples=0"],
-        ["--method=nfgsm", "--epsilon_warmup=1"],
+        pytest.param(
+            [
+                "--method=fat",
+                "--fat_tau_milestones=[1]",
+                "--ema_decay=0.9",
+                "--label_smoothing=0.1",
+                "--attack_precision=mixed_bfloat16",
+            ],
+            id="fat",
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(
+            ["--method=trades", "--defense=cas", "--awp_gamma=0.005", "--beta_warmup=1", "--epsilon_warmup=1.5"],
+            id="trades",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["--method=mart", "--defense=vanilla", "--deterministic=true", "--val_examples=0"],
+            id="mart",
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(["--method=nfgsm", "--epsilon_warmup=1", "--activation=silu"], id="nfgsm", marks=pytest.mark.slow),
     ],
-    ids=["fat", "trades", "mart", "nfgsm"],
 )
 def test_every_method_trains_what_goes_on_top_too(argv, tmp_path):
     code, out, err = run_here(
