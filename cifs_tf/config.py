@@ -143,10 +143,8 @@ class ModelConfig(Group):
         alpha: sharpness of the softplus or sigmoid importance; null is the paper's 5 or 10.
         mask_gradient: in training, detached (the official code), full (through the mask to the features) or smoothed
             (and through the choice of the top-k classes).
-        label_in_mask: whether in training the label replaces the top-1 class in the mask, as in the paper; false trains
-            with the top-k classes as predicted.
-        mask_permutation: a control, seed of a fixed permutation that gives each channel the importance of another one;
-            null leaves it in place.
+        label_in_mask: in training the label takes the place of the top-1 class in the mask, as in the paper, or not.
+        mask_permutation: a control, seed of a fixed permutation of the channels' importances; null leaves them.
         plugins: Python modules to import first, which register importance functions or training methods.
     """
 

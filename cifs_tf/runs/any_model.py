@@ -237,8 +237,9 @@ def summary(report: Report) -> RenderableType:
     suite = about["suite"]
     if suite != "rand" and any(task.get("votes") for task in report["tasks"]):
         suite = f"rand in place of {suite}"
+    which = "validation images" if about.get("split") == "validation" else "images"
     return Table(["after", "runs", "broke", "survivors", "accuracy %"], rows).screen(
-        f"{about['network']}: {suite}\n{report['num_examples']:,} images, {describe_ball(about)}",
+        f"{about['network']}: {suite}\n{report['num_examples']:,} {which}, {describe_ball(about)}",
         "audit: " + {None: "not done", True: "no check failed", False: "FAILED"}[report["believable"]],
     )
 

@@ -59,6 +59,7 @@ def test_held_out_images_are_measured_and_verified_as_such(workdir, tmp_path):
     options = ["--split=validation", "--suite=paper", "--attacks=fgsm", "--attack_betas=0", "--audit=false"]
     code, out, err = run("--model", workdir, *options, "--examples=20", cwd=tmp_path)
     assert code == 0, err
+    assert "20 validation images," in " ".join(out.split())
     folder = workdir / "cifs" / "evaluation" / "last" / "paper-validation"
     report = report_of(folder)
     held_out = load_dataset(DataConfig(dataset="digits", test_examples=40)).validation
