@@ -26,6 +26,8 @@ from cifs_tf.presets import preset_card, preset_names
 from cifs_tf.programs.benchmark import COMMANDS
 from cifs_tf.reproduction import overhead
 from cifs_tf.reproduction.render import figure_table, result_table
+from cifs_tf.reproduction.verdict.page import summarise
+from cifs_tf.reproduction.verdict.study import load_study
 from cifs_tf.runs.preemption import run_preemptible
 from cifs_tf.tables import Table
 from cifs_tf.templates import template_environment
@@ -34,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 120
 JOINT = "\0"  # stands for a space at which no line ends
 PRESETS_PAGE = "docs/presets.md"
+README = "README.md"
 # By page and part, the file of docs/results and the template.
 PAGES = {
     "docs/speed.md": {
@@ -65,6 +68,7 @@ PAGES = {
         "resources": ("benchmark_resources", "resources"),
     },
     PRESETS_PAGE: {},  # its table is that of the cards
+    README: {},  # its sentence is that of the study
 }
 
 
@@ -106,8 +110,15 @@ def render_pages(root: Path) -> dict[Path, str]:
             text = fill(text, part, render(template, read_result(file), link) if file.exists() else "", page)
         if name == PRESETS_PAGE:
             text = fill(text, "presets", presets_table().markdown(), page)
+        if name == README:
+            text = fill(text, "verdict", study_sentence(root / "docs"), page)
         pages[page] = text
     return pages
+
+
+def study_sentence(docs: Path) -> str:
+    """Return what the study has found so far, from its cells."""
+    return paragraph(f"{summarise(load_study(), docs)} The study: [{load_study().title}](docs/verdict.md)")
 
 
 def presets_table() -> Table:

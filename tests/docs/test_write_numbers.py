@@ -18,7 +18,7 @@ MACHINE = {"processor": "AMD EPYC", "cores": 2}
 @pytest.fixture
 def root(tmp_path):
     """A copy of the pages and of their results."""
-    (tmp_path / "docs" / "results").mkdir(parents=True)
+    shutil.copytree(RESULTS / "verdict", tmp_path / "docs" / "results" / "verdict")
     for name in pages.PAGES:
         shutil.copy(pages.ROOT / name, tmp_path / name)
     for file in RESULTS.glob("*.json"):

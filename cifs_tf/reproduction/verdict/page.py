@@ -1,9 +1,11 @@
 """The study's page, made from its finished cells and nothing else: no training, no TensorFlow Datasets."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -21,6 +23,8 @@ from cifs_tf.templates import template_environment
 TEMPLATES = Path(__file__).parent / "templates"
 PILOT_EVERY = 4
 LINES = ("-", "--", ":")
+# What the paper claims something of.
+CLAIMED = ("cifs", "mean_one")
 NOT_REACHED = "regime not reached"
 
 
@@ -52,26 +56,59 @@ def _draw(study: Study, cells: Sequence[dict[str, Any]]) -> dict[str, Figure]:
 
 def render(study: Study, seeds: int, cells: Sequence[dict[str, Any]], pilots: Sequence[dict[str, Any]]) -> str:
     """Lay the study out in Markdown, with the pilots that chose its schedule; with few cells the page says so."""
-    environment = template_environment(TEMPLATES)
-    environment.filters |= {"percent": percent, "points": points}
+    found = _findings(study, seeds, cells)
+    text = (
+        _environment()
+        .get_template("verdict.md.j2")
+        .render(
+            study=study,
+            config=flat_config(study.recipe),
+            seeds=seeds,
+            pilots=[{**pilot, "rows": _pilot_rows(pilot)} for pilot in pilots],
+            classes=cells[0]["class_names"] if cells else [],
+            sentence=_sentence(found),
+            **found,
+        )
+    )
+    return text.rstrip() + "\n"
+
+
+def summarise(study: Study, docs: Path) -> str:
+    """Say in one sentence what the cells below the folder of the page have found so far."""
+    return _sentence(_findings(study, study.seeds, read_cells(docs, study)))
+
+
+def _findings(study: Study, seeds: int, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     gate, judged = statistics.gate(cells, study), statistics.judge_hypotheses(cells, study)
     if gate.reached is False:
         judged = {name: each._replace(verdict=NOT_REACHED) for name, each in judged.items()}
     rows = {name: statistics.accuracies(cells, name) for name in study.arms}
-    text = environment.get_template("verdict.md.j2").render(
-        study=study,
-        config=flat_config(study.recipe),
-        planned=len(study.arms) * seeds,
-        seeds=seeds,
-        cells=cells,
-        pilots=[{**pilot, "rows": _pilot_rows(pilot)} for pilot in pilots],
-        gate=gate,
-        judged=judged,
-        rows=rows,
-        is_waiting=any(each.verdict == statistics.WAITING for each in judged.values()),
-        classes=cells[0]["class_names"] if cells else [],
-    )
-    return text.rstrip() + "\n"
+
+    def against_vanilla(checkpoint: str, *names: str) -> str:
+        found = {name: row[checkpoint]["against_vanilla"] for name in names if (row := rows.get(name)) is not None}
+        return "; ".join(f"{study.arms[name].title}: {points(each)}" for name, each in found.items() if each)
+
+    return {
+        "cells": cells,
+        "planned": len(study.arms) * seeds,
+        "gate": gate,
+        "judged": judged,
+        "rows": rows,
+        "against_vanilla": {checkpoint: against_vanilla(checkpoint, *CLAIMED) for checkpoint in CHECKPOINTS},
+        "without_label": against_vanilla("last", "no_label"),
+        "is_waiting": any(each.verdict == statistics.WAITING for each in judged.values()),
+    }
+
+
+def _sentence(found: dict[str, Any]) -> str:
+    return " ".join(_environment().get_template("sentence.md.j2").render(**found).split())
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = template_environment(TEMPLATES)
+    environment.filters |= {"percent": percent, "points": points}
+    return environment
 
 
 @styled

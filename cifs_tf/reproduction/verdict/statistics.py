@@ -14,6 +14,7 @@ from cifs_tf.runs.curves import WATCHED
 from cifs_tf.statistics import CONFIDENCE
 
 Cells = Sequence[dict[str, Any]]
+REFERENCE = "vanilla"
 RESAMPLES = 10_000
 SEED = 0
 DIGITS = 4
@@ -134,7 +135,7 @@ def _draws(stream: int, number: int) -> np.ndarray:
 
 def gate(cells: Cells, study: Study) -> Gate:
     """Judge whether vanilla reached the regime of robust overfitting, before anything is compared."""
-    found = [cell for cell in cells if cell["arm"] == "vanilla"]
+    found = [cell for cell in cells if cell["arm"] == REFERENCE]
     if not found:
         return Gate(0, None)
     training = float(np.mean([cell["checkpoints"]["last"]["training"]["robust"] for cell in found]))
@@ -202,13 +203,19 @@ def accuracies(cells: Cells, arm: str) -> dict[str, Any] | None:
 
     Returns:
         `seeds`, and for each checkpoint: the accuracy under each protocol with its interval (a `Difference`),
-        `training` and `natural_training` (accuracies on training images), `channels`, `per_class` (worst case) and
-        `audit_failed` (in how many cells); None without a cell.
+        `against_vanilla` (of the worst case, paired; None without a seed of both), `training` and `natural_training`
+        (accuracies on training images), `channels`, `per_class` (worst case) and `audit_failed` (in how many cells);
+        None without a cell.
     """
     found = [cell for cell in cells if cell["arm"] == arm]
     if not found:
         return None
-    return {"seeds": len(found), **{checkpoint: _at(found, checkpoint) for checkpoint in CHECKPOINTS}}
+    at = {checkpoint: _at(found, checkpoint) for checkpoint in CHECKPOINTS}
+    for checkpoint in CHECKPOINTS if arm != REFERENCE else ():
+        terms = [Term(sign, name, checkpoint, "worst_case") for sign, name in ((1, arm), (-1, REFERENCE))]
+        values = contrast(cells, terms)
+        at[checkpoint]["against_vanilla"] = bootstrap(values) if len(values) else None
+    return {"seeds": len(found), **at}
 
 
 def _at(cells: Cells, checkpoint: str) -> dict[str, Any]:
@@ -226,5 +233,6 @@ def _at(cells: Cells, checkpoint: str) -> dict[str, Any]:
         "natural_training": float(np.mean([each["training"]["natural"] for each in at])),
         "channels": {name: None if None in values else float(np.mean(values)) for name, values in channels.items()},
         "per_class": [float(worst[labels == label].mean()) for label in np.unique(labels)],
+        "against_vanilla": None,
         "audit_failed": sum(each["audit_passed"] is False for each in at),
     }

@@ -6,7 +6,7 @@ import pytest
 
 from cifs_tf.errors import UserError
 from cifs_tf.reproduction.verdict.cells import read_cells, write_cell
-from cifs_tf.reproduction.verdict.page import render, write_page
+from cifs_tf.reproduction.verdict.page import render, summarise, write_page
 from cifs_tf.reproduction.verdict.study import load_study
 from tests.cifs_tf.reproduction.verdict.synthetic import make_cell
 
@@ -46,6 +46,24 @@ def test_some_cells_are_shown_and_not_judged():
     assert "**The gate is passed.**" in text
     assert "| CIFS, mean one | 1 | +20.0 [" in text
     assert "| supported" not in text
+    assert text.count("(CIFS, mean one: +20.0 [") == 1
+
+
+def test_one_sentence_says_what_was_found_so_far(tmp_path):
+    def say(cells):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for cell in cells:
+            write_cell(cell, folder / "results" / "verdict" / f"{cell['arm']}-seed{cell['seed']}.json")
+        return summarise(STUDY, folder)
+
+    vanilla, mean_one, no_label = make_cell("vanilla", 0), make_cell("mean_one", 0, last=0.3), make_cell("no_label", 0)
+    assert say([vanilla]) == "No cells can be compared yet, 1 of 33 are finished."
+    assert say([mean_one]) == "No cells can be compared yet, 1 of 33 are finished."
+    assert "the last epoch (CIFS, mean one: +20.0 [" in say([vanilla, mean_one])
+    assert "no label" not in say([vanilla, mean_one])
+    assert "no label in the mask: +0.0 [" in say([vanilla, mean_one, no_label])
+    assert "CIFS is more robust at the last epoch is supported (CIFS, as in the paper: +20.0 [" in say(all_cells())
+    assert say(all_cells(training=0.5)) == "Vanilla did not overfit far enough, so nothing is concluded about CIFS."
 
 
 def test_a_finished_study_ends_in_three_sentences():
