@@ -211,9 +211,9 @@ def accuracies(cells: Cells, arm: str) -> dict[str, Any] | None:
     if not found:
         return None
     at = {checkpoint: _at(found, checkpoint) for checkpoint in CHECKPOINTS}
-    for checkpoint in CHECKPOINTS if arm != REFERENCE else ():
-        terms = [Term(sign, name, checkpoint, "worst_case") for sign, name in ((1, arm), (-1, REFERENCE))]
-        values = contrast(cells, terms)
+    for checkpoint in ("last", "best"):
+        terms = [Term(1, arm, checkpoint, "worst_case"), Term(-1, REFERENCE, checkpoint, "worst_case")]
+        values = contrast(cells, terms) if arm != REFERENCE else np.array([])
         at[checkpoint]["against_vanilla"] = bootstrap(values) if len(values) else None
     return {"seeds": len(found), **at}
 
@@ -233,6 +233,5 @@ def _at(cells: Cells, checkpoint: str) -> dict[str, Any]:
         "natural_training": float(np.mean([each["training"]["natural"] for each in at])),
         "channels": {name: None if None in values else float(np.mean(values)) for name, values in channels.items()},
         "per_class": [float(worst[labels == label].mean()) for label in np.unique(labels)],
-        "against_vanilla": None,
         "audit_failed": sum(each["audit_passed"] is False for each in at),
     }
