@@ -1,22 +1,47 @@
 """Make a preset of a network of a run: its weights, and a card of how it was made and what was measured.
 
-    python -m cifs_tf.presets.from_run runs/digits cifs cifs_tf/presets/digits_cifs [RECIPE [OPTIONS OF STRICT]]
+    python -m cifs_tf.presets.from_run --run runs/digits --folder presets/mine
 
 What the suite strict found is in the card if it was measured before:
-`cifs-tf evaluate --model runs/digits --defense cifs --suite strict [OPTIONS OF STRICT]`.
+`cifs-tf evaluate --model runs/digits --suite strict`.
 """
 
+import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from cifs_tf.command_line import run_program
+from cifs_tf.command_line import parse_options, run_program
+from cifs_tf.config import Group
 from cifs_tf.errors import UserError
+from cifs_tf.files import print_written
 from cifs_tf.runs.recipes import arguments, changes_of, recipe_for
 from cifs_tf.runs.trained import TrainedNetwork, find_network
 from cifs_tf.statistics import accuracy_of
 
 PRESET_SUITES = ("paper", "strict")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PresetOptions(Group):
+    """Make a preset of a network of a run: a folder with its weights and a card, for `cifs_tf.from_preset`.
+
+    Args:
+        run: workdir of a finished run.
+        folder: of the preset, which is made; its name is the preset's.
+        defense: which of the run's networks; null is its own, not the twin.
+        checkpoint: the network after its last epoch, or after its best on the validation images.
+        recipe: name of the recipe whose options the commands of the card leave out; null is that of the dataset.
+        strict_options: what the suite strict was measured with beside its defaults, as on the command line.
+    """
+
+    run: str
+    folder: str
+    defense: str | None = None
+    checkpoint: Literal["last", "best"] = "last"
+    recipe: str | None = None
+    strict_options: str = ""
 
 
 def save_run_to_preset(
@@ -38,8 +63,8 @@ def save_run_to_preset(
     """
     reports, config, defense = network.reports(), network.config, network.defense
     if "paper" not in reports:
-        advice = f"measure it first: cifs-tf evaluate --model {network.path} --defense {defense} --suite paper"
-        raise UserError("run", network.path, advice)
+        which = f"--model {network.path} --defense {defense} --checkpoint {network.checkpoint}"
+        raise UserError("run", network.path, f"measure it first: cifs-tf evaluate {which} --suite paper")
     natural = reports["paper"]["natural"]["count"]
     dataset, num_examples = config.data.dataset, reports["paper"]["num_examples"]
     base = f"--recipe training/recipes/{recipe}.yaml" if recipe else f"--dataset {dataset}"
@@ -50,7 +75,7 @@ def save_run_to_preset(
     examples = {} if config.data.test_examples is None else {"examples": num_examples}
     common, all_of_them = arguments(measured), arguments(examples)
     how = {"paper": " ".join(common + all_of_them), "strict": " ".join(common + list(strict_options or all_of_them))}
-    model = f"cifs_tf/presets/{folder.name}/model.keras"
+    model = folder / "model.keras"
     card = {
         "data": {
             "dataset": dataset,
@@ -60,6 +85,7 @@ def save_run_to_preset(
             "norm": "linf",
         },
         "recipe": config.flat() | {"workdir": None, "data_dir": None, "cache_dir": None, "defense": defense},
+        "checkpoint": network.checkpoint,
         "revision": network.result().get("revision"),
         "measured": {
             "natural": accuracy_of(natural, num_examples),
@@ -85,10 +111,10 @@ def _worst_case(report: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def main(argv: Sequence[str]) -> None:
     """Make a preset, as the module's text says."""
-    if len(argv) < 3:
-        raise UserError("arguments", list(argv), "give RUN DEFENSE FOLDER [RECIPE [OPTIONS OF STRICT]]")
-    run, defense, folder, *more = argv
-    save_run_to_preset(find_network(run, defense, option="run"), Path(folder), more[0] if more else None, more[1:])
+    options = parse_options(PresetOptions, "cifs_tf.presets.from_run", argv, __doc__ or "")
+    network, folder = find_network(options.run, options.defense, options.checkpoint), Path(options.folder)
+    save_run_to_preset(network, folder, options.recipe, shlex.split(options.strict_options))
+    print_written([folder / "model.keras", folder / "card.json"])
 
 
 if __name__ == "__main__":

@@ -9,14 +9,12 @@ import time
 
 import pytest
 
-from cifs_tf.config import DataConfig, ModelConfig, OutputConfig, RunConfig
+from cifs_tf.config import DataConfig
 from cifs_tf.data import load_dataset
 from cifs_tf.evaluation import Ledger
 from cifs_tf.export import export
-from cifs_tf.runs.images import record_images
-from cifs_tf.runs.recipes import dump_yaml
-from cifs_tf.runs.workdir import Workdir
 from tests import running
+from tests.runs import write_run
 
 
 def start(*argv, cwd):
@@ -29,17 +27,8 @@ def run(*argv, cwd):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, trained):
-    """A run's workdir with a trained network, as run.py leaves it, made in seconds."""
-    path = tmp_path_factory.mktemp("runs") / "digits"
-    config = RunConfig(
-        data=DataConfig(dataset="digits", test_examples=40),
-        model=ModelConfig(importance_scale="mean_one"),
-        output=OutputConfig(workdir=str(path)),
-    )
-    (path / "cifs").mkdir(parents=True)
-    (path / "config.yaml").write_text(dump_yaml(config))
-    record_images(load_dataset(config.data), Workdir(path))
-    trained.classifier.save(path / "cifs" / "last.keras")
+    """A run's workdir with a trained network and an export."""
+    path = write_run(tmp_path_factory.mktemp("runs") / "digits", trained.classifier)
     export(trained.classifier, path / "export" / "cifs", formats=["savedmodel"], version=1)
     return path
 

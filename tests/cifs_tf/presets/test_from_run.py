@@ -1,0 +1,39 @@
+"""From a run to a preset: weights, and a card whose numbers are those of the run's reports."""
+
+import json
+
+import numpy as np
+import pytest
+
+import cifs_tf
+from cifs_tf.errors import UserError
+from cifs_tf.presets.from_run import main
+from tests import running
+from tests.runs import write_run
+
+
+def test_a_run_becomes_a_preset(trained, make_images, tmp_path, capsys):
+    run = write_run(tmp_path / "run", trained.classifier)
+    options = ["--run", str(run), "--folder", str(tmp_path / "mine")]
+    with pytest.raises(UserError, match=r"--checkpoint last --suite paper"):
+        main(options)
+    small = ["--suite=paper", "--attacks=fgsm", "--attack_betas=0", "--audit=false"]
+    code, _, err = running.run_here("--model", run, *small, cwd=tmp_path, program="evaluate.py")
+    assert code == 0, err
+    with pytest.raises(UserError, match=r"no cifs/best\.keras"):
+        main([*options, "--checkpoint=best"])
+    assert not (tmp_path / "mine").exists()
+
+    main(options)
+    assert str(tmp_path / "mine" / "card.json") in capsys.readouterr().out
+    images = make_images((2, 8, 8, 1))
+    np.testing.assert_array_equal(cifs_tf.from_preset(tmp_path / "mine")(images), trained.classifier(images))
+    card = json.loads((tmp_path / "mine" / "card.json").read_text())
+    report = json.loads((run / "cifs" / "evaluation" / "last" / "paper" / "report.json").read_text())
+    assert card["measured"]["natural"]["count"] == report["natural"]["count"]
+    assert card["measured"]["paper"]["count"] == report["worst_case"]["count"]
+    assert card["measured"]["strict"] is None
+    assert (card["name"], card["checkpoint"], card["data"]["num_examples"]) == ("mine", "last", 40)
+    assert f"--model {tmp_path / 'mine' / 'model.keras'} --suite strict" in card["commands"]["measure_strict"]
+    with pytest.raises(UserError, match="holds a preset already"):
+        main(options)
