@@ -158,7 +158,7 @@ def _ask(environment, server, *arguments):
     return answer
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_evaluate_a_foreign_model(installed):
     """One that Keras saved and this project never saw."""
     assert installed.run("python", "-c", FOREIGN)[0] == 0

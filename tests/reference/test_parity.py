@@ -30,12 +30,13 @@ def _restore_floatx():
 
 
 def recordings():
-    """In float64, which is the sharper comparison, all of them; in float32 one, the others in the soak."""
+    """CIFS in float64, the sharper comparison, in every `make test`; two more in CI, all others in the soak."""
+    marks = {"resnet18_cifs-float64": [], "resnet18_cifs_sharp-float64": pytest.mark.slow}
+    marks["resnet18_cifs-float32"] = pytest.mark.slow
     for path in RECORDINGS:
-        is_core = path.stem == "resnet18_cifs"  # one network is compared in every `make test`
-        yield pytest.param(path, "float64", id=f"{path.stem}-float64", marks=[] if is_core else pytest.mark.slow)
-        mark = pytest.mark.slow if is_core else pytest.mark.soak
-        yield pytest.param(path, "float32", id=f"{path.stem}-float32", marks=mark)
+        for precision in ("float64", "float32"):
+            name = f"{path.stem}-{precision}"
+            yield pytest.param(path, precision, id=name, marks=marks.get(name, pytest.mark.soak))
 
 
 @pytest.mark.parametrize(("path", "precision"), recordings())
@@ -47,10 +48,10 @@ def test_recording_is_reproduced(path, precision):
 
 
 @pytest.mark.parametrize(
-    "limit", [pytest.param(60, marks=pytest.mark.slow), pytest.param(None, marks=pytest.mark.soak)]
+    "limit", [pytest.param(30, marks=pytest.mark.slow), pytest.param(None, marks=pytest.mark.soak)]
 )
 def test_autoattack_is_as_strong_as_the_official_one(limit):
-    """The four attacks of the standard version and APGD-DLR, each alone on 60 images, or on all 500."""
+    """The four attacks of the standard version and APGD-DLR, each alone on 30 images, or on all 500."""
     deviations = check.check_autoattack(HERE / "golden" / "autoattack_fashion_mnist.npz", limit)
     columns = {deviation.array.split(",")[0] for deviation in deviations}
     assert columns == {"clean_logits", "apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square", "standard"}

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 CASES = [f"{defense} {method}" for defense in ("vanilla", "cifs") for method in ("pgd", "fat", "trades")]
-CI_CASES = ["cifs pgd", "cifs fat"]
+CI_CASES = ["cifs fat"]  # PGD that stops early
 pytestmark = [pytest.mark.slow, pytest.mark.multi_worker]
 
 

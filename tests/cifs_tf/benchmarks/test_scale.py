@@ -74,7 +74,7 @@ def test_errors_name_the_option_and_the_value(arguments, words):
     assert all(word in str(error.value) for word in words)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_replicas_are_measured_beside_one_device(tmp_path, capsys):
     file = tmp_path / "scale.json"
     tiny = ["--arch=resnet10", "--width=4", "--image_size=8", "--batch_size=4", "--num_steps=1", "--pairs=2"]

@@ -116,8 +116,13 @@ def full_report(small_suite, trained, digits):
     return evaluate(trained.classifier, digits, small_suite(as_attacked(trained.classifier)), batch_size=64)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("setting", ["batches of 7", "2 devices"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        pytest.param("batches of 7", marks=pytest.mark.slow),
+        pytest.param("2 devices", marks=pytest.mark.soak),  # in CI that of evaluate.py
+    ],
+)
 def test_verdicts_do_not_depend_on_batches_or_devices(small_suite, setting, trained, digits, full_report, capsys):
     if setting == "2 devices":
         strategy = mirrored_strategy(["CPU:0", "CPU:1"])

@@ -9,10 +9,13 @@ from tests.running import SHARED, run_here
 SHORTER = ["--attacks=[pgd100]", "--eval_audit=false", "--export=false"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "shorter"),
-    [("cifar10", SHORTER), ("svhn", SHORTER), ("fashion_mnist", [])],
+    [
+        pytest.param("cifar10", SHORTER, marks=pytest.mark.slow),
+        pytest.param("svhn", SHORTER, marks=pytest.mark.slow),
+        pytest.param("fashion_mnist", [], marks=pytest.mark.soak),
+    ],
 )
 def test_paper_recipes_run_on_real_images(dataset, shorter, tmp_path):
     if not SHARED.is_dir():

@@ -95,7 +95,7 @@ def test_a_twin_is_trained_and_attacked_beside_the_defense(tmp_path):
         pytest.param(
             ["--method=trades", "--defense=cas", "--awp_gamma=0.005", "--beta_warmup=1", "--epsilon_warmup=1.5"],
             id="trades",
-            marks=pytest.mark.slow,
+            marks=pytest.mark.soak,
         ),
         pytest.param(
             ["--method=mart", "--defense=vanilla", "--deterministic=true", "--val_examples=0"],
