@@ -25,11 +25,15 @@ def files_of(workdir):
 
 
 @pytest.mark.parametrize(
-    "num_kills", [pytest.param(1, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.soak)]
+    ("num_kills", "shorter"),
+    [
+        pytest.param(1, ["--epochs=4", "--export=false"], marks=pytest.mark.slow, id="once"),
+        pytest.param(20, ["--epochs=8"], marks=pytest.mark.soak, id="20 times"),
+    ],
 )
-def test_a_killed_run_ends_as_if_it_had_not_been(num_kills, tmp_path, kill_at_random_moments):
+def test_a_killed_run_ends_as_if_it_had_not_been(num_kills, shorter, tmp_path, kill_at_random_moments):
     """Killed at random moments of training, evaluation and export, a run ends with the same weights and accuracies."""
-    argv = [*SMALL, "--twin=null", "--epochs=8", "--checkpoint_minutes=0.02", "--attacks=[fgsm]"]
+    argv = [*SMALL, "--twin=null", "--checkpoint_minutes=0.02", "--attacks=[fgsm]", *shorter]
     started = time.monotonic()
     code, _, err = run(*argv, "--workdir=whole", cwd=tmp_path)
     assert code == 0, err
