@@ -75,18 +75,21 @@ def saved(tmp_path_factory):
     return path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [
-        "import cifs_tf, keras",
-        "import keras, cifs_tf",
-        "import cifs_tf, tensorflow, keras",
-        "import tensorflow, cifs_tf, keras",
-        "import cifs_tf.data, keras",
-        "import cifs_tf.layers, keras",
-        "import cifs_tf.attacks, keras",
-        "import cifs_tf.distribute, keras",
+        *(pytest.param(first, marks=pytest.mark.slow) for first in ("import cifs_tf, keras", "import keras, cifs_tf")),
+        *(
+            pytest.param(first, marks=pytest.mark.soak)
+            for first in (
+                "import cifs_tf, tensorflow, keras",
+                "import tensorflow, cifs_tf, keras",
+                "import cifs_tf.data, keras",
+                "import cifs_tf.layers, keras",
+                "import cifs_tf.attacks, keras",
+                "import cifs_tf.distribute, keras",
+            )
+        ),
     ],
 )
 def test_keras_loads_a_classifier_in_a_fresh_process(first, saved):
