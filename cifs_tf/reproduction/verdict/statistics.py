@@ -204,8 +204,8 @@ def accuracies(cells: Cells, arm: str) -> dict[str, Any] | None:
     Returns:
         `seeds`, and for each checkpoint: the accuracy under each protocol with its interval (a `Difference`),
         `against_vanilla` (of the worst case, paired; None without a seed of both), `training` and `natural_training`
-        (accuracies on training images), `channels`, `per_class` (worst case) and `audit_failed` (in how many cells);
-        None without a cell.
+        (accuracies on training images), `channels`, `per_class` (worst case), `audit_failed` (in how many cells)
+        and `failed_checks` (names of the audit's checks); None without a cell.
     """
     found = [cell for cell in cells if cell["arm"] == arm]
     if not found:
@@ -234,4 +234,5 @@ def _at(cells: Cells, checkpoint: str) -> dict[str, Any]:
         "channels": {name: None if None in values else float(np.mean(values)) for name, values in channels.items()},
         "per_class": [float(worst[labels == label].mean()) for label in np.unique(labels)],
         "audit_failed": sum(each["audit_passed"] is False for each in at),
+        "failed_checks": sorted({name for each in at for name, found in each["audit"].items() if found == "fail"}),
     }

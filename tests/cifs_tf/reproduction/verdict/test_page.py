@@ -49,6 +49,14 @@ def test_some_cells_are_shown_and_not_judged():
     assert text.count("(CIFS, mean one: +20.0 [") == 1
 
 
+def test_checks_of_the_audit_that_failed_are_named():
+    cell = make_cell("vanilla", 0)
+    cell["checkpoints"]["last"] |= {"audit_passed": False, "audit": {"a gradient": "fail", "another": "warn"}}
+    text = render(STUDY, 3, [cell], [])
+    assert "| 1: a gradient |" in text
+    assert "another" not in text.split("## Hypotheses judged")[0].split("## What was found")[1]
+
+
 def test_one_sentence_says_what_was_found_so_far(tmp_path):
     def say(cells):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
