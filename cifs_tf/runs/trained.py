@@ -112,13 +112,16 @@ class TrainedNetwork:
         return result
 
     def reports(self) -> dict[str, dict[str, Any]]:
-        """Read the reports of all evaluations of this network, by suite of attacks.
+        """Read the reports of all evaluations of this network on other than its own held-out images, by suite.
 
         Raises:
             UserError: if one is damaged, or was edited.
         """
         files = sorted(self.evaluation("").glob("*/report.json"))
-        return {file.parent.name: self._read_results(file) for file in files}
+        found = {file.parent.name: self._read_results(file) for file in files}
+        return {
+            suite: report for suite, report in found.items() if report.get("about", {}).get("split") != "validation"
+        }
 
     def _read_results(self, file: Path) -> dict[str, Any]:
         try:

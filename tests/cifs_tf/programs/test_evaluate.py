@@ -13,6 +13,7 @@ from cifs_tf.config import DataConfig
 from cifs_tf.data import load_dataset
 from cifs_tf.evaluation import Ledger
 from cifs_tf.export import export
+from cifs_tf.runs.trained import find_network
 from tests import running
 from tests.runs import write_run
 
@@ -55,6 +56,7 @@ def test_held_out_images_are_measured_and_verified_as_such(workdir, tmp_path):
     assert report["num_examples"] == 20
     assert report["about"]["subset_of"] == len(held_out)
     assert "20 validation images of digits" in (folder / "report.md").read_text()
+    assert folder.name not in find_network(workdir).reports()  # no number of a model card or a preset
     labels = Ledger.read(folder / "ledger.jsonl").values("natural", "labels")
     assert labels.tolist() == held_out.class_balanced(20, "").labels.tolist()
     code, out, err = run("verify", folder / "card.jsonl", "--model", workdir, cwd=tmp_path)
