@@ -21,7 +21,7 @@ from cifs_tf.attack_names import attack_title
 from cifs_tf.benchmarks import tables
 from cifs_tf.command_line import parse_options
 from cifs_tf.errors import UserError
-from cifs_tf.files import read_json
+from cifs_tf.files import read_json, write_text
 from cifs_tf.presets import preset_card, preset_names
 from cifs_tf.programs.benchmark import COMMANDS
 from cifs_tf.reproduction import overhead
@@ -89,7 +89,7 @@ def main(argv: Sequence[str], root: Path = ROOT) -> int:
     stale = {page: text for page, text in render_pages(root).items() if text != page.read_text()}
     for page, text in stale.items():
         if not options.check:
-            page.write_text(text)
+            write_text(page, text)
         print(f"{page.relative_to(root)}: {'stale, run python docs/write_numbers.py' if options.check else 'written'}")
     return int(options.check and bool(stale))
 

@@ -123,11 +123,43 @@ def read_cells(docs: Path, study: Study) -> list[dict[str, Any]]:
     """Read the finished cells of the study's arms below the folder of the page, by arm, then by seed.
 
     Raises:
-        UserError: if they were not measured on the same images.
+        UserError: if one is not what its name says, or they were not measured on the same images.
     """
-    cells = [read_json(file) for name in study.arms for file in sorted((docs / CELLS).glob(f"{name}-seed*.json"))]
+    files = [file for name in study.arms for file in sorted((docs / CELLS).glob(f"{name}-seed*.json"))]
+    cells = [_read_cell(file, study) for file in files]
     check_paired(cells)
     return sorted(cells, key=lambda cell: (list(study.arms).index(cell["arm"]), cell["seed"]))
+
+
+def _read_cell(file: Path, study: Study) -> dict[str, Any]:
+    try:
+        cell: dict[str, Any] = read_json(file)
+        is_whole = _is_whole(cell, file.stem, study)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        is_whole = False
+    if not is_whole:
+        advice = f"{file} is not what the study wrote under that name; delete it, and --study computes it again"
+        raise UserError("--study", file.stem, advice)
+    return cell
+
+
+def _is_whole(cell: dict[str, Any], name: str, study: Study) -> bool:
+    """Say whether a cell is its name's, as long as it should be, and right under all attacks only where under each."""
+    config, number = cell["config"], len(cell["labels"])
+    for found in (cell["checkpoints"][checkpoint] for checkpoint in CHECKPOINTS):
+        worst, natural = found["worst_case"], found["natural"]
+        others = [natural, *(text for by_beta in found["paper"].values() for text in by_beta.values())]
+        if {len(text) for text in (worst, *others)} != {-(-number // 4)}:
+            return False
+        if any(int(worst, 16) & ~int(text, 16) for text in others):
+            return False
+    return (
+        cell["schema"] == SCHEMA
+        and name == f"{cell['arm']}-seed{cell['seed']}"
+        and all(config.get(option) == value for option, value in study.arms[cell["arm"]].run.items())
+        and {len(curve) for curve in cell["curves"].values()} == {config["epochs"]}
+        and all(name in cell for name in AGREE)
+    )
 
 
 def check_paired(cells: Sequence[dict[str, Any]]) -> None:

@@ -80,13 +80,13 @@ def summarise(study: Study, docs: Path) -> str:
 
 def _findings(study: Study, seeds: int, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     gate, judged = statistics.gate(cells, study), statistics.judge_hypotheses(cells, study)
-    if gate.reached is False:
+    if gate.reached is False and gate.seeds >= study.seeds:
         judged = {name: each._replace(verdict=NOT_REACHED) for name, each in judged.items()}
     rows = {name: statistics.accuracies(cells, name) for name in study.arms}
 
     def against_vanilla(checkpoint: str, *names: str) -> str:
         found = {name: row[checkpoint]["against_vanilla"] for name in names if (row := rows.get(name)) is not None}
-        return "; ".join(f"{study.arms[name].title}: {points(each)}" for name, each in found.items() if each)
+        return ", ".join(f"{points(each)} ({study.arms[name].title})" for name, each in found.items() if each)
 
     return {
         "cells": cells,
@@ -96,6 +96,7 @@ def _findings(study: Study, seeds: int, cells: Sequence[dict[str, Any]]) -> dict
         "rows": rows,
         "against_vanilla": {checkpoint: against_vanilla(checkpoint, *CLAIMED) for checkpoint in CHECKPOINTS},
         "without_label": against_vanilla("last", "no_label"),
+        "most_seeds": max((row["seeds"] for row in rows.values() if row), default=0),
         "is_waiting": any(each.verdict == statistics.WAITING for each in judged.values()),
     }
 

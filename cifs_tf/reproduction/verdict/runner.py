@@ -107,5 +107,7 @@ def cells_table(study: Study, cells: Sequence[Cell], workdir: Path, docs: Path) 
 
 def _opened(scale_name: str, workdir: Path) -> tuple[Study, Scale, Path]:
     """Return the study, how much is done, and the folder of its pages: a trial keeps them in its workdir."""
-    docs = DOCS if scale_name == "full" and DOCS.is_dir() else workdir / "docs"
-    return load_study(scale_name), scale_of(load_study(scale_name), scale_name), docs
+    study, docs = load_study(scale_name), DOCS if scale_name == "full" and DOCS.is_dir() else workdir / "docs"
+    scale = scale_of(study, scale_name)
+    read_cells(docs, study)  # a file that is no cell is told before anything is computed
+    return study, scale, docs

@@ -3,6 +3,7 @@
 import numpy as np
 
 from cifs_tf.reproduction.verdict.cells import pack_bits
+from cifs_tf.reproduction.verdict.study import load_study
 
 IMAGES, CLASSES = 200, 10
 CHANNELS = ("natural_negative_share", "adversarial_negative_share", "natural_alignment", "adversarial_alignment")
@@ -33,7 +34,8 @@ def make_cell(arm, seed, *, last=0.1, best=0.2, training=0.9, curve=(0.1, 0.2, 0
         "arm": arm,
         "seed": seed,
         "commands": [],
-        "config": {},
+        "config": {**load_study().arms[arm].run, "epochs": len(curve)},
+        "code": "abc",
         "revisions": {"training": "abc", "evaluation": "abc", "cell": "abc"},
         "finished": "2026-01-01T00:00:00Z",
         "images": "pixels",

@@ -46,7 +46,7 @@ def test_some_cells_are_shown_and_not_judged():
     assert "**The gate is passed.**" in text
     assert "| CIFS, mean one | 1 | +20.0 [" in text
     assert "| supported" not in text
-    assert text.count("(CIFS, mean one: +20.0 [") == 1
+    assert text.count("(CIFS, mean one); each network at its best epoch") == 1
 
 
 def test_checks_of_the_audit_that_failed_are_named():
@@ -67,10 +67,11 @@ def test_one_sentence_says_what_was_found_so_far(tmp_path):
     vanilla, mean_one, no_label = make_cell("vanilla", 0), make_cell("mean_one", 0, last=0.3), make_cell("no_label", 0)
     assert say([vanilla]) == "No cells can be compared yet, 1 of 33 are finished."
     assert say([mean_one]) == "No cells can be compared yet, 1 of 33 are finished."
-    assert "the last epoch (CIFS, mean one: +20.0 [" in say([vanilla, mean_one])
+    assert "one seed of each" in say([vanilla, mean_one])
+    assert "at the last epoch +20.0 [" in say([vanilla, mean_one])
     assert "no label" not in say([vanilla, mean_one])
-    assert "no label in the mask: +0.0 [" in say([vanilla, mean_one, no_label])
-    assert "CIFS is more robust at the last epoch is supported (CIFS, as in the paper: +20.0 [" in say(all_cells())
+    assert "(CIFS, mean one), +0.0 [" in say([vanilla, mean_one, no_label])
+    assert '"CIFS is more robust at the last epoch" is supported (difference in points: +20.0 [' in say(all_cells())
     assert say(all_cells(training=0.5)) == "Vanilla did not overfit far enough, so nothing is concluded about CIFS."
 
 
@@ -102,6 +103,34 @@ def test_page_and_picture_are_written_from_files(tmp_path):
     assert write_page(STUDY, 3, tmp_path) == written
     assert [path.read_bytes() for path in written] == first
     assert [cell["arm"] for cell in read_cells(tmp_path, STUDY)] == list(STUDY.arms)
+
+
+def of_last(**changes):
+    return lambda cell: cell["checkpoints"]["last"].update(changes)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda cell: cell.update(seed=1),
+        lambda cell: cell.update(arm="vanilla"),
+        lambda cell: cell.update(schema=0),
+        lambda cell: cell.pop("images"),
+        lambda cell: cell["config"].update(importance_scale="mean_one"),
+        lambda cell: cell["curves"]["loss"].pop(),
+        of_last(worst_case="f" * 50),
+        of_last(worst_case="0" * 20),
+        of_last(natural=None),
+    ],
+)
+def test_a_file_that_is_not_the_cell_of_its_name_is_refused(damage, tmp_path):
+    file, cell = tmp_path / "results" / "verdict" / "cifs-seed0.json", make_cell("cifs", 0)
+    write_cell(cell, file)
+    assert read_cells(tmp_path, STUDY) == [cell]
+    damage(cell)
+    file.write_text(json.dumps(cell))
+    with pytest.raises(UserError, match=r"cifs-seed0; .* delete it, and --study computes it again"):
+        read_cells(tmp_path, STUDY)
 
 
 def test_cells_of_other_images_are_refused(tmp_path):
