@@ -190,7 +190,8 @@ def verify_card(
         checks = verify(card, attacked, _find_images(card, config), batch_size)
     about: Any = card.report["about"] if card.report else {}
     rows = [[check.name, check.verdict, check.sentence] for check in checks]
-    title = f"{path}: {about.get('network')}, {about.get('suite')}, {describe_ball(about)}"
+    held_out = ", on validation images" if about.get("split") == "validation" else ""
+    title = f"{path}: {about.get('network')}, {about.get('suite')}, {describe_ball(about)}{held_out}"
     console.print(Table(["check", "verdict", "what was found"], rows, 3).screen(title))
     holds = all(check.verdict != FAIL for check in checks)
     console.print("The card holds." if holds else "The card does NOT hold.")

@@ -130,7 +130,10 @@ def check_held_out(dataset: ImageDataset, run: Workdir) -> None:
     Raises:
         UserError: if so, or there are none.
     """
-    record = read_record(run, "--model")
+    record, begun_from = read_record(run, "--model"), run.read_config("--model").train.warm_start
+    if begun_from is not None:
+        advice = f"the run in {run.path} began from the weights of {begun_from}, which may have seen them; give test"
+        raise UserError("--split", "validation", advice)
     if not len(dataset.validation):
         advice = f"the run in {run.path} held no images out (val_examples 0); give test, or train with --val_examples"
         raise UserError("--split", "validation", advice)

@@ -173,7 +173,8 @@ def read_further(run: TrainedNetwork, weights: str) -> dict[str, Any]:
         file = run.evaluation(suite) / "report.json"
         _check_weights(run, file, report.get("key", {}).get("weights"), weights)
         measured = report["about"].get("suite")
-        if measured not in (None, "rand", suite):  # rand takes the place of any other where there is chance
+        # rand takes the place of any other where there is chance; the folder's name may go on with a norm, say
+        if measured not in (None, "rand", suite) and not suite.startswith(f"{measured}-"):
             raise UserError(
                 run.option, run.path, f"{file.relative_to(run.path)} is of the suite {measured}, move it back"
             )
@@ -181,6 +182,7 @@ def read_further(run: TrainedNetwork, weights: str) -> dict[str, Any]:
         suite: {
             "dataset": report["about"]["dataset"],
             "unlike_run": report["about"].get("unlike_run", []),
+            "norm": report["about"].get("norm") or "linf",
             "epsilon": report["about"]["epsilon"],
             "num_examples": report["num_examples"],
             "clean": accuracy_of(report["natural"]["count"], report["num_examples"]),

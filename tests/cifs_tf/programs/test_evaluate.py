@@ -62,6 +62,7 @@ def test_held_out_images_are_measured_and_verified_as_such(workdir, tmp_path):
     code, out, err = run("verify", folder / "card.jsonl", "--model", workdir, cwd=tmp_path)
     assert code == 0, err
     assert "The card holds." in out
+    assert "on validation images" in " ".join(out.split())
 
 
 def test_held_out_images_are_those_of_the_run_alone(workdir, tmp_path):
@@ -74,6 +75,10 @@ def test_held_out_images_are_those_of_the_run_alone(workdir, tmp_path):
     shutil.copytree(workdir, other)
     config = (other / "config.yaml").read_text()
     assert "val_examples: null" in config
+    assert "warm_start: null" in config
+    (other / "config.yaml").write_text(config.replace("warm_start: null", "warm_start: elsewhere"))
+    code, _, err = run("--model", other, "--split=validation", cwd=tmp_path)
+    assert (code, "began from the weights of elsewhere" in err) == (2, True)
     (other / "config.yaml").write_text(config.replace("val_examples: null", "val_examples: 60"))
     code, _, err = run("--model", other, "--split=validation", cwd=tmp_path)
     assert code == 2
