@@ -72,7 +72,7 @@ def test_two_and_four_replicas_make_every_step_of_one_device(folder):
 
 
 def test_all_replicas_hold_the_same_weights(found):
-    first, last = weights_of(found[2], "cifs pgd"), weights_of(found[2], "cifs pgd", "copy")
+    first, last = weights_of(found[2], CI_CASES[0]), weights_of(found[2], CI_CASES[0], "copy")
     for one, other in zip(first, last, strict=True):
         np.testing.assert_array_equal(one, other)
 
