@@ -93,12 +93,12 @@ def test_every_timing_is_kept(result, task):
 
 @pytest.mark.slow
 def test_flops_by_hand(result):
-    """F of ResNet-18, width 4, on 8x8x3, and the steps made of it, for 4 images.
+    """F of ResNet-10, width 4, on 8x8x3, and the steps made of it, for 4 images.
 
-    Multiply-accumulates: stem 64*27*4 = 6,912; stage 1 4 * 64*9*4*4 = 36,864; stages 2, 3 and 4 each
-    16 * (9*4*8 + 3 * 9*8*8 + 4*8) = 32,768; logits 32*10 = 320; sum 142,400, so F = 284,800.
+    Multiply-accumulates: stem 64*27*4 = 6,912; stage 1 2 * 64*9*4*4 = 18,432; stages 2, 3 and 4 each
+    16 * (9*4*8 + 9*8*8 + 4*8) = 14,336; logits 32*10 = 320; sum 68,672, so F = 137,344.
     """
-    forward, stem = 284_800, 2 * 6_912
+    forward, stem = 137_344, 2 * 6_912
     tasks = result["tasks"]
     assert tasks["training"]["vanilla"]["flops"] == 4 * (2 * 2 * forward + 3 * forward - stem)
     assert tasks["evaluation"]["vanilla"]["flops"] == 4 * (2 * 20 * forward + forward)
