@@ -70,6 +70,6 @@ def catastrophic_overfitting(history: Sequence[Mapping[str, Any]]) -> str | None
     return (
         f"Catastrophic overfitting: robust accuracy on validation images, under several steps, fell from {then:.1%} "
         f"(epoch {best}) to {now:.1%} (epoch {len(history)}), while that on training images, under one step, rose from "
-        f"{trained_then:.1%} to {trained:.1%}. The best epoch is kept. More noise (--nfgsm_noise), a smaller radius or "
-        "several steps (--method pgd) avoid it."
+        f"{trained_then:.1%} to {trained:.1%}. The best epoch is kept. More noise (--method nfgsm "
+        "--nfgsm_noise), a smaller radius or several steps (--method pgd --num_steps) avoid it."
     )

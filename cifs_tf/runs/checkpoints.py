@@ -243,10 +243,12 @@ class SingleStepWatch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Look at what the epoch logged (Keras' hook)."""
-        found = catastrophic_overfitting(self.checkpoints.history)
+        history = self.checkpoints.history
+        found = catastrophic_overfitting(history)
         if found and not self.told:
             rich_print(found)
-        self.told = found is not None
+        if history and history[-1].get("val_robust_accuracy") is not None:  # an epoch without says nothing
+            self.told = found is not None
 
 
 def write_arrays(file: Path, arrays: Sequence[np.ndarray], content: Mapping[str, Any] = UNKNOWN) -> None:

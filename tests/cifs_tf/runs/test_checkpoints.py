@@ -226,7 +226,8 @@ def test_a_collapse_is_told_once(capsys):
     """Each time that it begins; the history is that of the checkpoints, which resumes."""
     checkpoints = SimpleNamespace(history=[])
     watch = SingleStepWatch(checkpoints)
-    for validated, trained in ((0.3, 0.3), (0.01, 0.8), (0.01, 0.9), (0.3, 0.4), (0.01, 0.9)):
+    collapses = ((0.3, 0.3), (0.01, 0.8), (0.01, 0.9), (0.3, 0.4), (0.01, 0.9))
+    for validated, trained in (*collapses, (None, 0.9), (0.01, 0.9)):  # between them an epoch without validation
         checkpoints.history.append({"val_robust_accuracy": validated, "robust_accuracy": trained})
         watch.on_epoch_end(len(checkpoints.history) - 1)
     assert capsys.readouterr().out.count("Catastrophic overfitting") == 2
