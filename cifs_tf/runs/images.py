@@ -163,6 +163,11 @@ def check_warm_start(dataset: ImageDataset, run: Workdir) -> None:
     if record.identity.hash != dataset.identity.hash and known > dataset.duplicates["train_and_test"]:
         advice = f"{known:,} of the test images of {dataset.name} were trained or validated on there, give another run"
         raise UserError("--warm_start", run.path, advice)
+    held_out = hash_division(dataset.splits)["validation"]
+    is_same = record.identity.hash == dataset.identity.hash
+    if is_same and len(dataset.validation) and record.division.get("validation") != held_out:
+        advice = "it held out other images for validation and was trained on some of these, by which the best epoch is"
+        raise UserError("--warm_start", run.path, f"{advice} chosen; give that run's --val_examples, or 0")
 
 
 def read_record(run: Workdir, option: str = "--run") -> Record | None:

@@ -170,6 +170,17 @@ def test_a_run_without_a_record_is_not_believed_on_a_folder(pets, tmp_path):
     assert run.images_file.exists()
 
 
+def test_a_warm_start_does_not_know_the_validation_images(pets, tmp_path):
+    run = Workdir(tmp_path / "run")
+    run.path.mkdir()
+    data = DataConfig(dataset=f"folder:{pets}", image_size=8, val_examples=2)
+    record_images(load_dataset(data), run)
+    check_warm_start(load_dataset(data), run)
+    check_warm_start(load_dataset(dataclasses.replace(data, val_examples=0)), run)
+    with pytest.raises(UserError, match=r"--warm_start: .*give that run's --val_examples, or 0"):
+        check_warm_start(load_dataset(dataclasses.replace(data, val_examples=3)), run)
+
+
 def test_a_warm_start_does_not_know_the_test_images(pets, tmp_path):
     """From the same images, and from more of them; not from other classes, or from what is tested on here."""
     data = DataConfig(dataset=f"folder:{pets}")
