@@ -143,7 +143,7 @@ def check_held_out(dataset: ImageDataset, run: Workdir) -> None:
 
 
 def check_warm_start(dataset: ImageDataset, run: Workdir) -> None:
-    """Refuse to start from the weights of a run on other classes, or on images that are test images here.
+    """Refuse to start from the weights of a run on other classes, or on images that are not for training here.
 
     Args:
         dataset: the images to train on.
@@ -166,8 +166,8 @@ def check_warm_start(dataset: ImageDataset, run: Workdir) -> None:
     held_out = hash_division(dataset.splits)["validation"]
     is_same = record.identity.hash == dataset.identity.hash
     if is_same and len(dataset.validation) and record.division.get("validation") != held_out:
-        advice = "it held out other images for validation and was trained on some of these, by which the best epoch is"
-        raise UserError("--warm_start", run.path, f"{advice} chosen; give that run's --val_examples, or 0")
+        advice = "it is not known to have held out the images that are for validation here, which choose the best epoch"
+        raise UserError("--warm_start", run.path, f"{advice}; give that run's --val_examples, or 0")
 
 
 def read_record(run: Workdir, option: str = "--run") -> Record | None:

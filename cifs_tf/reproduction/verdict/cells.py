@@ -21,6 +21,9 @@ CELLS = Path("results") / NAME
 SCHEMA = 1
 # Cells are paired by their images.
 AGREE = ("images", "labels", "schema")
+# What the page shows beside verdicts and curves.
+SHOWN = {*AGREE, "class_names", "revisions", "code", "finished"}
+SHOWN_OF_CHECKPOINT = {"epoch", "training", "channels", "audit", "audit_passed"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +151,8 @@ def _is_whole(cell: dict[str, Any], name: str, study: Study) -> bool:
     config, number = cell["config"], len(cell["labels"])
     for found in (cell["checkpoints"][checkpoint] for checkpoint in CHECKPOINTS):
         worst, natural = found["worst_case"], found["natural"]
+        if not found.keys() >= SHOWN_OF_CHECKPOINT:
+            return False
         others = [natural, *(text for by_beta in found["paper"].values() for text in by_beta.values())]
         if {len(text) for text in (worst, *others)} != {-(-number // 4)}:
             return False
@@ -158,7 +163,7 @@ def _is_whole(cell: dict[str, Any], name: str, study: Study) -> bool:
         and name == f"{cell['arm']}-seed{cell['seed']}"
         and all(config.get(option) == value for option, value in study.arms[cell["arm"]].run.items())
         and {len(curve) for curve in cell["curves"].values()} == {config["epochs"]}
-        and all(name in cell for name in AGREE)
+        and cell.keys() >= SHOWN
     )
 
 

@@ -25,6 +25,8 @@ PILOT_EVERY = 4
 LINES = ("-", "--", ":")
 # What the paper claims something of.
 CLAIMED = ("cifs", "mean_one")
+# What says whether it is the mask, in short.
+CONTROLS = ("no_label", "permuted")
 NOT_REACHED = "regime not reached"
 
 
@@ -95,7 +97,7 @@ def _findings(study: Study, seeds: int, cells: Sequence[dict[str, Any]]) -> dict
         "judged": judged,
         "rows": rows,
         "against_vanilla": {checkpoint: against_vanilla(checkpoint, *CLAIMED) for checkpoint in CHECKPOINTS},
-        "without_label": against_vanilla("last", "no_label"),
+        "controls": against_vanilla("last", *CONTROLS),
         "most_seeds": max((row["seeds"] for row in rows.values() if row), default=0),
         "is_waiting": any(each.verdict == statistics.WAITING for each in judged.values()),
     }

@@ -116,6 +116,8 @@ def of_last(**changes):
         lambda cell: cell.update(arm="vanilla"),
         lambda cell: cell.update(schema=0),
         lambda cell: cell.pop("images"),
+        lambda cell: cell.pop("revisions"),
+        lambda cell: cell["checkpoints"]["best"].pop("channels"),
         lambda cell: cell["config"].update(importance_scale="mean_one"),
         lambda cell: cell["curves"]["loss"].pop(),
         of_last(worst_case="f" * 50),
