@@ -10,6 +10,12 @@ from cifs_tf.config import RunConfig
 
 # Of the best robust accuracy on validation images, what is left when training has collapsed.
 COLLAPSED = 0.5
+# In the first epoch there is no earlier one to fall from: robust accuracy on training images so much above that on
+# validation images, which several steps attack, is no overfitting yet.
+FIRST_GAP = 0.25
+ADVICE = (
+    "More noise (--method nfgsm --nfgsm_noise), a smaller radius or several steps (--method pgd --num_steps) avoid it."
+)
 
 
 @register_method("nfgsm")
@@ -41,7 +47,7 @@ def catastrophic_overfitting(history: Sequence[Mapping[str, Any]]) -> str | None
 
     The network learns to answer the one step of its training attack and nothing else: robust accuracy on validation
     images, under several steps, falls below half of its best, while that on training images, under one step, has risen
-    since then.
+    since then; or the first epoch ends with less than half of what it has on training images, and 25 points less.
 
     Args:
         history: what each epoch logged, see `AdversarialTrainer`: `val_robust_accuracy` and `robust_accuracy`.
@@ -65,11 +71,15 @@ def catastrophic_overfitting(history: Sequence[Mapping[str, Any]]) -> str | None
         return None
     best = max(points, key=lambda epoch: points[epoch][0])
     (then, trained_then), (now, trained) = points[best], points[len(history)]
+    if len(history) == 1 and now < COLLAPSED * trained and trained - now > FIRST_GAP:
+        return (
+            f"Catastrophic overfitting: after the first epoch robust accuracy on validation images, under several "
+            f"steps, is {now:.1%}, on training images, under one step, {trained:.1%}. {ADVICE}"
+        )
     if now >= COLLAPSED * then or trained <= trained_then:
         return None
     return (
         f"Catastrophic overfitting: robust accuracy on validation images, under several steps, fell from {then:.1%} "
         f"(epoch {best}) to {now:.1%} (epoch {len(history)}), while that on training images, under one step, rose from "
-        f"{trained_then:.1%} to {trained:.1%}. The best epoch is kept. More noise (--method nfgsm "
-        "--nfgsm_noise), a smaller radius or several steps (--method pgd --num_steps) avoid it."
+        f"{trained_then:.1%} to {trained:.1%}. The best epoch is kept. {ADVICE}"
     )

@@ -109,13 +109,15 @@ class MethodsOptions(NetworkOptions):
         "mart",
     )
     defense: Literal["cifs", "vanilla"] = "cifs"
-    num_steps: int = 10
+    num_steps: int = bounded(10, low=1)
     pairs: int = bounded(5, low=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.methods:
             raise UserError("--methods", [], "name one at least, such as nfgsm")
+        if set(self.methods) == {REFERENCE}:
+            raise UserError("--methods", list(self.methods), f"{REFERENCE} is timed anyway; name others, such as nfgsm")
         self.run_config(self.num_steps)
 
 

@@ -5,7 +5,8 @@
     python training/reproduce.py --table 1,B.1,B.2 --figure 4   the paper's setting, on a GPU
     python training/reproduce.py --table all --figure all --scale smoke
     python training/reproduce.py --study verdict                does the mask do anything? a day and a half of one core,
-                                                                shared by as many processes as are started so
+                                                                shared by as many processes as are started so,
+                                                                as soon as vanilla has its first cell
 
 Everything is written to --workdir; the same command again continues there.
 """
@@ -39,6 +40,7 @@ class ReproduceOptions(Group):
             (what helps, by validation images) and nfgsm (the cheap method); or all.
         figure: numbers separated by commas, such as 1,A.2, or all.
         study: verdict (docs/verdict.md), by itself; its finished cells and its page are written to docs.
+        arms: of the study, such as vanilla,mean_one; null is all. The page has all that are finished.
         scale: full (the paper's setting), small (Fashion-MNIST, hours on two CPU cores) or smoke (two steps, to see
             that everything runs).
         seeds: networks of every row, with the seeds 0, 1, ...; null is 1, for the study 3.
@@ -50,6 +52,7 @@ class ReproduceOptions(Group):
     table: tuple[str, ...] | None = None
     figure: tuple[str, ...] | None = None
     study: Literal["verdict"] | None = None
+    arms: tuple[str, ...] | None = None
     scale: Literal["full", "small", "smoke"] = "full"
     seeds: int | None = bounded(None, low=1)
     workdir: str | None = None
@@ -60,6 +63,10 @@ class ReproduceOptions(Group):
         super().__post_init__()
         if self.study is not None and (self.table, self.figure) != (None, None):
             raise UserError("--study", self.study, "it goes by itself, leave --table and --figure out")
+        if self.study is None and self.arms is not None:
+            raise UserError("--arms", ",".join(self.arms), "tables and figures have none, give it with --study")
+        if self.arms == ():
+            raise UserError("--arms", "[]", "name one at least, such as vanilla, or leave it out for all")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -72,7 +79,8 @@ def main(argv: Sequence[str]) -> None:
     if options.study is not None:
         from cifs_tf.reproduction.verdict.runner import print_plan, run_study
 
-        (print_plan if options.dry_run else run_study)(options.scale, options.seeds, workdir, options.data_dir, console)
+        carry_out = print_plan if options.dry_run else run_study
+        carry_out(options.scale, options.arms, options.seeds, workdir, options.data_dir, console)
         return
     asked = (options.table, options.figure)
     if options.dry_run and asked == (None, None):

@@ -26,7 +26,7 @@ from cifs_tf.evaluation.reports.pages import describe_ball, describe_length
 from cifs_tf.export import GRADIENT_FILE, ORIGIN_FILE, find_fault
 from cifs_tf.files import print_written
 from cifs_tf.runs.cluster import make_local_cluster
-from cifs_tf.runs.images import OTHERWISE, check_held_out, load_images, read_record
+from cifs_tf.runs.images import OTHERWISE, check_held_out, held_out_by, load_images, read_record
 from cifs_tf.runs.measurement import AttackPlan, attack, card_name, ledger_name
 from cifs_tf.runs.origin import Origin, load_for_origin, match_origin, read_origin
 from cifs_tf.runs.precision import tf32_disabled
@@ -86,6 +86,8 @@ def evaluate_model(
     if split != "test" and (run is None or isinstance(model, str)):
         # A file may be of another run than the one in whose folder it lies.
         raise UserError("--split", split, "only a run has held images out; give the workdir of one, or --split test")
+    # Before anything is loaded: a run without a record of its images gets one then, of which no division is known.
+    expected = None if split == "test" or run is None else held_out_by(run)
     dataset = (
         load_for_origin(config.data, origin, part, other_images=other_images)
         if run is None
@@ -99,8 +101,8 @@ def evaluate_model(
             test_part=part if split == "test" else None,
         )
     )
-    if split != "test" and run is not None:
-        check_held_out(dataset, run)
+    if run is not None and expected is not None:
+        check_held_out(dataset, run, expected)
     if isinstance(model, str):
         dataset = match_origin(dataset, origin, Path(model), other_images=other_images)
     if (names := _class_names(surrogate)) not in (None, dataset.class_names):

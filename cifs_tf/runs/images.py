@@ -124,20 +124,32 @@ def check_recorded_images(dataset: ImageDataset, run: Workdir) -> None:
         raise UserError("--dataset", dataset.name, advice)
 
 
-def check_held_out(dataset: ImageDataset, run: Workdir) -> None:
-    """Refuse validation images that a run did not hold out itself: it was trained on some of them, or may have been.
+def held_out_by(run: Workdir) -> str:
+    """Return the hash of the validation images that a run held out itself.
 
     Raises:
-        UserError: if so, or there are none.
+        UserError: if it is not known that it did: it was trained on some of them, or may have been.
     """
     record, begun_from = read_record(run, "--model"), run.read_config("--model").train.warm_start
     if begun_from is not None:
         advice = f"the run in {run.path} began from the weights of {begun_from}, which may have seen them; give test"
         raise UserError("--split", "validation", advice)
+    if record is None or "validation" not in record.division:
+        advice = f"it is not known which images the run in {run.path} held out; give test"
+        raise UserError("--split", "validation", advice)
+    return record.division["validation"]
+
+
+def check_held_out(dataset: ImageDataset, run: Workdir, expected: str) -> None:
+    """Refuse validation images other than those with the hash of `held_out_by`.
+
+    Raises:
+        UserError: if so, or there are none.
+    """
     if not len(dataset.validation):
         advice = f"the run in {run.path} held no images out (val_examples 0); give test, or train with --val_examples"
         raise UserError("--split", "validation", advice)
-    if record is None or record.division.get("validation") != hash_division(dataset.splits)["validation"]:
+    if hash_division(dataset.splits)["validation"] != expected:
         advice = f"it is not known that these are the images that the run in {run.path} held out; give test"
         raise UserError("--split", "validation", advice)
 

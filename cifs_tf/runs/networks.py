@@ -71,7 +71,7 @@ def build(config: RunConfig, model: ModelConfig, dataset: ImageDataset, cluster:
         keras.utils.set_random_seed(config.train.seed)
         classifier = build_classifier(model, dataset.image_shape, dataset.num_classes, config.train.precision)
         if config.train.warm_start is not None:
-            _warm_start(classifier, config.train.warm_start, model.defense, dataset)
+            _warm_start(classifier, config.train.warm_start, model, dataset)
     return classifier
 
 
@@ -102,14 +102,15 @@ def _check_checkpoints(config: RunConfig, dataset: ImageDataset) -> None:
         raise UserError("--export_checkpoint", "best", "there is no best epoch without --val_examples; give last")
 
 
-def _warm_start(classifier: Classifier, path: str, defense: str, dataset: ImageDataset) -> None:
-    run = Workdir(path)
+def _warm_start(classifier: Classifier, path: str, model: ModelConfig, dataset: ImageDataset) -> None:
+    run, defense = Workdir(path), model.defense
     model_file = run.model_file(defense)
     if not model_file.exists():
         advice = f"there is no {model_file}, give the workdir of a finished run with the same defense"
         raise UserError("--warm_start", path, advice)
     check_warm_start(dataset, run)
-    source = TrainedNetwork(run, run.read_config("--warm_start"), defense, option="--warm_start").load()
+    config = run.read_config("--warm_start")
+    source = TrainedNetwork(run, config, defense, option="--warm_start").load()
     theirs, ours = [w.shape for w in source.weights], [w.shape for w in classifier.weights]
     if theirs != ours:
         advice = (
@@ -117,6 +118,13 @@ def _warm_start(classifier: Classifier, path: str, defense: str, dataset: ImageD
             "give a run of the same architecture and dataset"
         )
         raise UserError("--warm_start", path, advice)
+    # Weights of the same shapes, of which another network makes something else.
+    for option, its, here in (
+        ("--activation", config.model.activation, model.activation),
+        ("--cuts", list(source.cuts), list(classifier.cuts)),
+    ):
+        if its != here:
+            raise UserError("--warm_start", path, f"its network has {option} {its}, this one {here}; give the same")
     classifier.set_weights(source.get_weights())
 
 

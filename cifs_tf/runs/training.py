@@ -119,6 +119,8 @@ def fit(
         )
         single_step = getattr(getattr(trainer.method, "attack", None), "num_steps", None) == 1
         watches = [SingleStepWatch(checkpoints)] if single_step and cluster.is_chief else []
+        if watches and not len(dataset.validation):
+            print("note: one gradient a step may collapse, which is watched on validation images: there are none")
         with cluster.translate_worker_errors():
             first_step = checkpoints.restore(trainer)
         if first_step and cluster.is_chief:

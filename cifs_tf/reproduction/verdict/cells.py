@@ -71,8 +71,11 @@ def scale_of(study: Study, name: str) -> Scale:
     return Scale(name="full", about="", settings={}, setups=setups)
 
 
-def plan_cells(study: Study, scale: Scale, seeds: int) -> list[Cell]:
-    """List all cells in the order in which they are computed: every arm with seed 0, then with seed 1, ...
+def plan_cells(study: Study, scale: Scale, seeds: int, arms: Sequence[str] | None = None) -> list[Cell]:
+    """List the cells of some arms, or all, in the order in which they are computed: with seed 0, then with seed 1, ...
+
+    Raises:
+        UserError: for an arm that the study does not have.
 
     Example:
         >>> from cifs_tf.reproduction.verdict.study import load_study
@@ -80,7 +83,10 @@ def plan_cells(study: Study, scale: Scale, seeds: int) -> list[Cell]:
         >>> plan_cells(study, scale_of(study, "full"), seeds=1)[0].name
         'vanilla-seed0'
     """
-    return [_plan_cell(study, arm, scale, seed) for seed in range(seeds) for arm in study.arms.values()]
+    if unknown := set(arms or ()) - set(study.arms):
+        raise UserError("--arms", ",".join(sorted(unknown)), f"give some of {', '.join(study.arms)}, or null for all")
+    chosen = [arm for name, arm in study.arms.items() if arms is None or name in arms]
+    return [_plan_cell(study, arm, scale, seed) for seed in range(seeds) for arm in chosen]
 
 
 def _plan_cell(study: Study, arm: Arm, scale: Scale, seed: int) -> Cell:

@@ -25,12 +25,14 @@ PILOT_EVERY = 4
 LINES = ("-", "--", ":")
 # What the paper claims something of.
 CLAIMED = ("cifs", "mean_one")
+# What the first screen says of it as soon as it is judged.
+IN_SHORT = ("H1", "H2")
 # What says whether it is the mask, in short.
 CONTROLS = ("no_label", "permuted")
 NOT_REACHED = "regime not reached"
 
 
-def write_page(study: Study, seeds: int, docs: Path) -> list[Path]:
+def write_page(study: Study, docs: Path) -> list[Path]:
     """Write the page and its pictures to a folder, each whole or not at all, and return their files."""
     cells = read_cells(docs, study)
     pilots = [read_json(file) for file in sorted((docs / CELLS).glob("pilot-*.json"))]
@@ -38,7 +40,7 @@ def write_page(study: Study, seeds: int, docs: Path) -> list[Path]:
     for file, figure in figures.items():
         save_figure(figure, docs / "figures" / file)
     page = docs / f"{NAME}.md"
-    write_text(page, render(study, seeds, cells, pilots))
+    write_text(page, render(study, cells, pilots))
     return [page, *(docs / "figures" / file for file in figures)]
 
 
@@ -56,16 +58,15 @@ def _draw(study: Study, cells: Sequence[dict[str, Any]]) -> dict[str, Figure]:
     }
 
 
-def render(study: Study, seeds: int, cells: Sequence[dict[str, Any]], pilots: Sequence[dict[str, Any]]) -> str:
+def render(study: Study, cells: Sequence[dict[str, Any]], pilots: Sequence[dict[str, Any]]) -> str:
     """Lay the study out in Markdown, with the pilots that chose its schedule; with few cells the page says so."""
-    found = _findings(study, seeds, cells)
+    found = _findings(study, cells)
     text = (
         _environment()
         .get_template("verdict.md.j2")
         .render(
             study=study,
             config=flat_config(study.recipe),
-            seeds=seeds,
             pilots=[{**pilot, "rows": _pilot_rows(pilot)} for pilot in pilots],
             classes=cells[0]["class_names"] if cells else [],
             sentence=_sentence(found),
@@ -77,10 +78,12 @@ def render(study: Study, seeds: int, cells: Sequence[dict[str, Any]], pilots: Se
 
 def summarise(study: Study, docs: Path) -> str:
     """Say in one sentence what the cells below the folder of the page have found so far."""
-    return _sentence(_findings(study, study.seeds, read_cells(docs, study)))
+    return _sentence(_findings(study, read_cells(docs, study)))
 
 
-def _findings(study: Study, seeds: int, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _findings(study: Study, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    # Those of the study, or more where more have been computed: the page is a function of its cells alone.
+    seeds = max([study.seeds, *(cell["seed"] + 1 for cell in cells)])
     gate, judged = statistics.gate(cells, study), statistics.judge_hypotheses(cells, study)
     if gate.reached is False and gate.seeds >= study.seeds:
         judged = {name: each._replace(verdict=NOT_REACHED) for name, each in judged.items()}
@@ -88,17 +91,30 @@ def _findings(study: Study, seeds: int, cells: Sequence[dict[str, Any]]) -> dict
 
     def against_vanilla(checkpoint: str, *names: str) -> str:
         found = {name: row[checkpoint]["against_vanilla"] for name in names if (row := rows.get(name)) is not None}
-        return ", ".join(f"{points(each)} ({study.arms[name].title})" for name, each in found.items() if each)
+        return ", ".join(
+            f"{points(each)} ({study.arms[name].title}, {each.seeds} seed{'s' if each.seeds > 1 else ''})"
+            for name, each in found.items()
+            if each
+        )
+
+    def judged_so_far(name: str) -> str:
+        each = {title: found.verdict for title, found in judged[name].contrasts.items()}
+        return ", ".join(f"{said} ({title})" for title, said in each.items() if said != statistics.WAITING)
 
     return {
         "cells": cells,
+        "seeds": seeds,
+        "judged_so_far": {
+            each.claim: found
+            for each in study.hypotheses
+            if each.name in IN_SHORT and (found := judged_so_far(each.name))
+        },
         "planned": len(study.arms) * seeds,
         "gate": gate,
         "judged": judged,
         "rows": rows,
         "against_vanilla": {checkpoint: against_vanilla(checkpoint, *CLAIMED) for checkpoint in CHECKPOINTS},
         "controls": against_vanilla("last", *CONTROLS),
-        "most_seeds": max((row["seeds"] for row in rows.values() if row), default=0),
         "is_waiting": any(each.verdict == statistics.WAITING for each in judged.values()),
     }
 

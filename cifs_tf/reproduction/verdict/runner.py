@@ -16,7 +16,7 @@ from cifs_tf.reproduction.scales import Scale
 from cifs_tf.reproduction.verdict.cells import Cell, plan_cells, read_cells, scale_of, write_cell
 from cifs_tf.reproduction.verdict.hours import hours
 from cifs_tf.reproduction.verdict.page import write_page
-from cifs_tf.reproduction.verdict.statistics import gate
+from cifs_tf.reproduction.verdict.statistics import REFERENCE, gate
 from cifs_tf.reproduction.verdict.study import NAME, Study, load_study
 from cifs_tf.tables import Table
 
@@ -24,8 +24,15 @@ from cifs_tf.tables import Table
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 
 
-def run_study(scale_name: str, seeds: int | None, workdir: Path, data_dir: str | None, console: Console) -> None:
-    """Compute what is missing of all arms with so many seeds, or the study's own number, and write the page.
+def run_study(
+    scale_name: str,
+    arms: Sequence[str] | None,
+    seeds: int | None,
+    workdir: Path,
+    data_dir: str | None,
+    console: Console,
+) -> None:
+    """Compute what is missing of some arms, or all, with so many seeds, or the study's own number; write the page.
 
     Raises:
         UserError: if a job ends with an error, a cell is of other images than the rest, or vanilla does not reach the
@@ -33,8 +40,7 @@ def run_study(scale_name: str, seeds: int | None, workdir: Path, data_dir: str |
         Preempted: after SIGTERM; what was done is saved, and the same command continues.
     """
     study, scale, docs = _opened(scale_name, workdir)
-    seeds = seeds or study.seeds
-    cells = plan_cells(study, scale, seeds)
+    cells = plan_cells(study, scale, seeds or study.seeds, arms)
     locks = workdir / "cells"
     for cell in cells:
         if cell.file(docs).exists():
@@ -46,21 +52,24 @@ def run_study(scale_name: str, seeds: int | None, workdir: Path, data_dir: str |
                     continue
                 console.rule(f"{cell.name}, of {len(cells)} cells", align="left")
                 if scale_name == "full":
-                    check_regime(read_cells(docs, study), study)
+                    check_regime(cell.arm.name, read_cells(docs, study), study)
                 _compute(cell, study, scale, workdir, docs, data_dir, console)
-                write_page(study, seeds, docs)
+                write_page(study, docs)
         except BlockingIOError:
             console.print(f"{cell.name}: another process is at it")
-    print_written(write_page(study, seeds, docs))
+    print_written(write_page(study, docs))
 
 
-def check_regime(cells: Sequence[dict[str, Any]], study: Study) -> None:
-    """Refuse to compute other arms where vanilla, which comes first, does not overfit: that needs another schedule.
+def check_regime(arm: str, cells: Sequence[dict[str, Any]], study: Study) -> None:
+    """Refuse to compute an arm before vanilla is known to overfit; where it does not, that needs another schedule.
 
     Once there are cells of other arms the study goes on to its end, whatever they are worth.
     """
     found = gate(cells, study)
-    if found.reached is False and {cell["arm"] for cell in cells} == {"vanilla"}:
+    if arm != REFERENCE and found.reached is None:
+        advice = f"{arm} waits for vanilla's first cell, which another process may be at; give the command again then"
+        raise UserError("--study", NAME, advice)
+    if found.reached is False and {cell["arm"] for cell in cells} == {REFERENCE}:
         advice = (
             f"vanilla ends at {found.training:.1%} robust accuracy on training images and declines by "
             f"{found.decline:.1%}, the gate asks for {study.gate['training']:.0%} and {study.gate['decline']:.0%}; "
@@ -79,10 +88,17 @@ def _compute(
     write_cell(measured, cell.file(docs), read_cells(docs, study))
 
 
-def print_plan(scale_name: str, seeds: int | None, workdir: Path, data_dir: str | None, console: Console) -> None:
+def print_plan(
+    scale_name: str,
+    arms: Sequence[str] | None,
+    seeds: int | None,
+    workdir: Path,
+    data_dir: str | None,
+    console: Console,
+) -> None:
     """Print the commands of every cell that is missing, then all cells, what is done and the hours left; do nothing."""
     study, scale, docs = _opened(scale_name, workdir)
-    cells = plan_cells(study, scale, seeds or study.seeds)
+    cells = plan_cells(study, scale, seeds or study.seeds, arms)
     for cell in cells:
         if not cell.file(docs).exists():
             console.rule(cell.name, align="left")

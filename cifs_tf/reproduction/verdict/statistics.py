@@ -19,7 +19,7 @@ RESAMPLES = 10_000
 SEED = 0
 DIGITS = 4
 SUPPORTED, CONTRADICTED, UNDECIDED, MIXED, WAITING, MOOT = (
-    *("supported", "contradicted", "undecided", "mixed", "not enough cells yet", "no effect to lose"),
+    *("supported", "contradicted", "undecided", "mixed", "not enough cells yet", "moot, there is no effect to lose"),
 )
 
 

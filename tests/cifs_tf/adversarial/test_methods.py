@@ -327,6 +327,7 @@ def test_nfgsm_trains_on_what_its_attack_makes():
         ([0.30, 0.32, 0.20], [0.30, 0.35, 0.80], False),
         ([0.30, 0.32, None], [0.30, 0.35, 0.80], False),  # not validated
         ([0.30], [0.30], False),
+        ([0.10], [0.30], False),  # in the first epoch a few points may be chance
         ([], [], False),
     ],
 )
@@ -338,6 +339,12 @@ def test_catastrophic_overfitting_is_noticed(validation, training, found):
     if found:
         for words in ("fell from 32.0% (epoch 2) to 2.0% (epoch 3)", "rose from 35.0% to 80.0%", "--nfgsm_noise"):
             assert words in sentence
+
+
+def test_catastrophic_overfitting_in_the_first_epoch():
+    sentence = catastrophic_overfitting([{"val_robust_accuracy": 0.02, "robust_accuracy": 0.6}])
+    for words in ("after the first epoch", "is 2.0%", "under one step, 60.0%", "--nfgsm_noise"):
+        assert words in sentence
 
 
 def test_a_config_reaches_its_method():

@@ -28,3 +28,7 @@ def test_unknown_methods_are_refused():
         benchmark.main(["methods", "--methods=mine"])
     with pytest.raises(UserError, match="--methods"):
         benchmark.main(["methods", "--methods=[]"])
+    with pytest.raises(UserError, match="pgd is timed anyway"):
+        benchmark.main(["methods", "--methods=pgd"])
+    with pytest.raises(UserError, match="--num_steps: received 0"):
+        benchmark.main(["methods", "--num_steps=0"])

@@ -83,6 +83,10 @@ def test_held_out_images_are_those_of_the_run_alone(workdir, tmp_path):
     code, _, err = run("--model", other, "--split=validation", cwd=tmp_path)
     assert code == 2
     assert "it is not known that these are the images" in err
+    (other / "images.json").unlink()
+    code, _, err = run("--model", other, "--split=validation", cwd=tmp_path)
+    assert (code, "it is not known which images" in err) == (2, True)
+    assert not (other / "images.json").exists()  # refused, nothing is written
 
 
 @pytest.mark.slow
@@ -135,7 +139,7 @@ def test_a_killed_evaluation_ends_in_the_same_report(suite, num_kills, workdir, 
     assert killed == whole
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_several_devices_come_to_the_same_verdicts(workdir, tmp_path):
     options = ["--suite=paper", "--attack_betas=[2]", "--examples=30", "--audit=false"]
     for name, devices in (("one", ["--strategy=one"]), ("two", ["--strategy=mirrored", "--replicas=2"])):

@@ -12,7 +12,7 @@ SHORTER = ["--attacks=[pgd100]", "--eval_audit=false", "--export=false"]
 @pytest.mark.parametrize(
     ("dataset", "shorter"),
     [
-        pytest.param("cifar10", SHORTER, marks=pytest.mark.slow),
+        pytest.param("cifar10", SHORTER, marks=pytest.mark.soak),
         pytest.param("svhn", SHORTER, marks=pytest.mark.slow),
         pytest.param("fashion_mnist", [], marks=pytest.mark.soak),
     ],

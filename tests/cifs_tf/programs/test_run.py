@@ -142,6 +142,8 @@ def test_warm_start_from_a_naturally_trained_network(tmp_path):
     code, _, err = run_here(*argv, "--warm_start=natural", "--width=8", "--workdir=wider", cwd=tmp_path)
     assert code == 2
     assert "--warm_start: received natural" in err
+    code, _, err = run_here(*argv, "--warm_start=natural", "--activation=silu", "--workdir=wider", cwd=tmp_path)
+    assert (code, "its network has --activation relu, this one silu" in err) == (2, True)  # weights of the same shapes
     assert not (tmp_path / "wider").exists()
 
 

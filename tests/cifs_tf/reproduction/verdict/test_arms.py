@@ -88,7 +88,18 @@ def trained(request):
     return request.param, config, dataset, trainer.inference_classifier
 
 
-@pytest.mark.slow
+# Those with an option of their own that a file must keep; the others are for the soak.
+some_arms = pytest.mark.parametrize(
+    "trained",
+    [
+        pytest.param(arm, marks=pytest.mark.slow if arm in ("no_label", "permuted") else pytest.mark.soak)
+        for arm in STUDY.arms
+    ],
+    indirect=True,
+)
+
+
+@some_arms
 def test_arm_is_reachable_from_the_command_line_and_comes_back(trained):
     _, config, dataset, classifier = trained
     assert RunConfig.from_flat(config.flat()) == config
@@ -99,7 +110,7 @@ def test_arm_is_reachable_from_the_command_line_and_comes_back(trained):
     np.testing.assert_array_equal(copy(images), classifier(images))
 
 
-@pytest.mark.slow
+@some_arms
 def test_arm_survives_a_file(trained, tmp_path):
     _, _, dataset, classifier = trained
     classifier.save(tmp_path / "model.keras")

@@ -28,7 +28,7 @@ def all_cells(seeds=3, **changes):
 
 
 def test_without_cells_the_page_says_so_and_tells_hypotheses_and_pilots():
-    text = render(STUDY, 3, [], [PILOT])
+    text = render(STUDY, [], [PILOT])
     assert "**Not enough cells yet: 0 of 33 are finished; a verdict needs 3 seeds.**" in text
     for hypothesis in STUDY.hypotheses:
         assert hypothesis.claim in text
@@ -40,19 +40,19 @@ def test_without_cells_the_page_says_so_and_tells_hypotheses_and_pilots():
 
 
 def test_some_cells_are_shown_and_not_judged():
-    text = render(STUDY, 3, [make_cell("vanilla", 0), make_cell("mean_one", 0, last=0.3)], [])
+    text = render(STUDY, [make_cell("vanilla", 0), make_cell("mean_one", 0, last=0.3)], [])
     assert "2 of 33 cells" in text
     assert "| vanilla | 1 | 50.0 [" in text
     assert "**The gate is passed.**" in text
     assert "| CIFS, mean one | 1 | +20.0 [" in text
     assert "| supported" not in text
-    assert text.count("(CIFS, mean one); each network at its best epoch") == 1
+    assert text.count("(CIFS, mean one, 1 seed); each network at its best epoch") == 1
 
 
 def test_checks_of_the_audit_that_failed_are_named():
     cell = make_cell("vanilla", 0)
     cell["checkpoints"]["last"] |= {"audit_passed": False, "audit": {"a gradient": "fail", "another": "warn"}}
-    text = render(STUDY, 3, [cell], [])
+    text = render(STUDY, [cell], [])
     assert "| 1: a gradient |" in text
     assert "another" not in text.split("## Hypotheses judged")[0].split("## What was found")[1]
 
@@ -67,25 +67,33 @@ def test_one_sentence_says_what_was_found_so_far(tmp_path):
     vanilla, mean_one, no_label = make_cell("vanilla", 0), make_cell("mean_one", 0, last=0.3), make_cell("no_label", 0)
     assert say([vanilla]) == "No cells can be compared yet, 1 of 33 are finished."
     assert say([mean_one]) == "No cells can be compared yet, 1 of 33 are finished."
-    assert "one seed of each" in say([vanilla, mean_one])
+    assert "of one seed the chance in training is not" in say([vanilla, mean_one])
     assert "at the last epoch +20.0 [" in say([vanilla, mean_one])
     assert "no label" not in say([vanilla, mean_one])
-    assert "(CIFS, mean one), +0.0 [" in say([vanilla, mean_one, no_label])
+    assert "(CIFS, mean one, 1 seed), +0.0 [" in say([vanilla, mean_one, no_label])
+    more = [
+        make_cell(arm, seed, **last)
+        for seed in range(3)
+        for arm, last in (("vanilla", {}), ("mean_one", {"last": 0.3}))
+    ]
+    assert '"At the last epoch CIFS is more robust than vanilla": supported (CIFS, mean one).' in say(more)
+    assert "6 of 33" in say(more)
+    assert "7 of 44" in say([*more, make_cell("vanilla", 3)])  # the page is a function of the cells
     assert '"CIFS is more robust at the last epoch" is supported (difference in points: +20.0 [' in say(all_cells())
     assert say(all_cells(training=0.5)) == "Vanilla did not overfit far enough, so nothing is concluded about CIFS."
 
 
 def test_a_finished_study_ends_in_three_sentences():
-    text = render(STUDY, 3, all_cells(), [])
+    text = render(STUDY, all_cells(), [])
     quoted = [line for line in text.splitlines() if line.startswith("**") and line.endswith("**")]
     assert len(quoted) == 3
     assert "at the last epoch is supported" in quoted[0]
     assert "| H4 | A constant mask 1/C does as well as CIFS. |" in text
-    assert render(STUDY, 3, all_cells(), []) == text
+    assert render(STUDY, all_cells(), []) == text
 
 
 def test_without_the_regime_nothing_is_judged():
-    text = render(STUDY, 3, all_cells(training=0.5), [])
+    text = render(STUDY, all_cells(training=0.5), [])
     assert "**Regime not reached.**" in text
     assert "nothing is concluded about CIFS" in text
     assert "in all: **regime not reached**" in text
@@ -97,10 +105,10 @@ def test_page_and_picture_are_written_from_files(tmp_path):
     for cell in all_cells(seeds=1):
         write_cell(cell, cells / f"{cell['arm']}-seed{cell['seed']}.json")
     (cells / "pilot-a.json").write_text(json.dumps(PILOT))
-    written = write_page(STUDY, 3, tmp_path)
+    written = write_page(STUDY, tmp_path)
     assert [path.name for path in written] == ["verdict.md", "verdict_curves.png", "verdict_channels.png"]
     first = [path.read_bytes() for path in written]
-    assert write_page(STUDY, 3, tmp_path) == written
+    assert write_page(STUDY, tmp_path) == written
     assert [path.read_bytes() for path in written] == first
     assert [cell["arm"] for cell in read_cells(tmp_path, STUDY)] == list(STUDY.arms)
 

@@ -121,7 +121,7 @@ def test_judge_a_finished_study():
 def test_arms_that_fare_differently_are_mixed_and_a_missing_effect_is_moot():
     judged = judge_hypotheses(study_cells(vanilla=0.2, mean_one=0.1), STUDY)
     assert judged["H1"].verdict == "mixed"
-    assert judged["H6"].verdict == "no effect to lose"
+    assert judged["H6"].verdict == "moot, there is no effect to lose"
 
 
 def test_too_few_seeds_are_told_and_not_judged():

@@ -56,10 +56,12 @@ def test_other_arms_wait_for_the_regime():
     """Vanilla at 50% on its training images stops the study, unless other arms have been computed."""
     vanilla, other = make_cell("vanilla", 0, training=0.5), make_cell("cifs", 0)
     with pytest.raises(UserError, match=r"--study: received verdict; vanilla ends at 50\.0% .* another schedule"):
-        runner.check_regime([vanilla], STUDY)
-    runner.check_regime([vanilla, other], STUDY)
-    runner.check_regime([make_cell("vanilla", 0)], STUDY)
-    runner.check_regime([], STUDY)
+        runner.check_regime("cifs", [vanilla], STUDY)
+    runner.check_regime("cifs", [vanilla, other], STUDY)
+    runner.check_regime("cifs", [make_cell("vanilla", 0)], STUDY)
+    runner.check_regime("vanilla", [], STUDY)
+    with pytest.raises(UserError, match=r"--study: received verdict; cifs waits for vanilla's first cell"):
+        runner.check_regime("cifs", [], STUDY)
 
 
 def test_refusals(tmp_path):
@@ -68,6 +70,19 @@ def test_refusals(tmp_path):
     code, _, err = running.run_here("--study=verdict", "--table=1", cwd=tmp_path, program="reproduce.py")
     assert code != 0
     assert "--study: received verdict; it goes by itself" in err
+
+
+def test_arms_can_be_chosen(tmp_path):
+    assert [cell.name for cell in plan_cells(STUDY, scale_of(STUDY, "full"), 2, ["mean_one", "vanilla"])] == [
+        *("vanilla-seed0", "mean_one-seed0", "vanilla-seed1", "mean_one-seed1"),
+    ]
+    for argv, words in (
+        (["--study=verdict", "--arms=mine"], "--arms: received mine; give some of vanilla, "),
+        (["--study=verdict", "--arms=[]"], "--arms: received []; name one at least"),
+        (["--table=1", "--arms=vanilla"], "--arms: received vanilla; tables and figures have none"),
+    ):
+        code, _, err = running.run_here(*argv, "--dry-run", cwd=tmp_path, program="reproduce.py")
+        assert (code, words in err) == (2, True), err
 
 
 def test_dry_run_tells_cells_and_hours(tmp_path):
@@ -81,7 +96,7 @@ def test_dry_run_tells_cells_and_hours(tmp_path):
 def test_processes_share_the_cells(tmp_path, monkeypatch):
     """A cell that another process holds is left to it; the next one is computed."""
     arms = {name: STUDY.arms[name] for name in ("vanilla", "cifs")}
-    small = dataclasses.replace(load_study("smoke"), arms=arms)
+    small = dataclasses.replace(load_study("smoke"), arms=arms, seeds=1)
     monkeypatch.setattr(runner, "load_study", lambda scale: small)
     computed = []
 
@@ -93,11 +108,11 @@ def test_processes_share_the_cells(tmp_path, monkeypatch):
     (tmp_path / "cells").mkdir()
     console = Console(record=True, width=100)
     with hold_lock(tmp_path / "cells" / "vanilla-seed0.lock"):
-        runner.run_study("smoke", 1, tmp_path, None, console)
+        runner.run_study("smoke", None, 1, tmp_path, None, console)
     assert computed == ["cifs-seed0"]
     assert "vanilla-seed0: another process is at it" in console.export_text()
     assert "1 of 2 cells" in (tmp_path / "docs" / "verdict.md").read_text()
-    runner.run_study("smoke", 1, tmp_path, None, console)
+    runner.run_study("smoke", None, 1, tmp_path, None, console)
     assert computed == ["cifs-seed0", "vanilla-seed0"]
 
 
@@ -105,10 +120,10 @@ def test_processes_share_the_cells(tmp_path, monkeypatch):
 def test_a_tiny_study_from_training_to_its_page(tmp_path, monkeypatch):
     """An arm at the scale `smoke`; the second time nothing is trained, and the page is the same."""
     small = load_study("smoke")
-    small = dataclasses.replace(small, arms={"permuted": small.arms["permuted"]}, hypotheses=())
+    small = dataclasses.replace(small, arms={"permuted": small.arms["permuted"]}, hypotheses=(), seeds=1)
     monkeypatch.setattr(runner, "load_study", lambda scale: small)
     console = Console(quiet=True)
-    runner.run_study("smoke", 1, tmp_path, None, console)
+    runner.run_study("smoke", None, 1, tmp_path, None, console)
     page = (tmp_path / "docs" / "verdict.md").read_text()
     assert "1 of 1 cells" in page
     cell = json.loads((tmp_path / "docs/results/verdict/permuted-seed0.json").read_text())
@@ -128,5 +143,5 @@ def test_a_tiny_study_from_training_to_its_page(tmp_path, monkeypatch):
         raise AssertionError("nothing is left to do")
 
     monkeypatch.setattr(runner, "_compute", refuse)
-    runner.run_study("smoke", 1, tmp_path, None, console)
+    runner.run_study("smoke", None, 1, tmp_path, None, console)
     assert (tmp_path / "docs" / "verdict.md").read_text() == page
