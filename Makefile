@@ -14,13 +14,15 @@ help:  ## show the targets
 
 install: $(STAMP)  ## make the environment in .venv
 
+# The lock names every package, so nothing is to be resolved; what is imported is compiled then.
 $(STAMP): requirements.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "make: PYTHON: received $(PYTHON); give one of Python 3.11 to 3.13, as in: make install PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-compile -r requirements.txt -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip --quiet check
 	@touch $(STAMP)
 
 demo: install  ## train, attack and export on handwritten digits, in under five minutes

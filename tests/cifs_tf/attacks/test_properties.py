@@ -63,9 +63,9 @@ VARIANTS = {
     "malt",
 }
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else []) for name in ATTACKS]
-# Start at random, so they draw from the seeds; one of each kind is tested always.
+# Start at random, so they draw from the seeds; one of each kind is tested always, the others in the soak.
 RANDOM = [
-    pytest.param(name, marks=[] if name in ("pgd random start", "apgd ce", "square") else pytest.mark.slow)
+    pytest.param(name, marks=[] if name in ("pgd random start", "apgd ce", "square") else pytest.mark.soak)
     for name, attack in ATTACKS.items()
     if getattr(attack, "random_start", not isinstance(attack, MinimalNorm | RayS))
 ]
@@ -220,7 +220,11 @@ def test_random_draws_are_the_seeds(name, trained):
 
 @pytest.mark.parametrize(
     "name",
-    ["pgd random start", *(pytest.param(name, marks=pytest.mark.slow) for name in ("square", "apgd dlr", "fab"))],
+    [
+        "pgd random start",
+        pytest.param("apgd dlr", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.soak) for name in ("square", "fab")),
+    ],
 )
 def test_a_label_affects_only_its_own_image(name, trained):
     """Another label for example 0 moves no other example; in inference nothing else knows labels."""

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.multi_worker]
 LAUNCH = [sys.executable, str(ROOT / "training" / "launch" / "local.py")]
 PROGRAM = ["--", str(ROOT / "training" / "run.py"), "--strategy", "multiworker"]
 DIGITS = [*SMALL, "--precision=float32", "--learning_rate=0.01", "--export=false", "--attack_betas=[0]", "--twin=null"]
+DIGITS += ["--attacks=[fgsm]"]
 
 
 def launch(*argv, cwd, workers=2):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.photographs import make_photographs
-from tests.running import ROOT, run, start
+from tests.running import ROOT, run, run_here, start
 
 NETWORK = ["--arch=resnet10", "--stem=7x7", "--width=4", "--num_steps=1", "--twin=null", "--export=false"]
 MEASURED = ["--attacks=[fgsm]", "--attack_betas=[0]", "--eval_audit=false", "--checkpoints=[last]"]
@@ -27,10 +27,18 @@ ON_32_PIXELS += ["--augmentation=resized_crop_flip", "--val_examples=20", "--tes
 ON_DISK = ["--cache=disk", "--cache_dir=cache", "--workdir=disk"]
 
 
-@pytest.mark.parametrize(
-    ("num_kills", "number"),
-    [pytest.param(1, 200, marks=pytest.mark.slow), pytest.param(20, 400, marks=pytest.mark.soak)],
-)
+@pytest.mark.slow
+def test_a_run_from_the_disk_ends_with_the_weights_of_one_in_memory(tmp_path):
+    make_photographs(tmp_path / "photographs", 100)
+    for where, options in (("memory", ["--cache=memory", "--workdir=memory"]), ("disk", ON_DISK)):
+        code, _, err = run_here(*ON_32_PIXELS, "--epochs=1", *options, cwd=tmp_path)
+        assert code == 0, (where, err)
+    for expected, received in zip(weights(tmp_path / "memory"), weights(tmp_path / "disk"), strict=True):
+        np.testing.assert_array_equal(received, expected)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("num_kills", "number"), [(1, 200), (20, 400)])
 def test_a_run_killed_while_it_decodes_or_trains_ends_with_the_same_weights(
     num_kills, number, tmp_path, kill_at_random_moments
 ):
