@@ -115,7 +115,12 @@ def read_json(path: Path) -> Any:
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
     """Write what was measured as JSON, atomically, with a checksum, of all but `wall_clock`, for `read_results`."""
-    write_json(path, {**results, CHECK: _checksum(results)})
+    write_json(path, with_check(results))
+
+
+def with_check(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return results with their checksum, for a file of another layout that `read_results` reads."""
+    return {**results, CHECK: _checksum(results)}
 
 
 def read_results(path: Path) -> dict[str, Any]:

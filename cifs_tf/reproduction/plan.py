@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -83,11 +83,12 @@ class Training(Job):
         file = Workdir(workdir / self.folder).result_file
         result = read_results(file) if file.exists() else {}
         # A run of another config is not this one; run.py will say so.
-        stored = result.get("config", {})
+        return "finished" in result and self.is_of(result.get("config", {}))
+
+    def is_of(self, stored: Mapping[str, Any]) -> bool:
+        """Say whether a finished run's config is this one, but for places and options that there were not then."""
         wanted = {name: self[name] for name, _ in self.config if name in stored and name not in PLACES}
-        return "finished" in result and all(
-            stored[name] == value or (name, value) in SETTLED_LATER for name, value in wanted.items()
-        )
+        return all(stored[name] == value or (name, value) in SETTLED_LATER for name, value in wanted.items())
 
 
 @dataclasses.dataclass(frozen=True)

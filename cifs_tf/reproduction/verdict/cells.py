@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cifs_tf.errors import UserError
-from cifs_tf.files import read_json, write_text
+from cifs_tf.files import read_results, with_check, write_text
 from cifs_tf.reproduction.catalogue import NetworkSpec
 from cifs_tf.reproduction.plan import Evaluation, Job, Training, plan_training
 from cifs_tf.reproduction.scales import SCALES, EvaluationSetup, Scale
@@ -18,11 +20,13 @@ from cifs_tf.reproduction.verdict.study import NAME, Arm, Study
 CHECKPOINTS = ("last", "best")
 # Where the finished cells lie, in the folder of the page.
 CELLS = Path("results") / NAME
+# Begins the names of what chose the schedule, which lies there too.
+PILOT = "pilot-"
 SCHEMA = 1
 # Cells are paired by their images.
-AGREE = ("images", "labels", "schema")
+AGREE = ("images", "labels", "class_names", "schema")
 # What the page shows beside verdicts and curves.
-SHOWN = {*AGREE, "class_names", "revisions", "code", "finished"}
+SHOWN = {*AGREE, "revisions", "code", "finished"}
 SHOWN_OF_CHECKPOINT = {"epoch", "training", "channels", "audit", "audit_passed"}
 
 
@@ -117,14 +121,17 @@ def unpack_bits(text: str, number: int) -> np.ndarray:
     return np.unpackbits(content, count=number).astype(bool)
 
 
-def write_cell(cell: dict[str, Any], file: Path, others: Sequence[dict[str, Any]] = ()) -> None:
-    """Write a cell of `measure_cell`, to be compared with others: a line for each part, whole or not at all.
+def write_cell(cell: dict[str, Any], file: Path, study: Study, others: Sequence[dict[str, Any]] = ()) -> None:
+    """Write a cell of `measure_cell`, to be compared with others, with a checksum: a line for each part.
 
     Raises:
-        UserError: if it was measured on other images than these.
+        UserError: if it is not the cell of its name, or was measured on other images than these; nothing is written.
     """
+    if not _is_whole(cell, file.stem, study):
+        raise UserError("--study", file.stem, "what was measured is not that cell; its workdir is another study's")
     check_paired([*others, cell])
-    parts = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in cell.items()]
+    content = with_check(cell).items()
+    parts = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}" for key, value in content]
     write_text(file, "{\n" + ",\n".join(parts) + "\n}\n")
 
 
@@ -132,9 +139,15 @@ def read_cells(docs: Path, study: Study) -> list[dict[str, Any]]:
     """Read the finished cells of the study's arms below the folder of the page, by arm, then by seed.
 
     Raises:
-        UserError: if one is not what its name says, or they were not measured on the same images.
+        UserError: if one is not what its name says or was edited, or they were not measured on the same images; for
+            files there that are neither cells nor pilots.
     """
-    files = [file for name in study.arms for file in sorted((docs / CELLS).glob(f"{name}-seed*.json"))]
+    files = [file for file in sorted((docs / CELLS).glob("*.json")) if not file.name.startswith(PILOT)]
+    for file in files:
+        name = re.fullmatch(r"(.+)-seed(0|[1-9]\d*)", file.stem)
+        if name is None or name[1] not in study.arms:
+            advice = f"{file} is no cell, such as vanilla-seed0.json, and no pilot; rename or remove it"
+            raise UserError("--study", file.stem, advice)
     cells = [_read_cell(file, study) for file in files]
     check_paired(cells)
     return sorted(cells, key=lambda cell: (list(study.arms).index(cell["arm"]), cell["seed"]))
@@ -142,9 +155,9 @@ def read_cells(docs: Path, study: Study) -> list[dict[str, Any]]:
 
 def _read_cell(file: Path, study: Study) -> dict[str, Any]:
     try:
-        cell: dict[str, Any] = read_json(file)
+        cell: dict[str, Any] = read_results(file)
         is_whole = _is_whole(cell, file.stem, study)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, RecursionError):  # damaged, edited, or not readable
         is_whole = False
     if not is_whole:
         advice = f"{file} is not what the study wrote under that name; delete it, and --study computes it again"
@@ -154,6 +167,20 @@ def _read_cell(file: Path, study: Study) -> dict[str, Any]:
 
 def _is_whole(cell: dict[str, Any], name: str, study: Study) -> bool:
     """Say whether a cell is its name's, as long as it should be, and right under all attacks only where under each."""
+    try:
+        return _is_of_its_name(cell, name, study) and _is_consistent(cell)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _is_of_its_name(cell: dict[str, Any], name: str, study: Study) -> bool:
+    """Say whether the run was what the study plans under that name, whatever else there is in the cell."""
+    arm, seed = study.arms[cell["arm"]], cell["seed"]
+    planned = _plan_cell(study, arm, scale_of(study, study.scale), seed).training
+    return cell["schema"] == SCHEMA and name == f"{arm.name}-seed{seed}" and planned.is_of(cell["config"])
+
+
+def _is_consistent(cell: dict[str, Any]) -> bool:
     config, number = cell["config"], len(cell["labels"])
     for found in (cell["checkpoints"][checkpoint] for checkpoint in CHECKPOINTS):
         worst, natural = found["worst_case"], found["natural"]
@@ -164,13 +191,9 @@ def _is_whole(cell: dict[str, Any], name: str, study: Study) -> bool:
             return False
         if any(int(worst, 16) & ~int(text, 16) for text in others):
             return False
-    return (
-        cell["schema"] == SCHEMA
-        and name == f"{cell['arm']}-seed{cell['seed']}"
-        and all(config.get(option) == value for option, value in study.arms[cell["arm"]].run.items())
-        and {len(curve) for curve in cell["curves"].values()} == {config["epochs"]}
-        and cell.keys() >= SHOWN
-    )
+    curves = cell["curves"].values()
+    is_finite = all(math.isfinite(value) for curve in curves for value in curve if value is not None)
+    return is_finite and {len(curve) for curve in curves} == {config["epochs"]} and cell.keys() >= SHOWN
 
 
 def check_paired(cells: Sequence[dict[str, Any]]) -> None:

@@ -10,12 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cifs_tf.errors import UserError
 from cifs_tf.figures import GREY, NATURAL, ROBUST, color_networks, make_figure, save_figure, styled
 from cifs_tf.files import read_json, write_text
 from cifs_tf.reproduction.scales import flat_config
 from cifs_tf.reproduction.verdict import statistics
-from cifs_tf.reproduction.verdict.cells import CELLS, CHECKPOINTS, read_cells
-from cifs_tf.reproduction.verdict.statistics import Difference
+from cifs_tf.reproduction.verdict.cells import CELLS, CHECKPOINTS, PILOT, read_cells
+from cifs_tf.reproduction.verdict.statistics import Difference, Judgement
 from cifs_tf.reproduction.verdict.study import NAME, Study
 from cifs_tf.runs.curves import WATCHED
 from cifs_tf.templates import template_environment
@@ -35,12 +36,12 @@ NOT_REACHED = "regime not reached"
 def write_page(study: Study, docs: Path) -> list[Path]:
     """Write the page and its pictures to a folder, each whole or not at all, and return their files."""
     cells = read_cells(docs, study)
-    pilots = [read_json(file) for file in sorted((docs / CELLS).glob("pilot-*.json"))]
-    figures = _draw(study, cells) if cells else {}
+    pilots = [_read_pilot(file) for file in sorted((docs / CELLS).glob(f"{PILOT}*.json"))]
+    text, figures = render(study, cells, pilots), _draw(study, cells) if cells else {}
     for file, figure in figures.items():
         save_figure(figure, docs / "figures" / file)
     page = docs / f"{NAME}.md"
-    write_text(page, render(study, cells, pilots))
+    write_text(page, text)
     return [page, *(docs / "figures" / file for file in figures)]
 
 
@@ -86,7 +87,13 @@ def _findings(study: Study, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     seeds = max([study.seeds, *(cell["seed"] + 1 for cell in cells)])
     gate, judged = statistics.gate(cells, study), statistics.judge_hypotheses(cells, study)
     if gate.reached is False and gate.seeds >= study.seeds:
-        judged = {name: each._replace(verdict=NOT_REACHED) for name, each in judged.items()}
+        judged = {
+            name: Judgement(
+                NOT_REACHED,
+                {title: found._replace(verdict=NOT_REACHED) for title, found in each.contrasts.items()},
+            )
+            for name, each in judged.items()
+        }
     rows = {name: statistics.accuracies(cells, name) for name in study.arms}
 
     def against_vanilla(checkpoint: str, *names: str) -> str:
@@ -227,6 +234,20 @@ def points(difference: Difference | None) -> str:
         return "-"
     mean, low, high = (f"{100 * share:+.1f}" for share in (difference.mean, difference.low, difference.high))
     return f"{mean} [{low}, {high}]"
+
+
+def _read_pilot(file: Path) -> dict[str, Any]:
+    """Read a run that chose the schedule.
+
+    Raises:
+        UserError: if it is not one.
+    """
+    try:
+        pilot: dict[str, Any] = read_json(file)
+        _ = [pilot[name] for name in ("name", "command", "about")], _pilot_rows(pilot)
+        return pilot
+    except (UserError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError("--study", file.stem, f"{file} is no pilot of the study; restore it") from error
 
 
 def _pilot_rows(pilot: dict[str, Any]) -> list[tuple[int, float, float, float]]:

@@ -67,7 +67,7 @@ def check_regime(arm: str, cells: Sequence[dict[str, Any]], study: Study) -> Non
     """
     found = gate(cells, study)
     if arm != REFERENCE and found.reached is None:
-        advice = f"{arm} waits for vanilla's first cell, which another process may be at; give the command again then"
+        advice = f"{arm} waits for vanilla's first cell: compute it (--arms vanilla), or wait for who does"
         raise UserError("--study", NAME, advice)
     if found.reached is False and {cell["arm"] for cell in cells} == {REFERENCE}:
         advice = (
@@ -85,7 +85,7 @@ def _compute(
     from cifs_tf.reproduction.verdict.measure import measure_cell  # TensorFlow, which a finished study does without
 
     measured = measure_cell(cell, study, workdir, data_dir)
-    write_cell(measured, cell.file(docs), read_cells(docs, study))
+    write_cell(measured, cell.file(docs), study, read_cells(docs, study))
 
 
 def print_plan(

@@ -77,6 +77,7 @@ class Study:
             accuracy) that vanilla must reach before anything is compared.
         arms: by name, in the order in which they are computed.
         hypotheses: in order.
+        scale: `"full"`, or `"smoke"`.
     """
 
     title: str
@@ -89,6 +90,7 @@ class Study:
     gate: dict[str, float]
     arms: dict[str, Arm]
     hypotheses: tuple[Hypothesis, ...]
+    scale: str
 
 
 @functools.cache
@@ -105,7 +107,7 @@ def load_study(scale: str = "full") -> Study:
     content["attacks"] = tuple(content["attacks"])
     content["arms"] = {name: Arm(name, **entry) for name, entry in content["arms"].items()}
     content["hypotheses"] = tuple(_hypothesis(name, **entry) for name, entry in content["hypotheses"].items())
-    return Study(**content)
+    return Study(**content, scale=scale)
 
 
 def _hypothesis(name: str, **entry: Any) -> Hypothesis:

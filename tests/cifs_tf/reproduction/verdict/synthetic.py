@@ -1,16 +1,23 @@
 """Cells as the study writes them, with numbers that a test chooses."""
 
+import functools
+
 import numpy as np
 
-from cifs_tf.reproduction.verdict.cells import pack_bits
+from cifs_tf.reproduction.verdict.cells import pack_bits, plan_cells, scale_of
 from cifs_tf.reproduction.verdict.study import load_study
 
 IMAGES, CLASSES = 200, 10
 CHANNELS = ("natural_negative_share", "adversarial_negative_share", "natural_alignment", "adversarial_alignment")
 
 
-def make_cell(arm, seed, *, last=0.1, best=0.2, training=0.9, curve=(0.1, 0.2, 0.1), gap=0.05):
-    """A cell whose worst case keeps the first images: a share `last` or `best` of them, the paper `gap` more."""
+def make_cell(arm, seed, *, last=0.1, best=0.2, training=0.9, curve=(0.1, 0.2, 0.1), gap=0.05, scale="full"):
+    """A cell whose worst case keeps the first images: a share `last` or `best` of them, the paper `gap` more.
+
+    The curve goes on as it ends, or is cut, to the epochs of the scale.
+    """
+    config = dict(_config(arm, seed, scale))
+    curve = [*curve, *[curve[-1]] * config["epochs"]][: config["epochs"]]
 
     def at(share, epoch):
         def first(share):
@@ -34,7 +41,7 @@ def make_cell(arm, seed, *, last=0.1, best=0.2, training=0.9, curve=(0.1, 0.2, 0
         "arm": arm,
         "seed": seed,
         "commands": [],
-        "config": {**load_study().arms[arm].run, "epochs": len(curve)},
+        "config": config,
         "code": "abc",
         "revisions": {"training": "abc", "evaluation": "abc", "cell": "abc"},
         "finished": "2026-01-01T00:00:00Z",
@@ -44,3 +51,10 @@ def make_cell(arm, seed, *, last=0.1, best=0.2, training=0.9, curve=(0.1, 0.2, 0
         "curves": {"val_robust_accuracy": list(curve), "robust_accuracy": list(curve), "loss": list(curve)},
         "checkpoints": {"last": at(last, len(curve)), "best": at(best, int(np.argmax(curve)) + 1)},
     }
+
+
+@functools.cache
+def _config(arm, seed, scale):
+    study = load_study(scale)
+    training = plan_cells(study, scale_of(study, scale), seed + 1, [arm])[-1].training
+    return {name: training[name] for name, _ in training.config}

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cifs_tf.errors import UserError
+from cifs_tf.files import with_check
 from cifs_tf.reproduction.verdict.cells import read_cells, write_cell
 from cifs_tf.reproduction.verdict.page import render, summarise, write_page
 from cifs_tf.reproduction.verdict.study import load_study
@@ -61,7 +62,7 @@ def test_one_sentence_says_what_was_found_so_far(tmp_path):
     def say(cells):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         for cell in cells:
-            write_cell(cell, folder / "results" / "verdict" / f"{cell['arm']}-seed{cell['seed']}.json")
+            write_cell(cell, folder / "results" / "verdict" / f"{cell['arm']}-seed{cell['seed']}.json", STUDY)
         return summarise(STUDY, folder)
 
     vanilla, mean_one, no_label = make_cell("vanilla", 0), make_cell("mean_one", 0, last=0.3), make_cell("no_label", 0)
@@ -97,13 +98,14 @@ def test_without_the_regime_nothing_is_judged():
     assert "**Regime not reached.**" in text
     assert "nothing is concluded about CIFS" in text
     assert "in all: **regime not reached**" in text
+    assert "| supported" not in text
 
 
 @pytest.mark.slow
 def test_page_and_picture_are_written_from_files(tmp_path):
     cells = tmp_path / "results" / "verdict"
     for cell in all_cells(seeds=1):
-        write_cell(cell, cells / f"{cell['arm']}-seed{cell['seed']}.json")
+        write_cell(cell, cells / f"{cell['arm']}-seed{cell['seed']}.json", STUDY)
     (cells / "pilot-a.json").write_text(json.dumps(PILOT))
     written = write_page(STUDY, tmp_path)
     assert [path.name for path in written] == ["verdict.md", "verdict_curves.png", "verdict_channels.png"]
@@ -135,16 +137,61 @@ def of_last(**changes):
 )
 def test_a_file_that_is_not_the_cell_of_its_name_is_refused(damage, tmp_path):
     file, cell = tmp_path / "results" / "verdict" / "cifs-seed0.json", make_cell("cifs", 0)
-    write_cell(cell, file)
+    write_cell(cell, file, STUDY)
     assert read_cells(tmp_path, STUDY) == [cell]
     damage(cell)
-    file.write_text(json.dumps(cell))
+    file.write_text(json.dumps(with_check(cell)))
     with pytest.raises(UserError, match=r"cifs-seed0; .* delete it, and --study computes it again"):
         read_cells(tmp_path, STUDY)
+
+
+@pytest.mark.parametrize(
+    ("of_file", "to_file"),
+    [
+        ('"robust": 0.9', '"robust": 0.8'),
+        ('"seed": 0', '"seed": 1'),
+        ('"check": ', '"checked": '),
+        ('{"', '[[{"'),
+        ("0", ""),
+    ],
+)
+def test_a_cell_that_was_edited_is_refused(of_file, to_file, tmp_path):
+    file = tmp_path / "results" / "verdict" / "cifs-seed0.json"
+    write_cell(make_cell("cifs", 0), file, STUDY)
+    file.write_text(file.read_text().replace(of_file, to_file))
+    with pytest.raises(UserError, match=r"cifs-seed0; .* delete it, and --study computes it again"):
+        read_cells(tmp_path, STUDY)
+
+
+def test_a_cell_of_another_setting_is_not_written(tmp_path):
+    cell = make_cell("cifs", 0)
+    cell["config"] = {**cell["config"], "epsilon": "4/255"}
+    with pytest.raises(UserError, match=r"cifs-seed0; what was measured is not that cell"):
+        write_cell(cell, tmp_path / "cifs-seed0.json", STUDY)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["vanila-seed1", "vanilla-Seed1", "vanilla-seed01", "notes"])
+def test_a_file_that_is_neither_cell_nor_pilot_is_named(name, tmp_path):
+    folder = tmp_path / "results" / "verdict"
+    folder.mkdir(parents=True)
+    (folder / f"{name}.json").write_text("{}")
+    with pytest.raises(UserError, match=f"{name}; .* is no cell, such as vanilla-seed0.json"):
+        read_cells(tmp_path, STUDY)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"name": "a", "command": "", "about": "", "curves": {}}'])
+def test_a_pilot_that_is_none_is_named_and_nothing_is_written(content, tmp_path):
+    folder = tmp_path / "results" / "verdict"
+    folder.mkdir(parents=True)
+    (folder / "pilot-a.json").write_text(content)
+    with pytest.raises(UserError, match=r"pilot-a; .* is no pilot"):
+        write_page(STUDY, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
 def test_cells_of_other_images_are_refused(tmp_path):
     other = {**make_cell("cifs", 0), "images": "others"}
     with pytest.raises(UserError, match=r"cifs-seed0; its images is not that of vanilla-seed0"):
-        write_cell(other, tmp_path / "cifs-seed0.json", [make_cell("vanilla", 0)])
+        write_cell(other, tmp_path / "cifs-seed0.json", STUDY, [make_cell("vanilla", 0)])
     assert not list(tmp_path.iterdir())
