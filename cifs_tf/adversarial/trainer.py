@@ -56,6 +56,8 @@ class AdversarialTrainer(CheckedModel, FittedModel):
             step and attacked in place of the classifier; None (default) attacks the classifier itself.
         validation_attack: a cheap attack for validation data, on the cross-entropy of the final logits; None (default)
             for none.
+        single_step_attack: another one, of one step, logged as `val_single_step_accuracy`: what is right under it and
+            wrong under several steps is no robustness, see `catastrophic_overfitting`. None (default) for none.
         seed: run seed of all random starts, 0 to 2^31 - 1. Default 0.
         **kwargs: those of `keras.Model`.
 
@@ -90,6 +92,7 @@ class AdversarialTrainer(CheckedModel, FittedModel):
         ema_decay: float | None = None,
         attack_classifier: Classifier | None = None,
         validation_attack: PGD | None = None,
+        single_step_attack: PGD | None = None,
         seed: int = 0,
         **kwargs,
     ):
@@ -108,9 +111,11 @@ class AdversarialTrainer(CheckedModel, FittedModel):
         if attack_classifier is not None:
             attack_classifier.trainable = False  # it is given its weights
         self.validation_attack = validation_attack
+        self.single_step_attack = single_step_attack
         self.seed = seed
         self.clean_accuracy = keras.metrics.Mean(name="clean_accuracy")
         self.robust_accuracy = keras.metrics.Mean(name="robust_accuracy")
+        self.single_step_accuracy = single_step_attack and keras.metrics.Mean(name="single_step_accuracy")
         self.quantities = ["x_adv", "heads", "loss", *(f"gradient of {w.path}" for w in classifier.trainable_variables)]
         self.not_finite_counts = self.add_weight(
             shape=(len(self.quantities),), dtype="int32", initializer="zeros", trainable=False, name="not_finite_counts"
@@ -222,14 +227,17 @@ class AdversarialTrainer(CheckedModel, FittedModel):
         return self._logs([metric], given, logits, sample_weight)
 
     def test_step(self, data):
-        """Measure natural images and, with a validation attack, adversarial ones."""
+        """Measure natural images and those of the attacks for validation."""
         images, given, labels, sample_weight = self._unpack(data, "test_step")
         heads = self.inference_classifier(images, training=False)
         self.clean_accuracy.update_state(~fooled(heads, labels), sample_weight)
         own = [self.clean_accuracy]
-        if self.validation_attack is not None:
-            own.append(self.robust_accuracy)
-            x_adv = self.validation_attack(
+        attacks = (self.validation_attack, self.robust_accuracy), (self.single_step_attack, self.single_step_accuracy)
+        for attack, metric in attacks:
+            if attack is None:
+                continue
+            own.append(metric)
+            x_adv = attack(
                 self.inference_classifier.heads_fn(),
                 images,
                 labels,
@@ -237,7 +245,7 @@ class AdversarialTrainer(CheckedModel, FittedModel):
                 seed=example_seeds(self.seed, VALIDATION_STREAM, positions(images)),
             )
             robust = ~fooled(self.inference_classifier(x_adv, training=False), labels)
-            self.robust_accuracy.update_state(robust, sample_weight)
+            metric.update_state(robust, sample_weight)
         epoch = tf.cast(self.optimizer.iterations, self.variable_dtype) / self.steps_per_epoch
         per_example_loss = contract(cross_entropy(heads, labels), self.method.at(epoch).head_weights)
         self.loss_metric.update_state(per_example_loss, sample_weight)

@@ -32,19 +32,20 @@ def make_trainer(
     config: RunConfig, model: ModelConfig, classifier: Classifier, steps_per_epoch: int
 ) -> AdversarialTrainer:
     """Make the compiled trainer of one network."""
-    train = config.train
+    train, epsilon = config.train, config.attack.epsilon
+    method = make_method(config, model, classifier.num_probes)
+    takes_one_step = getattr(getattr(method, "attack", None), "num_steps", None) == 1
     trainer = AdversarialTrainer(
         classifier,
-        make_method(config, model, classifier.num_probes),
+        method,
         steps_per_epoch=steps_per_epoch,
         weight_perturbation=None
         if train.awp_gamma is None
         else WeightPerturbation(gamma=train.awp_gamma, start_epoch=train.awp_start),
         ema_decay=train.ema_decay,
         attack_classifier=_attack_classifier(config, model, classifier),
-        validation_attack=PGD(
-            epsilon=config.attack.epsilon, step_size=config.attack.epsilon / 4, num_steps=VALIDATION_STEPS
-        ),
+        validation_attack=PGD(epsilon=epsilon, step_size=epsilon / 4, num_steps=VALIDATION_STEPS),
+        single_step_attack=PGD(epsilon=epsilon, step_size=epsilon, num_steps=1) if takes_one_step else None,
         seed=train.seed,
     )
     schedule = step_decay(train.learning_rate, train.lr_milestones, train.lr_decay, steps_per_epoch)
@@ -117,8 +118,8 @@ def fit(
             identity=identity,
             cluster=cluster,
         )
-        single_step = getattr(getattr(trainer.method, "attack", None), "num_steps", None) == 1
-        watches = [SingleStepWatch(checkpoints)] if single_step and cluster.is_chief else []
+        is_watched = trainer.single_step_attack is not None and cluster.is_chief
+        watches = [SingleStepWatch(checkpoints)] if is_watched else []
         if watches and not len(dataset.validation):
             print("note: one gradient a step may collapse, which is watched on validation images: there are none")
         with cluster.translate_worker_errors():

@@ -114,6 +114,7 @@ def test_every_method_trains_what_goes_on_top_too(argv, tmp_path):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     (network,) = result["networks"].values()
     assert network["history"][-1]["loss"] > 0
+    assert ("val_single_step_accuracy" in network["history"][-1]) == ("--method=nfgsm" in argv)
 
 
 @pytest.mark.slow

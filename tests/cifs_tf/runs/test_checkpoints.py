@@ -227,7 +227,7 @@ def test_a_collapse_is_told_once(capsys):
     checkpoints = SimpleNamespace(history=[])
     watch = SingleStepWatch(checkpoints)
     collapses = ((0.3, 0.3), (0.01, 0.8), (0.01, 0.9), (0.3, 0.4), (0.01, 0.9))
-    for validated, trained in (*collapses, (None, 0.9), (0.01, 0.9)):  # between them an epoch without validation
-        checkpoints.history.append({"val_robust_accuracy": validated, "robust_accuracy": trained})
+    for several, one in (*collapses, (None, 0.9), (0.01, 0.9)):  # between them an epoch without validation
+        checkpoints.history.append({"val_robust_accuracy": several, "val_single_step_accuracy": one})
         watch.on_epoch_end(len(checkpoints.history) - 1)
     assert capsys.readouterr().out.count("Catastrophic overfitting") == 2
