@@ -7,20 +7,26 @@ What the suite strict found is in the card if it was measured before:
 """
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from cifs_tf.command_line import parse_options, run_program
-from cifs_tf.config import Group
+from cifs_tf.config import EvaluationConfig, Group, RunConfig
 from cifs_tf.errors import UserError
+from cifs_tf.evaluation.networks.attacked import fingerprint_of
 from cifs_tf.files import print_written
-from cifs_tf.runs.recipes import arguments, changes_of, recipe_for
+from cifs_tf.losses import attack_betas_for
+from cifs_tf.runs.recipes import arguments, changes_of, parse_config, recipe_for
 from cifs_tf.runs.trained import TrainedNetwork, find_network
 from cifs_tf.statistics import accuracy_of
 
 PRESET_SUITES = ("paper", "strict")
+# Options of a run's measurement that evaluate.py has too, and that it has not.
+TOLD = ("image_size", "resize", "epsilon", "seed")
+UNTOLD = ("eval_step_size", "eval_step_sizes")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,8 +38,7 @@ class PresetOptions(Group):
         folder: of the preset, which is made; its name is the preset's.
         defense: which of the run's networks; null is its own, not the twin.
         checkpoint: the network after its last epoch, or after its best on the validation images.
-        recipe: name of the recipe whose options the commands of the card leave out; null is that of the dataset.
-        strict_options: what the suite strict was measured with beside its defaults, as on the command line.
+        recipe: name or file of the recipe whose options the commands of the card leave out; null is the dataset's.
     """
 
     run: str
@@ -41,41 +46,53 @@ class PresetOptions(Group):
     defense: str | None = None
     checkpoint: Literal["last", "best"] = "last"
     recipe: str | None = None
-    strict_options: str = ""
 
 
-def save_run_to_preset(
-    network: TrainedNetwork, folder: Path, recipe: str | None = None, strict_options: Sequence[str] = ()
-) -> dict[str, Any]:
+def save_run_to_preset(network: TrainedNetwork, folder: Path, recipe: str | None = None) -> dict[str, Any]:
     """Write a preset.
 
     Args:
         network: of a finished run, evaluated with the suite paper, and with strict if its numbers shall be told.
         folder: of the preset; its name is the preset's.
-        recipe: whose options the commands of the card leave out. Default that of the dataset.
-        strict_options: what the suite strict was measured with beside its defaults, such as `["--examples=100"]`.
+        recipe: name or file, whose options the commands of the card leave out. Default that of the dataset.
 
     Returns:
         the card.
 
     Raises:
-        UserError: if the suite paper was not measured, or the folder holds a preset.
+        UserError: if the suite paper was not measured, a report is not of this network and the run's images and
+            epsilon, its commands cannot say how it was measured, or the folder holds a preset.
     """
-    reports, config, defense = network.reports(), network.config, network.defense
+    config, defense, classifier = network.config, network.defense, network.load()
+    reports = {suite: report for suite, report in network.reports().items() if suite in PRESET_SUITES}
     if "paper" not in reports:
-        which = f"--model {network.path} --defense {defense} --checkpoint {network.checkpoint}"
-        raise UserError("run", network.path, f"measure it first: cifs-tf evaluate {which} --suite paper")
+        advice = f"measure it first: {_command(network, 'paper')}"
+        raise UserError(network.option, network.path, advice)
+    for suite, report in reports.items():
+        _check_report(network, suite, report, fingerprint_of(classifier))
     natural = reports["paper"]["natural"]["count"]
     dataset, num_examples = config.data.dataset, reports["paper"]["num_examples"]
-    base = f"--recipe training/recipes/{recipe}.yaml" if recipe else f"--dataset {dataset}"
+    base = f"--dataset {dataset}"
+    if recipe:
+        base = f"--recipe {shlex.quote(recipe if '/' in recipe else f'training/recipes/{recipe}.yaml')}"
     made = arguments({**changes_of(config, recipe or str(recipe_for(dataset))), "seed": config.train.seed})
     # What measures again reads the dataset's recipe.
     other = changes_of(config, str(recipe_for(dataset)))
-    measured: dict[str, Any] = {name: other[name] for name in ("epsilon", "attacks", "attack_betas") if name in other}
-    examples = {} if config.data.test_examples is None else {"examples": num_examples}
-    common, all_of_them = arguments(measured), arguments(examples)
-    how = {"paper": " ".join(common + all_of_them), "strict": " ".join(common + list(strict_options or all_of_them))}
-    model = folder / "model.keras"
+    if untold := [name for name in UNTOLD if name in other]:
+        advice = f"its {', '.join(untold)} is not that of the dataset's recipe, which evaluate.py has no option for"
+        raise UserError(network.option, network.path, advice)
+    told = {name: other[name] for name in TOLD if name in other}
+    usual = parse_config("run.py", "", [f"--dataset={dataset}"]).evaluation
+
+    def how(suite: str) -> str:
+        options = dict(told)
+        if suite in reports:
+            options |= _options_of(reports[suite], config, usual, classifier.num_probes)
+        if suite == "paper" and "eval_mask_gradient" in other:
+            options["mask_gradients"] = other["eval_mask_gradient"]
+        return " ".join(map(shlex.quote, arguments(options)))
+
+    model = shlex.quote(str(folder / "model.keras"))
     card = {
         "data": {
             "dataset": dataset,
@@ -96,13 +113,46 @@ def save_run_to_preset(
             "train": " ".join(["python training/run.py", base, *made]),
             **{
                 f"measure_{suite}": f"python training/evaluate.py --model {model} --suite {suite} "
-                f"--dataset {dataset} {how[suite]}".strip()
+                f"--dataset {dataset} {how(suite)}".strip()
                 for suite in PRESET_SUITES
             },
         },
     }
-    network.load().save_to_preset(folder, card)
+    classifier.save_to_preset(folder, card)
     return card
+
+
+def _command(network: TrainedNetwork, suite: str) -> str:
+    which = f"--model {shlex.quote(str(network.path))} --defense {network.defense} --checkpoint {network.checkpoint}"
+    return f"cifs-tf evaluate {which} --suite {suite}"
+
+
+def _check_report(network: TrainedNetwork, suite: str, report: dict[str, Any], weights: str) -> None:
+    """Refuse a report of another network, suite, epsilon or images than the card will say."""
+    about, epsilon = report["about"], float(network.config.attack.epsilon)
+    wanted = {"weights": weights, "suite": suite, "epsilon": epsilon, "norm": "linf", "unlike_run": []}
+    found = {"weights": report.get("key", {}).get("weights"), **{name: about.get(name) for name in [*wanted][1:]}}
+    found["norm"], found["unlike_run"] = found["norm"] or "linf", found["unlike_run"] or []
+    is_equal = {name: found[name] == value for name, value in wanted.items()}
+    is_equal["epsilon"] = found["epsilon"] is not None and math.isclose(found["epsilon"], epsilon)
+    if different := [name for name, equal in is_equal.items() if not equal]:
+        file = (network.evaluation(suite) / "report.json").relative_to(network.path)
+        advice = f"{file} is of other {', '.join(different)}; measure it anew: {_command(network, suite)}"
+        raise UserError(network.option, network.path, advice)
+
+
+def _options_of(report: dict[str, Any], config: RunConfig, usual: EvaluationConfig, num_probes: int) -> dict[str, Any]:
+    """Return the options that say what a report was measured with, where that is not usual for the dataset."""
+    attacks, number = report["paper"]["attacks"], report["num_examples"]
+    betas = list(next(iter(attacks.values()))["by_beta"])
+    options: dict[str, Any] = {}
+    if list(attacks) != list(usual.attacks):
+        options["attacks"] = list(attacks)
+    if betas != [str(beta) for beta in attack_betas_for(usual.attack_betas, num_probes)]:
+        options["attack_betas"] = betas
+    if config.data.test_examples is not None or number != report["about"].get("subset_of", number):
+        options["examples"] = number
+    return options
 
 
 def _worst_case(report: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -113,7 +163,7 @@ def main(argv: Sequence[str]) -> None:
     """Make a preset, as the module's text says."""
     options = parse_options(PresetOptions, "cifs_tf.presets.from_run", argv, __doc__ or "")
     network, folder = find_network(options.run, options.defense, options.checkpoint), Path(options.folder)
-    save_run_to_preset(network, folder, options.recipe, shlex.split(options.strict_options))
+    save_run_to_preset(network, folder, options.recipe)
     print_written([folder / "model.keras", folder / "card.json"])
 
 

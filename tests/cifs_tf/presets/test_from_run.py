@@ -7,6 +7,7 @@ import pytest
 
 import cifs_tf
 from cifs_tf.errors import UserError
+from cifs_tf.files import read_results, write_results
 from cifs_tf.presets.from_run import main
 from tests import running
 from tests.runs import write_run
@@ -24,16 +25,28 @@ def test_a_run_becomes_a_preset(trained, make_images, tmp_path, capsys):
         main([*options, "--checkpoint=best"])
     assert not (tmp_path / "mine").exists()
 
+    file = run / "cifs" / "evaluation" / "last" / "paper" / "report.json"
+    report = read_results(file)
+    for words, other in (
+        ("of other epsilon", {"about": {**report["about"], "epsilon": 0.01}}),
+        ("of other unlike_run", {"about": {**report["about"], "unlike_run": ["other test images"]}}),
+        ("of other weights", {"key": {**report["key"], "weights": "abc"}}),
+    ):
+        write_results(file, {**report, **other})
+        with pytest.raises(UserError, match=rf"--run: .*paper/report\.json is {words}; measure it anew"):
+            main(options)
+        assert not (tmp_path / "mine").exists()
+    write_results(file, report)
     main(options)
     assert str(tmp_path / "mine" / "card.json") in capsys.readouterr().out
     images = make_images((2, 8, 8, 1))
     np.testing.assert_array_equal(cifs_tf.from_preset(tmp_path / "mine")(images), trained.classifier(images))
     card = json.loads((tmp_path / "mine" / "card.json").read_text())
-    report = json.loads((run / "cifs" / "evaluation" / "last" / "paper" / "report.json").read_text())
     assert card["measured"]["natural"]["count"] == report["natural"]["count"]
     assert card["measured"]["paper"]["count"] == report["worst_case"]["count"]
     assert card["measured"]["strict"] is None
     assert (card["name"], card["checkpoint"], card["data"]["num_examples"]) == ("mine", "last", 40)
     assert f"--model {tmp_path / 'mine' / 'model.keras'} --suite strict" in card["commands"]["measure_strict"]
+    assert card["commands"]["measure_paper"].endswith("--attacks=fgsm --attack_betas=0 --examples=40")
     with pytest.raises(UserError, match="holds a preset already"):
         main(options)
