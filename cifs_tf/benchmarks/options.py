@@ -96,7 +96,8 @@ class MethodsOptions(NetworkOptions):
     """One training step of each method beside one of PGD, on the same network.
 
     Args:
-        methods: of training, as for run.py.
+        methods: of training, as for run.py. The attack of fat stops where an image is fooled, which on the untrained
+            network of a benchmark is sooner than in training.
         defense: of the network.
         num_steps: of the training attack of those that have one.
         pairs: how often every method is timed, in turns.

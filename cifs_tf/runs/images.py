@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data import ImageDataset, Split, load_dataset
@@ -171,15 +171,23 @@ def check_warm_start(dataset: ImageDataset, run: Workdir) -> None:
     if record.identity.class_names != dataset.class_names:
         advice = f"it was trained on the classes {', '.join(record.identity.class_names)}, give a run on the same ones"
         raise UserError("--warm_start", run.path, f"{advice}, in the same order")
-    known = _count_known(dataset, record.identity)
-    if record.identity.hash != dataset.identity.hash and known > dataset.duplicates["train_and_test"]:
+    is_same = record.identity.hash == dataset.identity.hash
+    trained_on_here = _digests(dataset.identity, ("train", "validation"))  # test images among them are told anyway
+    tested = [digest for digest in dataset.identity.splits["test"].values() if digest not in trained_on_here]
+    if not is_same and (known := _count_known(tested, record.identity)):
         advice = f"{known:,} of the test images of {dataset.name} were trained or validated on there, give another run"
         raise UserError("--warm_start", run.path, advice)
-    held_out = hash_division(dataset.splits)["validation"]
-    is_same = record.identity.hash == dataset.identity.hash
-    if is_same and len(dataset.validation) and record.division.get("validation") != held_out:
+    of_names = dataset.identity.splits["train"] | dataset.identity.splits.get("validation", {})
+    files = zip(dataset.validation.labels, dataset.validation.names or (), strict=False)
+    validated = [of_names.get(f"{dataset.class_names[label]}/{name}", "") for label, name in files]
+    if is_same:
+        held_out = hash_division(dataset.splits)["validation"]
+        is_held_out = not len(dataset.validation) or record.division.get("validation") == held_out
+    else:
+        is_held_out = not _count_known(validated, record.identity)
+    if not is_held_out:
         advice = "it is not known to have held out the images that are for validation here, which choose the best epoch"
-        raise UserError("--warm_start", run.path, f"{advice}; give that run's --val_examples, or 0")
+        raise UserError("--warm_start", run.path, f"{advice}; give that run's images and --val_examples, or 0")
 
 
 def read_record(run: Workdir, option: str = "--run") -> Record | None:
@@ -250,14 +258,17 @@ def _match(
         raise UserError("--dataset", dataset.name, f"{said}; give images of the same classes")
     if not other_images:
         raise UserError("--dataset", dataset.name, f"{said}; {advice}")
-    if known := _count_known(dataset, recorded):
+    if known := _count_known(dataset.identity.splits["test"].values(), recorded):
         number = len(dataset.identity.splits["test"])
         different.append(f"{known:,} of the {number:,} images of its test split were trained or validated on")
     return dataclasses.replace(dataset, unlike_run=tuple(dict.fromkeys((*dataset.unlike_run, *different))))
 
 
-def _count_known(dataset: ImageDataset, recorded: Identity) -> int:
-    """Count the images of a test split that a run was trained or validated on, as far as it recorded single images."""
-    splits = (recorded.splits.get(split, {}) for split in ("train", "validation"))
-    known = {digest for images in splits for digest in images.values() if digest}
-    return sum(digest in known for digest in dataset.identity.splits["test"].values())
+def _count_known(digests: Iterable[str], recorded: Identity) -> int:
+    """Count the images that a run was trained or validated on, as far as it recorded single images."""
+    known = _digests(recorded, ("train", "validation"))
+    return sum(digest in known for digest in digests)
+
+
+def _digests(identity: Identity, splits: Collection[str]) -> set[str]:
+    return {digest for split in splits for digest in identity.splits.get(split, {}).values() if digest}

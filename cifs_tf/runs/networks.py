@@ -19,6 +19,12 @@ from cifs_tf.runs.measurement import attacks_of
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.runs.workdir import Workdir
 
+# What a network makes of the weights of its probes, which a warm start may change.
+OF_THE_MASK = (
+    *("importance", "importance_scale", "temperature", "alpha", "top_k"),
+    *("mask_gradient", "label_in_mask", "mask_permutation"),
+)
+
 
 def model_configs(config: RunConfig) -> list[ModelConfig]:
     """Return the networks of a run: the twin first, if there is one."""
@@ -71,7 +77,7 @@ def build(config: RunConfig, model: ModelConfig, dataset: ImageDataset, cluster:
         keras.utils.set_random_seed(config.train.seed)
         classifier = build_classifier(model, dataset.image_shape, dataset.num_classes, config.train.precision)
         if config.train.warm_start is not None:
-            _warm_start(classifier, config.train.warm_start, model, dataset)
+            _warm_start(classifier, config.train.warm_start, model, dataset, cluster)
     return classifier
 
 
@@ -102,13 +108,13 @@ def _check_checkpoints(config: RunConfig, dataset: ImageDataset) -> None:
         raise UserError("--export_checkpoint", "best", "there is no best epoch without --val_examples; give last")
 
 
-def _warm_start(classifier: Classifier, path: str, model: ModelConfig, dataset: ImageDataset) -> None:
+def _warm_start(classifier: Classifier, path: str, model: ModelConfig, dataset: ImageDataset, cluster: Cluster) -> None:
     run, defense = Workdir(path), model.defense
     model_file = run.model_file(defense)
     if not model_file.exists():
         advice = f"there is no {model_file}, give the workdir of a finished run with the same defense"
         raise UserError("--warm_start", path, advice)
-    check_warm_start(dataset, run)
+    _check_origin(dataset, run)
     config = run.read_config("--warm_start")
     source = TrainedNetwork(run, config, defense, option="--warm_start").load()
     theirs, ours = [w.shape for w in source.weights], [w.shape for w in classifier.weights]
@@ -125,7 +131,23 @@ def _warm_start(classifier: Classifier, path: str, model: ModelConfig, dataset: 
     ):
         if its != here:
             raise UserError("--warm_start", path, f"its network has {option} {its}, this one {here}; give the same")
+    different = [name for name in OF_THE_MASK if getattr(config.model, name) != getattr(model, name)]
+    if different and len(classifier.cuts) and cluster.is_chief:
+        its = ", ".join(f"{name} {getattr(config.model, name)}" for name in different)
+        print(f"note: the weights of {path} are of a network with {its}, which is otherwise here")
     classifier.set_weights(source.get_weights())
+
+
+def _check_origin(dataset: ImageDataset, run: Workdir) -> None:
+    """Refuse weights that have seen the images to test or validate on: in their run, or in one that it began from."""
+    check_warm_start(dataset, run)
+    begun_from = run.read_config("--warm_start").train.warm_start
+    if begun_from is None:
+        return
+    if not Workdir(begun_from).images_file.exists():
+        advice = f"it began from the weights of {begun_from}, of which it is not known what they were trained on"
+        raise UserError("--warm_start", run.path, f"{advice}; that folder is not there")
+    _check_origin(dataset, Workdir(begun_from))
 
 
 def _summary(classifier: Classifier) -> str:

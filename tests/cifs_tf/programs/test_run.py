@@ -138,8 +138,14 @@ def test_warm_start_from_a_naturally_trained_network(tmp_path):
     argv = [*SMALL, "--twin=null", "--epochs=1", "--export=false", "--attacks=[fgsm]"]
     code, _, err = run_here(*argv, "--method=standard", "--workdir=natural", cwd=tmp_path)
     assert code == 0, err
-    code, _, err = run_here(*argv, "--warm_start=natural", "--loss_scale=official", "--workdir=robust", cwd=tmp_path)
+    other = ["--loss_scale=official", "--importance=sigmoid", "--workdir=robust"]
+    code, out, err = run_here(*argv, "--warm_start=natural", *other, cwd=tmp_path)
     assert code == 0, err
+    assert "the weights of natural are of a network with importance softmax, which is otherwise here" in out
+    (tmp_path / "natural").rename(tmp_path / "moved")
+    code, _, err = run_here(*argv, "--warm_start=robust", "--workdir=again", cwd=tmp_path)
+    assert (code, "it began from the weights of natural, of which it is not known" in err) == (2, True), err
+    (tmp_path / "moved").rename(tmp_path / "natural")
     code, _, err = run_here(*argv, "--warm_start=natural", "--width=8", "--workdir=wider", cwd=tmp_path)
     assert code == 2
     assert "--warm_start: received natural" in err

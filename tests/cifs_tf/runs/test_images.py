@@ -177,7 +177,7 @@ def test_a_warm_start_does_not_know_the_validation_images(pets, tmp_path):
     record_images(load_dataset(data), run)
     check_warm_start(load_dataset(data), run)
     check_warm_start(load_dataset(dataclasses.replace(data, val_examples=0)), run)
-    with pytest.raises(UserError, match=r"--warm_start: .*give that run's --val_examples, or 0"):
+    with pytest.raises(UserError, match=r"--warm_start: .*give that run's images and --val_examples, or 0"):
         check_warm_start(load_dataset(dataclasses.replace(data, val_examples=3)), run)
 
 
@@ -187,7 +187,9 @@ def test_a_warm_start_does_not_know_the_test_images(pets, tmp_path):
     run = begin(tmp_path, data)
     check_warm_start(load_dataset(data), run)
     add(pets)
-    check_warm_start(load_dataset(data), run)
+    check_warm_start(load_dataset(dataclasses.replace(data, val_examples=0)), run)
+    with pytest.raises(UserError, match=r"--warm_start: .*which choose the best epoch"):
+        check_warm_start(load_dataset(dataclasses.replace(data, val_examples=2)), run)  # others than were held out
     record = json.loads(run.images_file.read_text())
     for name in record["splits"]["train"]:
         target = tmp_path / "other" / ("test" if "bee" in name else "train") / name
