@@ -177,7 +177,7 @@ def check_warm_start(dataset: ImageDataset, run: Workdir) -> None:
     if not is_same and (known := _count_known(tested, record.identity)):
         advice = f"{known:,} of the test images of {dataset.name} were trained or validated on there, give another run"
         raise UserError("--warm_start", run.path, advice)
-    of_names = dataset.identity.splits["train"] | dataset.identity.splits.get("validation", {})
+    of_names = {**dataset.identity.splits["train"], **dataset.identity.splits.get("validation", {})}
     files = zip(dataset.validation.labels, dataset.validation.names or (), strict=False)
     validated = [of_names.get(f"{dataset.class_names[label]}/{name}", "") for label, name in files]
     if is_same:

@@ -127,7 +127,7 @@ def _warm_start(classifier: Classifier, path: str, model: ModelConfig, dataset: 
     # Weights of the same shapes, of which another network makes something else.
     for option, its, here in (
         ("--activation", config.model.activation, model.activation),
-        ("--cuts", list(source.cuts), list(classifier.cuts)),
+        ("--cuts", ",".join(source.cuts), ",".join(classifier.cuts)),
     ):
         if its != here:
             raise UserError("--warm_start", path, f"its network has {option} {its}, this one {here}; give the same")
@@ -140,14 +140,15 @@ def _warm_start(classifier: Classifier, path: str, model: ModelConfig, dataset: 
 
 def _check_origin(dataset: ImageDataset, run: Workdir) -> None:
     """Refuse weights that have seen the images to test or validate on: in their run, or in one that it began from."""
+    known = [run.path.absolute()]
     check_warm_start(dataset, run)
-    begun_from = run.read_config("--warm_start").train.warm_start
-    if begun_from is None:
-        return
-    if not Workdir(begun_from).images_file.exists():
-        advice = f"it began from the weights of {begun_from}, of which it is not known what they were trained on"
-        raise UserError("--warm_start", run.path, f"{advice}; that folder is not there")
-    _check_origin(dataset, Workdir(begun_from))
+    while (begun_from := run.read_config("--warm_start").train.warm_start) is not None:
+        run = Workdir(begun_from)
+        if not run.images_file.exists() or run.path.absolute() in known:  # gone, or another run lies there now
+            advice = f"it began from the weights of {begun_from}, of which it is not known what they were trained on"
+            raise UserError("--warm_start", known[0], advice)
+        known.append(run.path.absolute())
+        check_warm_start(dataset, run)
 
 
 def _summary(classifier: Classifier) -> str:
