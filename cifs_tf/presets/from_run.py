@@ -130,11 +130,13 @@ def _command(network: TrainedNetwork, suite: str) -> str:
 def _check_report(network: TrainedNetwork, suite: str, report: dict[str, Any], weights: str) -> None:
     """Refuse a report of another network, suite, epsilon or images than the card will say."""
     about, epsilon = report["about"], float(network.config.attack.epsilon)
-    wanted = {"weights": weights, "suite": suite, "epsilon": epsilon, "norm": "linf", "unlike_run": []}
-    found = {"weights": report.get("key", {}).get("weights"), **{name: about.get(name) for name in [*wanted][1:]}}
-    found["norm"], found["unlike_run"] = found["norm"] or "linf", found["unlike_run"] or []
-    is_equal = {name: found[name] == value for name, value in wanted.items()}
-    is_equal["epsilon"] = found["epsilon"] is not None and math.isclose(found["epsilon"], epsilon)
+    is_equal = {
+        "weights": report.get("key", {}).get("weights") == weights,
+        "suite": about.get("suite") == suite,
+        "epsilon": math.isclose(about.get("epsilon") or 0, epsilon),
+        "norm": about.get("norm") in (None, "linf"),  # there was no other one
+        "images": not about.get("unlike_run"),
+    }
     if different := [name for name, equal in is_equal.items() if not equal]:
         file = (network.evaluation(suite) / "report.json").relative_to(network.path)
         advice = f"{file} is of other {', '.join(different)}; measure it anew: {_command(network, suite)}"

@@ -77,10 +77,10 @@ def main(argv: Sequence[str]) -> None:
     check_folder(workdir)
     console = Console()
     if options.study is not None:
-        from cifs_tf.reproduction.verdict.runner import print_plan, run_study
+        from cifs_tf.reproduction.verdict.runner import run_study
 
-        carry_out = print_plan if options.dry_run else run_study
-        carry_out(options.scale, options.arms, options.seeds, workdir, options.data_dir, console)
+        asked_for = options.scale, options.arms, options.seeds
+        run_study(*asked_for, workdir, options.data_dir, console, dry_run=options.dry_run)
         return
     asked = (options.table, options.figure)
     if options.dry_run and asked == (None, None):

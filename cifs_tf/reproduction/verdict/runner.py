@@ -31,8 +31,18 @@ def run_study(
     workdir: Path,
     data_dir: str | None,
     console: Console,
+    dry_run: bool = False,
 ) -> None:
     """Compute what is missing of some arms, or all, with so many seeds, or the study's own number; write the page.
+
+    Args:
+        scale_name: `"full"` or `"smoke"`.
+        arms: names; None for all.
+        seeds: 0, 1, ... of every arm; None for the study's own number.
+        workdir: of runs and evaluations.
+        data_dir: of TFDS; None for its own default.
+        console: to print on.
+        dry_run: print what there is to do, and do nothing. Default False.
 
     Raises:
         UserError: if a job ends with an error, a cell is of other images than the rest, or vanilla does not reach the
@@ -41,6 +51,9 @@ def run_study(
     """
     study, scale, docs = _opened(scale_name, workdir)
     cells = plan_cells(study, scale, seeds or study.seeds, arms)
+    if dry_run:
+        _print_plan(study, cells, workdir, docs, data_dir, console)
+        return
     locks = workdir / "cells"
     for cell in cells:
         if cell.file(docs).exists():
@@ -88,17 +101,10 @@ def _compute(
     write_cell(measured, cell.file(docs), study, read_cells(docs, study))
 
 
-def print_plan(
-    scale_name: str,
-    arms: Sequence[str] | None,
-    seeds: int | None,
-    workdir: Path,
-    data_dir: str | None,
-    console: Console,
+def _print_plan(
+    study: Study, cells: Sequence[Cell], workdir: Path, docs: Path, data_dir: str | None, console: Console
 ) -> None:
-    """Print the commands of every cell that is missing, then all cells, what is done and the hours left; do nothing."""
-    study, scale, docs = _opened(scale_name, workdir)
-    cells = plan_cells(study, scale, seeds or study.seeds, arms)
+    """Print the commands of every cell that is missing, then all cells, what is done and the hours left."""
     for cell in cells:
         if not cell.file(docs).exists():
             console.rule(cell.name, align="left")

@@ -29,7 +29,7 @@ def test_a_run_becomes_a_preset(trained, make_images, tmp_path, capsys):
     report = read_results(file)
     for words, other in (
         ("of other epsilon", {"about": {**report["about"], "epsilon": 0.01}}),
-        ("of other unlike_run", {"about": {**report["about"], "unlike_run": ["other test images"]}}),
+        ("of other images", {"about": {**report["about"], "unlike_run": ["other test images"]}}),
         ("of other weights", {"key": {**report["key"], "weights": "abc"}}),
     ):
         write_results(file, {**report, **other})
