@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOCKED := -r requirements.txt -r requirements-dev.txt
+UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
 PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # One resolution for every Python that the project supports, with markers where they differ.
 LOCK = --universal --python-version 3.11 --quiet --custom-compile-command "make lock" $(UPGRADE)
@@ -14,13 +16,15 @@ help:  ## show the targets
 
 install: $(STAMP)  ## make the environment in .venv
 
-# The lock names every package, so nothing is to be resolved; what is imported is compiled then.
+# The lock names every package, so nothing is to be resolved. uv fetches and unpacks several at a time; it does not read
+# pip's settings, so behind a mirror that pip alone knows of, pip takes its place.
 $(STAMP): requirements.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "make: PYTHON: received $(PYTHON); give one of Python 3.11 to 3.13, as in: make install PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --no-deps --no-compile -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --constraint requirements-dev.txt uv
+	$(UV_INSTALL) $(LOCKED) || $(BIN)/python -m pip install --quiet --no-deps $(LOCKED)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	$(BIN)/python -m pip --quiet check
 	@touch $(STAMP)

@@ -23,6 +23,8 @@ from cifs_tf.layers import CIFS, BatchNormalization, get_importance
 from cifs_tf.losses import head_weights
 from cifs_tf.models import Classifier, build_classifier
 
+# An honest evaluation, a model of one's own, serving.
+SOAK_NOTEBOOKS = ("03", "04", "05")
 # Slow tests that take as long as a notebook, or as a test of several processes.
 MANY = 20
 # A second logical CPU, for tests of replicas; everything else runs on the first.
@@ -49,11 +51,16 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Notebooks are slow. Files with long or many slow tests first: what comes last is short, no worker waits long."""
+    """Notebooks are slow, three for the soak: CI runs their steps as those of pages.
+
+    Files with long or many slow tests come first: what is last is short, no worker waits long.
+    """
     slow = collections.Counter()
     for item in items:
         if item.path.suffix == ".ipynb":
             item.add_marker("slow")
+            if item.path.name[:2] in SOAK_NOTEBOOKS:
+                item.add_marker("soak")
         is_long = item.path.suffix == ".ipynb" or item.get_closest_marker("multi_worker")
         slow[item.path] += MANY if is_long else bool(item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])

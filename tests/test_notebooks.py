@@ -1,6 +1,6 @@
 """Notebooks as they are kept: without outputs, for any Python 3 kernel, with a smoke setting.
 
-`make test` runs them all in that setting, with nbmake; `make soak` at full size.
+`make test-all` runs the first two in that setting, with nbmake; `make soak` all of them at full size.
 """
 
 import ast

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tomllib
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cifs_tf import extras
+from tests.cifs_tf.serving.running import free_port, wait_until_it_answers
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -129,14 +129,15 @@ def test_run_serve_and_predict(installed):
     assert len(result["networks"]["cifs"]["history"]) == 1
     assert (installed.folder / "out/cifs/curves.png").is_file()
     _make_image(installed)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port, log = free_port(), installed.folder / "server.log"
     (base,) = {file.parents[1] for file in (installed.folder / "out").rglob("saved_model.pb")}
-    server = installed.start("cifs-tf", "serve", f"--model_base_path={base}", f"--rest_api_port={port}", "--port=0")
+    argv = ["serve", f"--model_base_path={base}", f"--rest_api_port={port}", "--port=0"]
+    with log.open("w") as output:
+        server = installed.start("cifs-tf", *argv, stdout=output, stderr=subprocess.STDOUT)
     try:
         url = f"http://127.0.0.1:{port}"
-        code, out, err = _ask(installed, server, "zero.png", f"--url={url}")
+        wait_until_it_answers(server, url, log)
+        code, out, err = installed.run("cifs-tf", "predict", "zero.png", f"--url={url}")
         assert code == 0, err
         assert "zero.png" in out
     finally:
@@ -147,15 +148,6 @@ def test_run_serve_and_predict(installed):
 def _make_image(environment):
     program = "from PIL import Image; Image.new('L', (8, 8)).save('zero.png')"
     assert environment.run("python", "-c", program)[0] == 0
-
-
-def _ask(environment, server, *arguments):
-    """Ask until the server, which needs seconds to start, answers."""
-    for _ in range(60):
-        answer = environment.run("cifs-tf", "predict", *arguments)
-        if answer[0] == 0 or server.poll() is not None:
-            break
-    return answer
 
 
 @pytest.mark.soak
@@ -189,7 +181,7 @@ def test_a_missing_extra_is_one_sentence(without_extras, command, extra):
     assert "Traceback" not in err
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_needs_no_extra(without_extras):
     """It leaves out figures and ONNX, and says so."""
     code, out, err = without_extras.run(

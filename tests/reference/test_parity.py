@@ -30,9 +30,8 @@ def _restore_floatx():
 
 
 def recordings():
-    """CIFS in float64, the sharper comparison, in every `make test`; two more in CI, all others in the soak."""
+    """CIFS in float64, the sharper comparison, in every `make test`; one more in CI, all others in the soak."""
     marks = {"resnet18_cifs-float64": [], "resnet18_cifs_sharp-float64": pytest.mark.slow}
-    marks["resnet18_cifs-float32"] = pytest.mark.slow
     for path in RECORDINGS:
         for precision in ("float64", "float32"):
             name = f"{path.stem}-{precision}"

@@ -14,7 +14,7 @@ def weights_after_a_step(jit_compile):
     return trainer.classifier.get_weights()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_step_with_a_random_start_is_the_same_under_xla():
     plain, compiled = weights_after_a_step(False), weights_after_a_step(True)
     for expected, found in zip(plain, compiled, strict=True):

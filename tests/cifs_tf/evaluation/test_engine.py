@@ -116,13 +116,8 @@ def full_report(small_suite, trained, digits):
     return evaluate(trained.classifier, digits, small_suite(as_attacked(trained.classifier)), batch_size=64)
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        pytest.param("batches of 7", marks=pytest.mark.slow),
-        pytest.param("2 devices", marks=pytest.mark.soak),  # in CI that of evaluate.py
-    ],
-)
+@pytest.mark.soak  # in CI: shards, whose batches are others, below; the two devices of evaluate.py
+@pytest.mark.parametrize("setting", ["batches of 7", "2 devices"])
 def test_verdicts_do_not_depend_on_batches_or_devices(small_suite, setting, trained, digits, full_report, capsys):
     if setting == "2 devices":
         strategy = mirrored_strategy(["CPU:0", "CPU:1"])
@@ -139,7 +134,7 @@ def test_verdicts_do_not_depend_on_batches_or_devices(small_suite, setting, trai
     assert different <= len(digits) / 500
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # in CI: evaluate.py, killed
 def test_an_interrupted_evaluation_goes_on(small_suite, trained, digits, full_report, tmp_path):
     """Stopped after any batch and started again, it attacks nothing twice and ends in the same report."""
     victim = as_attacked(trained.classifier)

@@ -22,7 +22,9 @@ def data(make_images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("defense", ["cifs", "vanilla", pytest.param("cas", marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "defense", ["cifs", *(pytest.param(name, marks=pytest.mark.soak) for name in ("vanilla", "cas"))]
+)
 def test_fit_is_standard_training_with_eq_3(make_classifier, data, defense):
     """The trainer's own method on natural images makes the same step."""
     images, labels = data

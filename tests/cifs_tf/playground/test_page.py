@@ -60,7 +60,7 @@ class Visit:
     def __init__(self, browser, url, width=1280, scheme="light", fragment=""):
         self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(180_000)  # of a busy machine; what fails says so at once
         self.requests, self.errors = [], []
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("console", lambda line: line.type in ("error", "warning") and self.errors.append(line.text))
@@ -138,7 +138,10 @@ SETTINGS = [{"kind": "pgd", "epsilon": 0.1, "beta": "0", "mask": "detached", "ta
 SETTINGS.append({**SETTINGS[0], "kind": "cw", "beta": "2", "mask": "full"})
 
 
-@pytest.fixture(scope="module", params=[("digits", 50), ("fashion_mnist", 10)], ids=["digits", "fashion_mnist"])
+ATTACKED = [("digits", 50), pytest.param(("fashion_mnist", 10), marks=pytest.mark.soak)]
+
+
+@pytest.fixture(scope="module", params=ATTACKED, ids=lambda dataset: dataset[0])
 def attacked(request, visit):
     """Stored images under both settings, attacked in the page: twenty steps of epsilon / 10."""
     dataset, count = request.param

@@ -122,7 +122,7 @@ def test_memory_does_not_grow_with_the_attack(tmp_path):
     assert result["input_images_per_second"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_images_per_second_of_every_way(tmp_path):
     """Speeds of each, in every turn; nothing is left of the caches, and a table has a line for each way."""
     make_photographs(tmp_path / "photographs", 40)
@@ -221,7 +221,7 @@ def small_recording(tmp_path):
     return tmp_path / "autoattack_few.npz"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_attacks_are_timed_beside_the_official_ones(small_recording, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(attack, "Square", lambda **ball: Square(**ball, num_queries=100))
     file = tmp_path / "attack.json"

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.running import ROOT, SMALL, run
+from tests.running import ROOT, SMALL, run, run_here
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi_worker]
 LAUNCH = [sys.executable, str(ROOT / "training" / "launch" / "local.py")]
@@ -42,7 +42,7 @@ def largest_difference(first, second):
 def test_workers_make_the_step_of_one_process_and_share_the_attacks(workers, tmp_path):
     arguments = [*DIGITS, "--train_examples=16", "--val_examples=6", "--epochs=1"]
     job = launch(*arguments, "--workdir=several", cwd=tmp_path, workers=workers)
-    returned, _, errors = run(*arguments, "--workdir=one", cwd=tmp_path)
+    returned, _, errors = run_here(*arguments, "--workdir=one", cwd=tmp_path)
     assert returned == 0, errors
     output, _ = job.communicate(timeout=600)
     assert job.returncode == 0, output
@@ -86,6 +86,7 @@ def test_a_killed_worker_is_started_again_and_the_run_is_that_of_one_process(kil
         assert logged == pytest.approx(expected, abs=2e-3)
 
 
+@pytest.mark.soak
 def test_workers_that_cannot_share_a_batch_are_told(tmp_path):
     job = launch(*DIGITS, "--batch_size=15", "--workdir=job", cwd=tmp_path)
     output, _ = job.communicate(timeout=240)

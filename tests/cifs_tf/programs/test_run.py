@@ -67,7 +67,7 @@ def test_run_trains_attacks_and_exports_in_its_workdir_only(tmp_path):
 
 @pytest.mark.slow
 def test_a_twin_is_trained_and_attacked_beside_the_defense(tmp_path):
-    argv = [*SMALL, "--epochs=1", "--val_examples=0", "--export=false", "--workdir=run"]
+    argv = [*SMALL, "--epochs=1", "--val_examples=0", "--export=false", "--attacks=[pgd3]", "--workdir=run"]
     code, out, err = run_here(*argv, cwd=tmp_path)
     assert code == 0, err
     networks = json.loads((tmp_path / "run" / "result.json").read_text())["networks"]
@@ -106,9 +106,8 @@ def test_a_twin_is_trained_and_attacked_beside_the_defense(tmp_path):
     ],
 )
 def test_every_method_trains_what_goes_on_top_too(argv, tmp_path):
-    code, out, err = run_here(
-        *SMALL, "--twin=null", "--epochs=2", "--export=false", *argv, "--workdir=run", cwd=tmp_path
-    )
+    small = [*SMALL, "--twin=null", "--epochs=2", "--export=false", "--attacks=[fgsm]", "--attack_betas=[0]"]
+    code, out, err = run_here(*small, *argv, "--workdir=run", cwd=tmp_path)
     assert code == 0, err
     assert "last epoch (2)" in out
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -126,8 +125,8 @@ def test_plugins_of_this_folder_make_the_mask_and_the_guides_method(tmp_path):
     guide = (ROOT / "docs" / "guides" / "own_method.md").read_text()
     block = next(b for b in re.findall(r"^```python\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE) if "my_method" in b)
     (tmp_path / "my_method.py").write_text(block)
-    argv = [*SMALL, "--twin=null", "--epochs=1", "--export=false", "--plugins=[my_plugin, my_method]"]
-    argv += ["--importance=my_relu", "--method=hinge"]
+    argv = [*SMALL, "--twin=null", "--epochs=1", "--export=false", "--attacks=[fgsm]", "--attack_betas=[0]"]
+    argv += ["--plugins=[my_plugin, my_method]", "--importance=my_relu", "--method=hinge"]
     for _ in range(2):  # the second time, the saved network is loaded
         code, _, err = run(*argv, "--workdir=run", cwd=tmp_path)
         assert code == 0, err

@@ -64,7 +64,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert {file.suffix for file in (network / "not_finite").iterdir()} == {".json", ".npz"}
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # in CI: the same of a trainer in tests/cifs_tf/runs/test_checkpoints.py, and the kill above
 def test_sigterm_saves_and_the_run_goes_on(tmp_path):
     """Ended in the middle of training, with code 0 and a sentence; it ends as if it had not been."""
     argv = [*SMALL, *PLAIN, "--epochs=12", "--export=false", "--attacks=[fgsm]"]

@@ -197,7 +197,7 @@ def test_hyperband_continues_the_better_trials(tmp_path, run):
     assert out.count("Epoch 1/3") == 2
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_diverging_trial_fails_and_the_search_goes_on(tmp_path, run):
     argv = [*SMALL, "--search=[learning_rate]", "--search_learning_rate=[1e29, 1e30]", "--max_trials=1"]
     code, out = run(*argv)
@@ -208,7 +208,7 @@ def test_a_diverging_trial_fails_and_the_search_goes_on(tmp_path, run):
     assert [row["status"] for row in result(tmp_path)["trials"]] == ["failed"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.multi_worker
 def test_a_chief_and_two_workers_survive_the_death_of_one(tmp_path, start):
     """The one that is left has no trial of its own to do any more, and takes over that of the dead one."""

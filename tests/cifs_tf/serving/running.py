@@ -49,7 +49,7 @@ def running_server(log, *arguments):
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
     try:
         server = Server(f"http://127.0.0.1:{rest}", f"127.0.0.1:{rpc}", process, log)
-        _wait_until_it_listens(server)
+        wait_until_it_answers(process, server.url, log)
         yield server
     finally:
         if process.poll() is None:
@@ -57,15 +57,16 @@ def running_server(log, *arguments):
         process.wait()
 
 
-def _wait_until_it_listens(server):
+def wait_until_it_answers(process, url, log):
+    """Wait for a server, whose port is taken before its models are loaded."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        if server.process.poll() is not None:
-            raise RuntimeError(f"the server ended: {server.log.read_text()[-2000:]}")
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended: {log.read_text()[-2000:]}")
         with contextlib.suppress(OSError):  # refused, or taken and not answered while the models load
             try:
-                urllib.request.urlopen(f"{server.url}/healthz", timeout=5)
+                urllib.request.urlopen(f"{url}/healthz", timeout=5)
             except urllib.error.HTTPError:
                 return  # 404: it answers
         time.sleep(0.1)
-    raise RuntimeError(f"the server does not listen: {server.log.read_text()[-2000:]}")
+    raise RuntimeError(f"the server does not answer: {log.read_text()[-2000:]}")
