@@ -62,6 +62,7 @@ def catastrophic_overfitting(history: Sequence[Mapping[str, Any]]) -> str | None
         return None
     return (
         f"Catastrophic overfitting after epoch {len(history)}: of the validation images {one:.1%} are right under one "
-        f"step of the attack, {several:.1%} under several. The best epoch is kept. More noise (--method nfgsm "
-        "--nfgsm_noise), a smaller radius or several steps (--method pgd --num_steps) avoid it."
+        f"step of the attack, {several:.1%} under several. The best epoch is kept, and exported by --export_checkpoint "
+        "best. More noise (--method nfgsm --nfgsm_noise), a smaller radius or several steps (--method pgd --num_steps) "
+        "avoid it."
     )

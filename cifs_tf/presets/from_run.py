@@ -7,7 +7,6 @@ What the suite strict found is in the card if it was measured before:
 """
 
 import dataclasses
-import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Literal
 from cifs_tf.command_line import parse_options, run_program
 from cifs_tf.config import EvaluationConfig, Group, RunConfig
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.networks.attacked import fingerprint_of
+from cifs_tf.evaluation.networks.attacked import as_attacked, fingerprint_of
 from cifs_tf.files import print_written
 from cifs_tf.losses import attack_betas_for
 from cifs_tf.runs.recipes import arguments, changes_of, parse_config, recipe_for
@@ -70,6 +69,8 @@ def save_run_to_preset(network: TrainedNetwork, folder: Path, recipe: str | None
         raise UserError(network.option, network.path, advice)
     for suite, report in reports.items():
         _check_report(network, suite, report, fingerprint_of(classifier))
+    if "strict" in reports:
+        _check_strict(network, reports["strict"], as_attacked(classifier).mask_gradients)
     natural = reports["paper"]["natural"]["count"]
     dataset, num_examples = config.data.dataset, reports["paper"]["num_examples"]
     base = f"--dataset {dataset}"
@@ -85,9 +86,7 @@ def save_run_to_preset(network: TrainedNetwork, folder: Path, recipe: str | None
     usual = parse_config("run.py", "", [f"--dataset={dataset}"]).evaluation
 
     def how(suite: str) -> str:
-        options = dict(told)
-        if suite in reports:
-            options |= _options_of(reports[suite], config, usual, classifier.num_probes)
+        options = told | _options_of(reports.get(suite, reports["paper"]), config, usual, classifier.num_probes)
         if suite == "paper" and "eval_mask_gradient" in other:
             options["mask_gradients"] = other["eval_mask_gradient"]
         return " ".join(map(shlex.quote, arguments(options)))
@@ -129,17 +128,16 @@ def _command(network: TrainedNetwork, suite: str) -> str:
 
 def _check_report(network: TrainedNetwork, suite: str, report: dict[str, Any], weights: str) -> None:
     """Refuse a report of another network, suite, epsilon or images than the card will say."""
-    about, epsilon = report["about"], float(network.config.attack.epsilon)
-    is_equal = {
-        "weights": report.get("key", {}).get("weights") == weights,
-        "suite": about.get("suite") == suite,
-        "epsilon": math.isclose(about.get("epsilon") or 0, epsilon),
-        "norm": about.get("norm") in (None, "linf"),  # there was no other one
-        "images": not about.get("unlike_run"),
-    }
-    if different := [name for name, equal in is_equal.items() if not equal]:
+    if different := network.differences(report, suite, weights):
         file = (network.evaluation(suite) / "report.json").relative_to(network.path)
         advice = f"{file} is of other {', '.join(different)}; measure it anew: {_command(network, suite)}"
+        raise UserError(network.option, network.path, advice)
+
+
+def _check_strict(network: TrainedNetwork, report: dict[str, Any], mask_gradients: Sequence[str]) -> None:
+    """Refuse what is less than the suite: an attack through some gradients of the mask alone, or without the audit."""
+    if set(report["about"]["mask_gradients"]) != set(mask_gradients) or report.get("believable") is None:
+        advice = f"strict was measured without the audit or some mask gradients; anew: {_command(network, 'strict')}"
         raise UserError(network.option, network.path, advice)
 
 
@@ -148,6 +146,8 @@ def _options_of(report: dict[str, Any], config: RunConfig, usual: EvaluationConf
     attacks, number = report["paper"]["attacks"], report["num_examples"]
     betas = list(next(iter(attacks.values()))["by_beta"])
     options: dict[str, Any] = {}
+    if report["about"]["seed"] != config.train.seed or report["about"]["seed"]:
+        options["seed"] = report["about"]["seed"]
     if list(attacks) != list(usual.attacks):
         options["attacks"] = list(attacks)
     if betas != [str(beta) for beta in attack_betas_for(usual.attack_betas, num_probes)]:

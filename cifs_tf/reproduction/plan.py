@@ -137,9 +137,18 @@ class Evaluation(Job):
             return False
         # Another evaluation is not this one; evaluate.py will say so.
         report = read_results(file)
-        attacks = tuple((report["paper"] or {"attacks": ()})["attacks"])
+        about, attacks = report["about"], tuple((report["paper"] or {"attacks": ()})["attacks"])
+        is_planned = (about.get("suite"), about.get("split") or "test") == (self.setup.suite, self.setup.split)
         examples = self.setup.examples
-        return attacks == self.setup.attacks and examples in (None, report["num_examples"])
+        is_planned = is_planned and attacks == self.setup.attacks and examples in (None, report["num_examples"])
+        return is_planned and self._measured_weights(workdir) in (None, report["key"]["weights"])
+
+    def _measured_weights(self, workdir: Path) -> str | None:
+        """Return the hash of the weights that the run itself measured at this epoch; None if it is not known."""
+        file = Workdir(workdir / self.training.folder).result_file
+        networks = read_results(file)["networks"] if file.exists() else {}
+        found = networks.get(self.training["defense"], {}).get("evaluation", {}).get(self.checkpoint, {})
+        return found.get("weights")  # type: ignore[no-any-return]
 
     def resolved(self, workdir: Path) -> Self:
         """Measure a network once if its best epoch is the last one."""

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from cifs_tf.config import DataConfig
 from cifs_tf.data import ImageDataset, Split, load_dataset
@@ -27,10 +29,12 @@ class Record:
     Args:
         identity: the images that the run was begun with, all of them.
         division: which of them it takes for what, see `hash_division`; empty of a run made before there were records.
+        begun_from: `path` and `run` (its key) of the run whose weights it began with. Default none, or not recorded.
     """
 
     identity: Identity
     division: dict[str, str]
+    begun_from: dict[str, str | None] | None = None
 
 
 def load_images(
@@ -205,7 +209,8 @@ def read_record(run: Workdir, option: str = "--run") -> Record | None:
     """
     try:
         found = json.loads(run.images_file.read_text(encoding="utf-8"))
-        record = Record(Identity.from_json(found), dict(found["division"]))
+        identity, begun_from = Identity.from_json(found), found.get("begun_from")
+        record = Record(identity, dict(found["division"]), begun_from and dict(begun_from))
         if found["hash"] != record.identity.hash:
             raise ValueError("its hash is not that of its content")
         if run.key is not None and found.get("run") not in (None, run.key):
@@ -222,7 +227,16 @@ def read_record(run: Workdir, option: str = "--run") -> Record | None:
 def _write_record(dataset: ImageDataset, run: Workdir, division: dict[str, str]) -> None:
     if run.has_begun:
         print(f"note: {run.path} had not recorded its images; they are taken for those of {dataset.name} of now")
-    described = {"run": run.key, "dataset": dataset.name, "hash": dataset.identity.hash, "division": division}
+    described: dict[str, Any] = {
+        "run": run.key,
+        "dataset": dataset.name,
+        "hash": dataset.identity.hash,
+        "division": division,
+    }
+    is_first = run.config_file.exists() and not run.has_begun
+    source = run.read_config("--workdir").train.warm_start if is_first else None
+    if source is not None:  # its name may lead elsewhere another time
+        described["begun_from"] = {"path": str(Path(source).absolute()), "run": Workdir(source).key}
     write_json(run.images_file, {**described, **dataset.identity.to_json()})
 
 

@@ -14,7 +14,7 @@ from cifs_tf.errors import UserError
 from cifs_tf.losses import attack_betas_for, head_weights
 from cifs_tf.models import Classifier, build_classifier
 from cifs_tf.runs.cluster import ALONE, Cluster
-from cifs_tf.runs.images import check_warm_start
+from cifs_tf.runs.images import check_warm_start, read_record
 from cifs_tf.runs.measurement import attacks_of
 from cifs_tf.runs.trained import TrainedNetwork
 from cifs_tf.runs.workdir import Workdir
@@ -143,8 +143,12 @@ def _check_origin(dataset: ImageDataset, run: Workdir) -> None:
     known = [run.path.absolute()]
     check_warm_start(dataset, run)
     while (begun_from := run.read_config("--warm_start").train.warm_start) is not None:
-        run = Workdir(begun_from)
-        if not run.images_file.exists() or run.path.absolute() in known:  # gone, or another run lies there now
+        record = read_record(run, "--warm_start")
+        origin = record.begun_from if record else None
+        run = Workdir(begun_from if origin is None else origin["path"] or "")
+        # Not recorded, gone, or another run lies there now.
+        is_known = origin is not None and run.key is not None and run.key == origin["run"] and run.images_file.exists()
+        if not is_known or run.path.absolute() in known:
             advice = f"it began from the weights of {begun_from}, of which it is not known what they were trained on"
             raise UserError("--warm_start", known[0], advice)
         known.append(run.path.absolute())

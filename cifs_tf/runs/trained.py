@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,25 @@ class TrainedNetwork:
     def evaluation(self, suite: str) -> Path:
         """Return the folder of what a suite of attacks found."""
         return self.run.evaluation(self.defense, self.checkpoint, suite)
+
+    def differences(self, report: dict[str, Any], suite: str, weights: str) -> list[str]:
+        """Return in what a report is not of this network and of what its run would measure; empty if it is.
+
+        Args:
+            report: content of a `report.json`.
+            suite: that should have measured it.
+            weights: hash of the loaded network, see `fingerprint_of`.
+        """
+        about, epsilon = report["about"], float(self.config.attack.epsilon)
+        is_equal = {
+            "weights": report.get("key", {}).get("weights") == weights,
+            "suite": about.get("suite") == suite,
+            "split": about.get("split") in (None, "test"),  # there was no other one
+            "epsilon": math.isclose(about.get("epsilon") or 0, epsilon),
+            "norm": about.get("norm") in (None, "linf"),  # there was no other one
+            "images": not about.get("unlike_run"),
+        }
+        return [name for name, equal in is_equal.items() if not equal]
 
     def load(self) -> Classifier:
         """Load the network, in float32 whatever it was trained in (or float64).

@@ -1,6 +1,7 @@
 """Cells of the study, one arm with one seed: planned as ordinary runs and evaluations, kept as one small file each."""
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -10,12 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
 from cifs_tf.files import read_results, with_check, write_text
 from cifs_tf.reproduction.catalogue import NetworkSpec
 from cifs_tf.reproduction.plan import Evaluation, Job, Training, plan_training
 from cifs_tf.reproduction.scales import SCALES, EvaluationSetup, Scale
 from cifs_tf.reproduction.verdict.study import NAME, Arm, Study
+from cifs_tf.runs.curves import WATCHED
+from cifs_tf.runs.workdir import PLACES
 
 CHECKPOINTS = ("last", "best")
 # Where the finished cells lie, in the folder of the page.
@@ -28,6 +32,7 @@ AGREE = ("images", "labels", "class_names", "schema")
 # What the page shows beside verdicts and curves.
 SHOWN = {*AGREE, "revisions", "code", "finished"}
 SHOWN_OF_CHECKPOINT = {"epoch", "training", "channels", "audit", "audit_passed"}
+CHANNELS = ("natural_negative_share", "adversarial_negative_share", "natural_alignment", "adversarial_alignment")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +173,7 @@ def _read_cell(file: Path, study: Study) -> dict[str, Any]:
 def _is_whole(cell: dict[str, Any], name: str, study: Study) -> bool:
     """Say whether a cell is its name's, as long as it should be, and right under all attacks only where under each."""
     try:
-        return _is_of_its_name(cell, name, study) and _is_consistent(cell)
+        return _is_of_its_name(cell, name, study) and _is_complete(cell, study) and _is_consistent(cell)
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -177,15 +182,40 @@ def _is_of_its_name(cell: dict[str, Any], name: str, study: Study) -> bool:
     """Say whether the run was what the study plans under that name, whatever else there is in the cell."""
     arm, seed = study.arms[cell["arm"]], cell["seed"]
     planned = _plan_cell(study, arm, scale_of(study, study.scale), seed).training
-    return cell["schema"] == SCHEMA and name == f"{arm.name}-seed{seed}" and planned.is_of(cell["config"])
+    # An option that there was not yet has its default; with any other value it is missing.
+    usual, missing = _defaults(), {name for name, _ in planned.config}.difference(cell["config"], PLACES)
+    is_named = cell["schema"] == SCHEMA and name == f"{arm.name}-seed{seed}"
+    return is_named and all(planned[name] == usual[name] for name in missing) and planned.is_of(cell["config"])
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return dict(json.loads(json.dumps(RunConfig().flat(), default=str)))
+
+
+def _is_complete(cell: dict[str, Any], study: Study) -> bool:
+    """Say whether a cell has everything that the page shows, of as many images and attacks as the study plans."""
+    curve, epochs, classes = cell["curves"][WATCHED], cell["config"]["epochs"], len(cell["class_names"])
+    _, per_class = np.unique(cell["labels"], return_counts=True)
+    is_whole = cell.keys() >= SHOWN and cell["revisions"].keys() >= {"training", "evaluation"} and None not in curve
+    is_whole &= len(cell["labels"]) == study.examples and len(per_class) == classes and np.ptp(per_class) <= 1
+    epoch_of = {"last": epochs, "best": int(np.argmax(np.array(curve, float))) + 1}
+    for checkpoint in CHECKPOINTS:
+        found = cell["checkpoints"][checkpoint]
+        shares = [found["training"]["natural"], found["training"]["robust"]]
+        shares += [value for value in found["channels"].values() if value is not None]
+        is_whole &= found.keys() >= SHOWN_OF_CHECKPOINT and found["channels"].keys() == set(CHANNELS)
+        is_whole &= found["epoch"] == epoch_of[checkpoint] and isinstance(found["audit_passed"], bool)
+        is_whole &= all(-1 <= value <= 1 for value in shares)
+        is_whole &= found["paper"].keys() == set(study.attacks) and len({*map(len, found["paper"].values())}) == 1
+    same_epoch = epoch_of["last"] == epoch_of["best"]
+    return bool(is_whole and (not same_epoch or cell["checkpoints"]["last"] == cell["checkpoints"]["best"]))
 
 
 def _is_consistent(cell: dict[str, Any]) -> bool:
     config, number = cell["config"], len(cell["labels"])
     for found in (cell["checkpoints"][checkpoint] for checkpoint in CHECKPOINTS):
         worst, natural = found["worst_case"], found["natural"]
-        if not found.keys() >= SHOWN_OF_CHECKPOINT:
-            return False
         others = [natural, *(text for by_beta in found["paper"].values() for text in by_beta.values())]
         if {len(text) for text in (worst, *others)} != {-(-number // 4)}:
             return False
@@ -193,7 +223,7 @@ def _is_consistent(cell: dict[str, Any]) -> bool:
             return False
     curves = cell["curves"].values()
     is_finite = all(math.isfinite(value) for curve in curves for value in curve if value is not None)
-    return is_finite and {len(curve) for curve in curves} == {config["epochs"]} and cell.keys() >= SHOWN
+    return is_finite and {len(curve) for curve in curves} == {config["epochs"]}
 
 
 def check_paired(cells: Sequence[dict[str, Any]]) -> None:

@@ -10,12 +10,14 @@ from cifs_tf.analysis import measure_channels
 from cifs_tf.attacks import PGD
 from cifs_tf.config import RunConfig
 from cifs_tf.data import ImageDataset, Split
+from cifs_tf.errors import UserError
 from cifs_tf.evaluation import as_attacked, evaluate, make_attacks
 from cifs_tf.evaluation.ledger import Ledger
+from cifs_tf.evaluation.networks.attacked import fingerprint_of
 from cifs_tf.evaluation.tasks import Crafted, Natural
 from cifs_tf.files import now, read_results
 from cifs_tf.models import Classifier
-from cifs_tf.reproduction.verdict.cells import CHECKPOINTS, SCHEMA, Cell, pack_bits
+from cifs_tf.reproduction.verdict.cells import CHANNELS, CHECKPOINTS, SCHEMA, Cell, pack_bits
 from cifs_tf.reproduction.verdict.study import Study
 from cifs_tf.runs.curves import VALIDATION_STEPS, best_epoch
 from cifs_tf.runs.images import load_images
@@ -27,7 +29,6 @@ from cifs_tf.runs.workdir import Workdir
 DIGITS = 4
 # Options that say where a run was.
 PLACES = ("workdir", "data_dir", "cache", "cache_dir")
-CHANNELS = ("natural_negative_share", "adversarial_negative_share", "natural_alignment", "adversarial_alignment")
 
 
 def measure_cell(cell: Cell, study: Study, workdir: Path, data_dir: str | None = None) -> dict[str, Any]:
@@ -41,6 +42,9 @@ def measure_cell(cell: Cell, study: Study, workdir: Path, data_dir: str | None =
         `labels` of the test images, and for each of the `checkpoints` the `epoch`, a verdict of each image as
         hexadecimal digits (see `pack_bits`): `natural`, `paper` (by attack and beta_atk) and `worst_case`; `audit`,
         `training` (accuracies on training images), `channels` (means over the test images) and `seconds`.
+
+    Raises:
+        UserError: if an evaluation is of another network than the run's, or of other images or another epsilon.
     """
     run = Workdir(workdir / cell.training.folder)
     config = run.read_config()
@@ -54,7 +58,11 @@ def measure_cell(cell: Cell, study: Study, workdir: Path, data_dir: str | None =
         evaluation = planned.resolved(workdir)
         if evaluation.checkpoint not in found:
             folder = workdir / evaluation.folder
-            classifier = find_network(run.path, checkpoint=evaluation.checkpoint).load()
+            network = find_network(run.path, checkpoint=evaluation.checkpoint)
+            classifier, report = network.load(), read_results(folder / "report.json")
+            if different := network.differences(report, study.suite, fingerprint_of(classifier)):
+                advice = f"{folder} is of other {', '.join(different)} than {run.path}; remove it, and start again"
+                raise UserError("--study", cell.name, advice)
             own = workdir / "measurements" / cell.name / evaluation.checkpoint
             with tf32_disabled():
                 found[evaluation.checkpoint] = {

@@ -12,12 +12,12 @@ from matplotlib.ticker import MaxNLocator
 
 from cifs_tf.errors import UserError
 from cifs_tf.figures import GREY, NATURAL, ROBUST, color_networks, make_figure, save_figure, styled
-from cifs_tf.files import read_json, write_text
+from cifs_tf.files import read_results, write_text
 from cifs_tf.reproduction.scales import flat_config
 from cifs_tf.reproduction.verdict import statistics
 from cifs_tf.reproduction.verdict.cells import CELLS, CHECKPOINTS, PILOT, read_cells
 from cifs_tf.reproduction.verdict.statistics import Difference, Judgement
-from cifs_tf.reproduction.verdict.study import NAME, Study
+from cifs_tf.reproduction.verdict.study import NAME, Hypothesis, Study, Term
 from cifs_tf.runs.curves import WATCHED
 from cifs_tf.templates import template_environment
 
@@ -104,26 +104,43 @@ def _findings(study: Study, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
             if each
         )
 
-    def judged_so_far(name: str) -> str:
-        each = {title: found.verdict for title, found in judged[name].contrasts.items()}
-        return ", ".join(f"{said} ({title})" for title, said in each.items() if said != statistics.WAITING)
+    def judged_so_far(hypothesis: Hypothesis) -> str:
+        each = {title: found.verdict for title, found in judged[hypothesis.name].contrasts.items()}
+        return ", ".join(
+            f"{said} ({title}{_failed_audits(cells, hypothesis.contrasts[title])})"
+            for title, said in each.items()
+            if said != statistics.WAITING
+        )
 
     return {
         "cells": cells,
         "seeds": seeds,
         "judged_so_far": {
-            each.claim: found
-            for each in study.hypotheses
-            if each.name in IN_SHORT and (found := judged_so_far(each.name))
+            each.claim: found for each in study.hypotheses if each.name in IN_SHORT and (found := judged_so_far(each))
         },
         "planned": len(study.arms) * seeds,
         "gate": gate,
         "judged": judged,
         "rows": rows,
+        "audits": _failed_audits(cells, [term for terms in study.hypotheses[0].contrasts.values() for term in terms])
+        if study.hypotheses
+        else "",
         "against_vanilla": {checkpoint: against_vanilla(checkpoint, *CLAIMED) for checkpoint in CHECKPOINTS},
         "controls": against_vanilla("last", *CONTROLS),
         "is_waiting": any(each.verdict == statistics.WAITING for each in judged.values()),
     }
+
+
+def _failed_audits(cells: Sequence[dict[str, Any]], terms: Sequence[Term]) -> str:
+    """Say in how many networks of a contrast the audit failed: what gradients have missed there is not known."""
+    of_terms = {(term.arm, term.checkpoint) for term in terms}
+    passed = [
+        cell["checkpoints"][checkpoint]["audit_passed"]
+        for cell in cells
+        for arm, checkpoint in of_terms
+        if cell["arm"] == arm
+    ]
+    return f"; the audit fails for {passed.count(False)} of {len(passed)} networks" if False in passed else ""
 
 
 def _sentence(found: dict[str, Any]) -> str:
@@ -237,13 +254,13 @@ def points(difference: Difference | None) -> str:
 
 
 def _read_pilot(file: Path) -> dict[str, Any]:
-    """Read a run that chose the schedule.
+    """Read a run that chose the schedule, with its checksum.
 
     Raises:
-        UserError: if it is not one.
+        UserError: if it is not one, or was edited.
     """
     try:
-        pilot: dict[str, Any] = read_json(file)
+        pilot: dict[str, Any] = read_results(file)
         _ = [pilot[name] for name in ("name", "command", "about")], _pilot_rows(pilot)
         return pilot
     except (UserError, KeyError, TypeError, ValueError, IndexError) as error:

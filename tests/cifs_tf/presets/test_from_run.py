@@ -36,7 +36,12 @@ def test_a_run_becomes_a_preset(trained, make_images, tmp_path, capsys):
         with pytest.raises(UserError, match=rf"--run: .*paper/report\.json is {words}; measure it anew"):
             main(options)
         assert not (tmp_path / "mine").exists()
-    write_results(file, report)
+    strict = {"about": {**report["about"], "suite": "strict"}, "audit": [], "believable": None}  # without its audit
+    write_results(run / "cifs/evaluation/last/strict/report.json", {**report, **strict})
+    write_results(file, {**report, "about": {**report["about"], "seed": 7}})
+    with pytest.raises(UserError, match="strict was measured without the audit"):
+        main(options)
+    (run / "cifs/evaluation/last/strict/report.json").unlink()
     main(options)
     assert str(tmp_path / "mine" / "card.json") in capsys.readouterr().out
     images = make_images((2, 8, 8, 1))
@@ -47,6 +52,6 @@ def test_a_run_becomes_a_preset(trained, make_images, tmp_path, capsys):
     assert card["measured"]["strict"] is None
     assert (card["name"], card["checkpoint"], card["data"]["num_examples"]) == ("mine", "last", 40)
     assert f"--model {tmp_path / 'mine' / 'model.keras'} --suite strict" in card["commands"]["measure_strict"]
-    assert card["commands"]["measure_paper"].endswith("--attacks=fgsm --attack_betas=0 --examples=40")
+    assert card["commands"]["measure_paper"].endswith("--seed=7 --attacks=fgsm --attack_betas=0 --examples=40")
     with pytest.raises(UserError, match="holds a preset already"):
         main(options)

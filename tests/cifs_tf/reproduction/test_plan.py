@@ -92,14 +92,23 @@ def test_only_the_very_same_run_and_measurement_count_as_done(tmp_path):
     for stored, done in [({}, False), ({"finished": "now"}, True), ({"finished": "now", "epochs": 7}, False)]:
         write_results(result, {"config": {**config, "workdir": "elsewhere", **stored}, **stored})
         assert training.is_done(tmp_path) is done
-    for attacks, examples, done in [
-        (("fgsm", "pgd2", "cw2"), 3, True),
-        (("fgsm",), 3, False),
-        (("fgsm", "pgd2", "cw2"), 5, False),
+    measured = {"networks": {training["defense"]: {"evaluation": {"last": {"weights": "abc"}}}}}
+    write_results(result, {"config": config, "finished": "now", **measured})
+    report = {
+        "num_examples": 3,
+        "paper": {"attacks": dict.fromkeys(("fgsm", "pgd2", "cw2"))},
+        "about": {"suite": "paper", "split": "test"},
+        "key": {"weights": "abc"},
+    }
+    for other, done in [
+        ({}, True),
+        ({"paper": {"attacks": {"fgsm": None}}}, False),
+        ({"num_examples": 5}, False),
+        ({"about": {"suite": "strict", "split": "test"}}, False),
+        ({"about": {"suite": "paper", "split": "validation"}}, False),
+        ({"key": {"weights": "of the run that lay there before"}}, False),
     ]:
-        write_results(
-            tmp_path / evaluation.report_file, {"num_examples": examples, "paper": {"attacks": dict.fromkeys(attacks)}}
-        )
+        write_results(tmp_path / evaluation.report_file, {**report, **other})
         assert evaluation.is_done(tmp_path) is done
 
 

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cifs_tf.config import DataConfig, OutputConfig, RunConfig
+from cifs_tf.config import DataConfig, OutputConfig, RunConfig, TrainConfig
 from cifs_tf.data import load_dataset
 from cifs_tf.errors import UserError
 from cifs_tf.runs.images import (
@@ -19,6 +20,7 @@ from cifs_tf.runs.images import (
     read_record,
     record_images,
 )
+from cifs_tf.runs.networks import _check_origin
 from cifs_tf.runs.workdir import Workdir
 from tests.running import run_here
 
@@ -179,6 +181,35 @@ def test_a_warm_start_does_not_know_the_validation_images(pets, tmp_path):
     check_warm_start(load_dataset(dataclasses.replace(data, val_examples=0)), run)
     with pytest.raises(UserError, match=r"--warm_start: .*give that run's images and --val_examples, or 0"):
         check_warm_start(load_dataset(dataclasses.replace(data, val_examples=3)), run)
+
+
+def test_a_chain_of_warm_starts_is_followed_by_run_not_by_name(tmp_path, monkeypatch):
+    """From another folder its names lead elsewhere; another run may lie where one was."""
+    data = DataConfig(dataset="digits", val_examples=8)
+
+    def begin_at(path, data, **train):
+        run = Workdir(path)
+        with run.open(RunConfig(data=data, train=TrainConfig(**train), output=OutputConfig(workdir=str(path)))):
+            record_images(load_dataset(data), run)
+        (run.path / "cifs").mkdir()
+        run.model_file("cifs").write_bytes(b"")
+        return run
+
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "here").mkdir()
+    begin_at(elsewhere / "base", data)
+    monkeypatch.chdir(tmp_path / "here")
+    base = begin_at(Path("base"), dataclasses.replace(data, val_examples=0))  # has seen all images
+    middle = Workdir(begin_at(Path("middle"), data, warm_start="base").path.absolute())
+    assert read_record(middle).begun_from == {"path": str(base.path.absolute()), "run": base.key}
+    dataset = load_dataset(data)
+    monkeypatch.chdir(elsewhere)  # whose own base held the images out
+    with pytest.raises(UserError, match="not known to have held out the images"):
+        _check_origin(dataset, middle)
+    (tmp_path / "here" / "base").rename(tmp_path / "here" / "old")
+    begin_at(tmp_path / "here" / "base", data)
+    with pytest.raises(UserError, match="began from the weights of base, of which it is not known"):
+        _check_origin(dataset, middle)
 
 
 def test_a_warm_start_does_not_know_the_test_images(pets, tmp_path):

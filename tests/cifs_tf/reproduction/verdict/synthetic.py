@@ -4,11 +4,10 @@ import functools
 
 import numpy as np
 
-from cifs_tf.reproduction.verdict.cells import pack_bits, plan_cells, scale_of
+from cifs_tf.reproduction.verdict.cells import CHANNELS, pack_bits, plan_cells, scale_of
 from cifs_tf.reproduction.verdict.study import load_study
 
-IMAGES, CLASSES = 200, 10
-CHANNELS = ("natural_negative_share", "adversarial_negative_share", "natural_alignment", "adversarial_alignment")
+IMAGES, CLASSES = load_study().examples, 10
 
 
 def make_cell(arm, seed, *, last=0.1, best=0.2, training=0.9, curve=(0.1, 0.2, 0.1), gap=0.05, scale="full"):
@@ -16,17 +15,21 @@ def make_cell(arm, seed, *, last=0.1, best=0.2, training=0.9, curve=(0.1, 0.2, 0
 
     The curve goes on as it ends, or is cut, to the epochs of the scale.
     """
-    config = dict(_config(arm, seed, scale))
+    config, study = dict(_config(arm, seed, scale)), load_study(scale)
+    images = np.arange(study.examples)
     curve = [*curve, *[curve[-1]] * config["epochs"]][: config["epochs"]]
+
+    peak = int(np.argmax(curve)) + 1
 
     def at(share, epoch):
         def first(share):
-            return pack_bits(np.arange(IMAGES) < round(share * IMAGES))
+            return pack_bits(images < round(share * len(images)))
 
         return {
             "epoch": epoch,
             "natural": first(0.5),
-            "paper": {"pgd20": {"0": first(share + 0.2), "2": first(share + gap)}, "fgsm": {"0": first(0.45)}},
+            "paper": {name: {"0": first(0.45), "2": first(0.45)} for name in study.attacks}
+            | {study.attacks[1]: {"0": first(share + 0.2), "2": first(share + gap)}},
             "worst_case": first(share),
             "broke_first": {"pgd20 (paper)": 3},
             "audit": {},
@@ -46,10 +49,10 @@ def make_cell(arm, seed, *, last=0.1, best=0.2, training=0.9, curve=(0.1, 0.2, 0
         "revisions": {"training": "abc", "evaluation": "abc", "cell": "abc"},
         "finished": "2026-01-01T00:00:00Z",
         "images": "pixels",
-        "labels": [i % CLASSES for i in range(IMAGES)],
+        "labels": [int(i) % CLASSES for i in images],
         "class_names": [f"class{i}" for i in range(CLASSES)],
         "curves": {"val_robust_accuracy": list(curve), "robust_accuracy": list(curve), "loss": list(curve)},
-        "checkpoints": {"last": at(last, len(curve)), "best": at(best, int(np.argmax(curve)) + 1)},
+        "checkpoints": {"last": at(last, len(curve)), "best": at(best if peak < len(curve) else last, peak)},
     }
 
 

@@ -79,6 +79,8 @@ def test_one_sentence_says_what_was_found_so_far(tmp_path):
     ]
     assert '"At the last epoch CIFS is more robust than vanilla": supported (CIFS, mean one).' in say(more)
     assert "6 of 33" in say(more)
+    more[1]["checkpoints"]["last"]["audit_passed"] = False
+    assert "supported (CIFS, mean one; the audit fails for 1 of 6 networks)." in say(more)
     assert "7 of 44" in say([*more, make_cell("vanilla", 3)])  # the page is a function of the cells
     assert '"CIFS is more robust at the last epoch" is supported (difference in points: +20.0 [' in say(all_cells())
     assert say(all_cells(training=0.5)) == "Vanilla did not overfit far enough, so nothing is concluded about CIFS."
@@ -106,7 +108,7 @@ def test_page_and_picture_are_written_from_files(tmp_path):
     cells = tmp_path / "results" / "verdict"
     for cell in all_cells(seeds=1):
         write_cell(cell, cells / f"{cell['arm']}-seed{cell['seed']}.json", STUDY)
-    (cells / "pilot-a.json").write_text(json.dumps(PILOT))
+    (cells / "pilot-a.json").write_text(json.dumps(with_check(PILOT)))
     written = write_page(STUDY, tmp_path)
     assert [path.name for path in written] == ["verdict.md", "verdict_curves.png", "verdict_channels.png"]
     first = [path.read_bytes() for path in written]
@@ -130,7 +132,21 @@ def of_last(**changes):
         lambda cell: cell["checkpoints"]["best"].pop("channels"),
         lambda cell: cell["config"].update(importance_scale="mean_one"),
         lambda cell: cell["curves"]["loss"].pop(),
-        of_last(worst_case="f" * 50),
+        lambda cell: cell["config"].pop("learning_rate"),
+        lambda cell: cell.update(config={"epochs": 60}),
+        lambda cell: cell.update(revisions={}),
+        lambda cell: cell["curves"].pop("val_robust_accuracy"),
+        lambda cell: cell["curves"]["val_robust_accuracy"].__setitem__(0, None),
+        lambda cell: cell["labels"].__setitem__(0, 1),  # no class-balanced images
+        lambda cell: cell.update(class_names=cell["class_names"][:3]),
+        lambda cell: cell["checkpoints"]["best"].update(epoch=5),
+        of_last(paper={"fgsm": {"0": "0" * 125, "2": "0" * 125}}, worst_case="0" * 125),
+        of_last(paper={}),
+        of_last(channels={}),
+        of_last(audit_passed=None),
+        of_last(training={"natural": 0.9, "robust": 7.0}),
+        of_last(training={"natural": 0.9, "robust": "much"}),
+        of_last(worst_case="f" * 125),
         of_last(worst_case="0" * 20),
         of_last(natural=None),
     ],
@@ -180,7 +196,13 @@ def test_a_file_that_is_neither_cell_nor_pilot_is_named(name, tmp_path):
         read_cells(tmp_path, STUDY)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"name": "a", "command": "", "about": "", "curves": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "[]", "{}", json.dumps(PILOT)),
+        json.dumps(with_check({"name": "a", "command": "", "about": "", "curves": {}})),
+    ],
+)
 def test_a_pilot_that_is_none_is_named_and_nothing_is_written(content, tmp_path):
     folder = tmp_path / "results" / "verdict"
     folder.mkdir(parents=True)

@@ -36,11 +36,11 @@ def test_the_papers_verdicts_are_those_of_its_lowest_accuracy():
 
 
 def test_contrast_pairs_seeds_and_images():
-    """Images 0 to 19 stand in both, 20 to 39 in one: +1 there, 0 elsewhere; seed 2 lacks a partner."""
+    """The first tenth of the images stands in both, the next in one: +1 there; seed 2 lacks a partner."""
     cells = [make_cell("cifs", seed, last=0.2) for seed in (0, 1, 2)] + [make_cell("vanilla", seed) for seed in (1, 0)]
     terms = (Term(1, "cifs", "last", "worst_case"), Term(-1, "vanilla", "last", "worst_case"))
     expected = np.zeros((2, IMAGES))
-    expected[:, 20:40] = 1
+    expected[:, IMAGES // 10 : IMAGES // 5] = 1
     np.testing.assert_array_equal(contrast(cells, terms), expected)
     assert len(contrast(cells[:3], terms)) == 0
 
@@ -129,6 +129,23 @@ def test_too_few_seeds_are_told_and_not_judged():
     assert {each.verdict for each in judged.values()} == {"not enough cells yet"}
     assert judged["H1"].contrasts["CIFS, mean one"].difference.seeds == 2
     assert judge_hypotheses([], STUDY)["H1"].contrasts["CIFS, mean one"].difference is None
+
+
+def test_a_verdict_leaves_no_seed_out():
+    """Seeds 1, 2 and 3 may be those that suit somebody."""
+    cells = [
+        make_cell(arm, seed, last=last) for arm, last in (("vanilla", 0.1), ("mean_one", 0.3)) for seed in (1, 2, 3)
+    ]
+    found = judge_hypotheses(cells, STUDY)["H1"].contrasts["CIFS, mean one"]
+    assert (found.difference.seeds, found.verdict) == (3, "not enough cells yet")
+    whole = [*cells, make_cell("vanilla", 0), make_cell("mean_one", 0, last=0.3)]
+    assert judge_hypotheses(whole, STUDY)["H1"].contrasts["CIFS, mean one"].verdict == "supported"
+
+
+def test_bootstrap_of_three_seeds_alone_reaches_from_the_lowest_to_the_highest():
+    """One of 27 resamples has the lowest alone, more than 2.5%; all three are above the median in one case of eight."""
+    found = bootstrap(np.array([[0.1], [0.5], [0.2]]))
+    assert (found.low, found.high) == pytest.approx((0.1, 0.5))
 
 
 def test_accuracies_of_an_arm():
