@@ -174,7 +174,7 @@ def _is_whole(cell: dict[str, Any], name: str, study: Study) -> bool:
     """Say whether a cell is its name's, as long as it should be, and right under all attacks only where under each."""
     try:
         return _is_of_its_name(cell, name, study) and _is_complete(cell, study) and _is_consistent(cell)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return False
 
 
@@ -199,17 +199,17 @@ def _is_complete(cell: dict[str, Any], study: Study) -> bool:
     _, per_class = np.unique(cell["labels"], return_counts=True)
     is_whole = cell.keys() >= SHOWN and cell["revisions"].keys() >= {"training", "evaluation"} and None not in curve
     is_whole &= len(cell["labels"]) == study.examples and len(per_class) == classes and np.ptp(per_class) <= 1
-    epoch_of = {"last": epochs, "best": int(np.argmax(np.array(curve, float))) + 1}
-    for checkpoint in CHECKPOINTS:
-        found = cell["checkpoints"][checkpoint]
+    last, best = (cell["checkpoints"][checkpoint] for checkpoint in CHECKPOINTS)
+    # The curve is rounded: of several highest epochs any may have been the best.
+    is_whole &= last["epoch"] == epochs and curve[best["epoch"] - 1] == max(curve)
+    is_whole &= last["epoch"] != best["epoch"] or last == best
+    for found in (last, best):
         shares = [found["training"]["natural"], found["training"]["robust"]]
         shares += [value for value in found["channels"].values() if value is not None]
         is_whole &= found.keys() >= SHOWN_OF_CHECKPOINT and found["channels"].keys() == set(CHANNELS)
-        is_whole &= found["epoch"] == epoch_of[checkpoint] and isinstance(found["audit_passed"], bool)
-        is_whole &= all(-1 <= value <= 1 for value in shares)
+        is_whole &= isinstance(found["audit_passed"], bool) and all(-1 <= value <= 1 for value in shares)
         is_whole &= found["paper"].keys() == set(study.attacks) and len({*map(len, found["paper"].values())}) == 1
-    same_epoch = epoch_of["last"] == epoch_of["best"]
-    return bool(is_whole and (not same_epoch or cell["checkpoints"]["last"] == cell["checkpoints"]["best"]))
+    return bool(is_whole)
 
 
 def _is_consistent(cell: dict[str, Any]) -> bool:
