@@ -145,9 +145,9 @@ def _options_of(report: dict[str, Any], config: RunConfig, usual: EvaluationConf
     """Return the options that say what a report was measured with, where that is not usual for the dataset."""
     attacks, number = report["paper"]["attacks"], report["num_examples"]
     betas = list(next(iter(attacks.values()))["by_beta"])
-    options: dict[str, Any] = {}
-    if report["about"]["seed"] != config.train.seed or report["about"]["seed"]:
-        options["seed"] = report["about"]["seed"]
+    seed = report["about"]["seed"]
+    # The preset is no run: without an option its seed is 0.
+    options: dict[str, Any] = {"seed": seed} if seed or config.train.seed else {}
     if list(attacks) != list(usual.attacks):
         options["attacks"] = list(attacks)
     if betas != [str(beta) for beta in attack_betas_for(usual.attack_betas, num_probes)]:

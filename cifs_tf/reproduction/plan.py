@@ -138,10 +138,12 @@ class Evaluation(Job):
         # Another evaluation is not this one; evaluate.py will say so.
         report = read_results(file)
         about, attacks = report["about"], tuple((report["paper"] or {"attacks": ()})["attacks"])
-        is_planned = (about.get("suite"), about.get("split") or "test") == (self.setup.suite, self.setup.split)
-        examples = self.setup.examples
-        is_planned = is_planned and attacks == self.setup.attacks and examples in (None, report["num_examples"])
-        return is_planned and self._measured_weights(workdir) in (None, report["key"]["weights"])
+        return (
+            (about.get("suite"), about.get("split") or "test") == (self.setup.suite, self.setup.split)
+            and attacks == self.setup.attacks
+            and self.setup.examples in (None, report["num_examples"])
+            and self._measured_weights(workdir) in (None, report["key"]["weights"])
+        )
 
     def _measured_weights(self, workdir: Path) -> str | None:
         """Return the hash of the weights that the run itself measured at this epoch; None if it is not known."""
