@@ -214,3 +214,15 @@ class Report(TypedDict):
     distances: NotRequired[Distances]  # with minimal-norm attacks
     corruptions: NotRequired[Corruptions]  # with the suite of that name
     wall_clock: dict[str, Any]
+
+
+def is_through_usual_gradients(report: Report) -> bool:
+    """Say whether attacks went through the gradients of the mask that the suite takes by itself: the paper's through
+    the network's first one, those of `adaptive` and `strict` through every one."""
+    about, used = report["about"], dict[str, set[str]]()
+    for task in report["tasks"]:
+        used.setdefault(task["section"], set()).add(task["mask_gradient"])
+    first, paper = set(about["mask_gradients"][:1]), used.get("paper", set())
+    if about["suite"] in ("adaptive", "strict"):
+        return paper <= first and used.get("adaptive") == set(about["mask_gradients"])
+    return paper | used.get("autoattack", set()) <= first

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from cifs_tf.command_line import parse_options, run_program
 from cifs_tf.config import EvaluationConfig, Group, RunConfig
 from cifs_tf.errors import UserError
-from cifs_tf.evaluation.networks.attacked import as_attacked, fingerprint_of
+from cifs_tf.evaluation.networks.attacked import fingerprint_of
+from cifs_tf.evaluation.records import Report, is_through_usual_gradients
 from cifs_tf.files import print_written
 from cifs_tf.losses import attack_betas_for
 from cifs_tf.runs.recipes import arguments, changes_of, parse_config, recipe_for
@@ -70,7 +71,7 @@ def save_run_to_preset(network: TrainedNetwork, folder: Path, recipe: str | None
     for suite, report in reports.items():
         _check_report(network, suite, report, fingerprint_of(classifier))
     if "strict" in reports:
-        _check_strict(network, reports["strict"], as_attacked(classifier).mask_gradients)
+        _check_strict(network, reports["strict"])
     natural = reports["paper"]["natural"]["count"]
     dataset, num_examples = config.data.dataset, reports["paper"]["num_examples"]
     base = f"--dataset {dataset}"
@@ -87,8 +88,9 @@ def save_run_to_preset(network: TrainedNetwork, folder: Path, recipe: str | None
 
     def how(suite: str) -> str:
         options = told | _options_of(reports.get(suite, reports["paper"]), config, usual, classifier.num_probes)
-        if suite == "paper" and "eval_mask_gradient" in other:
-            options["mask_gradients"] = other["eval_mask_gradient"]
+        if suite == "paper" and not is_through_usual_gradients(reports["paper"]):
+            tasks = reports["paper"]["tasks"]
+            options["mask_gradients"] = next(task["mask_gradient"] for task in tasks if task["section"] == "paper")
         return " ".join(map(shlex.quote, arguments(options)))
 
     model = shlex.quote(str(folder / "model.keras"))
@@ -134,9 +136,9 @@ def _check_report(network: TrainedNetwork, suite: str, report: dict[str, Any], w
         raise UserError(network.option, network.path, advice)
 
 
-def _check_strict(network: TrainedNetwork, report: dict[str, Any], mask_gradients: Sequence[str]) -> None:
+def _check_strict(network: TrainedNetwork, report: Report) -> None:
     """Refuse what is less than the suite: an attack through some gradients of the mask alone, or without the audit."""
-    if set(report["about"]["mask_gradients"]) != set(mask_gradients) or report.get("believable") is None:
+    if not is_through_usual_gradients(report) or report.get("believable") is None:
         advice = f"strict was measured without the audit or some mask gradients; anew: {_command(network, 'strict')}"
         raise UserError(network.option, network.path, advice)
 

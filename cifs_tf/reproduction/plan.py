@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from cifs_tf.config import EvaluationConfig
+from cifs_tf.attack_names import SUITE_EXAMPLES
+from cifs_tf.config import EvaluationConfig, Ratio
 from cifs_tf.files import read_results
 from cifs_tf.reproduction.catalogue import Figure, NetworkSpec, PaperTable, Row
 from cifs_tf.reproduction.scales import EvaluationSetup, Scale, flat_config
@@ -135,15 +136,28 @@ class Evaluation(Job):
         file = workdir / self.report_file
         if not file.exists():
             return False
+        # Slow, and a plan is often of what is not there yet.
+        from cifs_tf.evaluation.records import is_through_usual_gradients
+        from cifs_tf.losses import attack_betas_for
+
         # Another evaluation is not this one; evaluate.py will say so.
         report = read_results(file)
-        about, attacks = report["about"], tuple((report["paper"] or {"attacks": ()})["attacks"])
+        about, attacks = report["about"], (report["paper"] or {"attacks": {}})["attacks"]
+        betas = [str(beta) for beta in attack_betas_for(ATTACK_BETAS, about["num_probes"])]
+        found = about["suite"], about.get("split") or "test", about.get("norm") or "linf", about["seed"], tuple(attacks)
         return (
-            (about.get("suite"), about.get("split") or "test") == (self.setup.suite, self.setup.split)
-            and attacks == self.setup.attacks
-            and self.setup.examples in (None, report["num_examples"])
+            found == (self.setup.suite, self.setup.split, "linf", self.training["seed"], self.setup.attacks)
+            and all(list(each["by_beta"]) == betas for each in attacks.values())
+            and float(about["epsilon"]) == Ratio(self.training["epsilon"])
+            and is_through_usual_gradients(report)
+            and self._is_of_as_many_images(report["num_examples"], about.get("subset_of"))
+            and not about.get("unlike_run")
             and self._measured_weights(workdir) in (None, report["key"]["weights"])
         )
+
+    def _is_of_as_many_images(self, number: int, subset_of: int | None) -> bool:
+        wanted = self.setup.examples or SUITE_EXAMPLES.get(self.setup.suite)
+        return number == wanted or (self.setup.examples is None and subset_of is None)
 
     def _measured_weights(self, workdir: Path) -> str | None:
         """Return the hash of the weights that the run itself measured at this epoch; None if it is not known."""

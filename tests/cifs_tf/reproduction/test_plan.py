@@ -94,22 +94,42 @@ def test_only_the_very_same_run_and_measurement_count_as_done(tmp_path):
         assert training.is_done(tmp_path) is done
     measured = {"networks": {training["defense"]: {"evaluation": {"last": {"weights": "abc"}}}}}
     write_results(result, {"config": config, "finished": "now", **measured})
+    about = {
+        **{"suite": "paper", "split": "test", "norm": "linf", "epsilon": 0.1, "seed": training["seed"], "num_probes": 2},
+        **{"mask_gradients": ["detached", "full", "smoothed"], "subset_of": 360, "unlike_run": []},
+    }
+    by_beta = {"by_beta": dict.fromkeys(["0", "0.1", "1", "2", "10", "100", "infinity", "infinity-1", "infinity-2"])}
     report = {
         "num_examples": 3,
-        "paper": {"attacks": dict.fromkeys(("fgsm", "pgd2", "cw2"))},
-        "about": {"suite": "paper", "split": "test"},
+        "paper": {"attacks": dict.fromkeys(("fgsm", "pgd2", "cw2"), by_beta)},
+        "tasks": [{"section": "paper", "mask_gradient": "detached"}],
+        "about": about,
         "key": {"weights": "abc"},
     }
+    one_beta = {"attacks": dict.fromkeys(("fgsm", "pgd2", "cw2"), {"by_beta": {"0": None}})}
     for other, done in [
         ({}, True),
-        ({"paper": {"attacks": {"fgsm": None}}}, False),
+        ({"paper": {"attacks": {"fgsm": by_beta}}}, False),
+        ({"paper": one_beta}, False),
         ({"num_examples": 5}, False),
-        ({"about": {"suite": "strict", "split": "test"}}, False),
-        ({"about": {"suite": "paper", "split": "validation"}}, False),
+        ({"about": {**about, "suite": "strict"}}, False),
+        ({"about": {**about, "split": "validation"}}, False),
+        ({"about": {**about, "epsilon": 0.001}}, False),
+        ({"about": {**about, "norm": "l2"}}, False),
+        ({"about": {**about, "seed": 7}}, False),
+        ({"about": {**about, "unlike_run": ["other test images"]}}, False),
+        ({"tasks": [{"section": "paper", "mask_gradient": "full"}]}, False),
         ({"key": {"weights": "of the run that lay there before"}}, False),
     ]:
         write_results(tmp_path / evaluation.report_file, {**report, **other})
-        assert evaluation.is_done(tmp_path) is done
+        assert evaluation.is_done(tmp_path) is done, other
+
+
+def test_all_images_are_not_a_few(tmp_path):
+    evaluation = plan("1")[-1].evaluations[0]
+    assert evaluation.setup.examples is None
+    assert evaluation._is_of_as_many_images(10_000, None)
+    assert not evaluation._is_of_as_many_images(3, 10_000)
 
 
 def test_where_the_best_epoch_is_the_last_a_network_is_measured_once(tmp_path):
