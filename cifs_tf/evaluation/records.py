@@ -216,7 +216,7 @@ class Report(TypedDict):
     wall_clock: dict[str, Any]
 
 
-def is_through_usual_gradients(report: Report) -> bool:
+def is_through_usual_gradients(report: dict[str, Any]) -> bool:
     """Say whether attacks went through the gradients of the mask that the suite takes by itself: the paper's through
     the network's first one, those of `adaptive` and `strict` through every one."""
     about, used = report["about"], dict[str, set[str]]()

@@ -16,7 +16,7 @@ from cifs_tf.command_line import parse_options, run_program
 from cifs_tf.config import EvaluationConfig, Group, RunConfig
 from cifs_tf.errors import UserError
 from cifs_tf.evaluation.networks.attacked import fingerprint_of
-from cifs_tf.evaluation.records import Report, is_through_usual_gradients
+from cifs_tf.evaluation.records import is_through_usual_gradients
 from cifs_tf.files import print_written
 from cifs_tf.losses import attack_betas_for
 from cifs_tf.runs.recipes import arguments, changes_of, parse_config, recipe_for
@@ -136,7 +136,7 @@ def _check_report(network: TrainedNetwork, suite: str, report: dict[str, Any], w
         raise UserError(network.option, network.path, advice)
 
 
-def _check_strict(network: TrainedNetwork, report: Report) -> None:
+def _check_strict(network: TrainedNetwork, report: dict[str, Any]) -> None:
     """Refuse what is less than the suite: an attack through some gradients of the mask alone, or without the audit."""
     if not is_through_usual_gradients(report) or report.get("believable") is None:
         advice = f"strict was measured without the audit or some mask gradients; anew: {_command(network, 'strict')}"

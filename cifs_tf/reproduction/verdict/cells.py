@@ -1,6 +1,7 @@
 """Cells of the study, one arm with one seed: planned as ordinary runs and evaluations, kept as one small file each."""
 
 import dataclasses
+import datetime
 import functools
 import json
 import math
@@ -15,10 +16,10 @@ from cifs_tf.config import RunConfig
 from cifs_tf.errors import UserError
 from cifs_tf.files import read_results, with_check, write_text
 from cifs_tf.reproduction.catalogue import NetworkSpec
-from cifs_tf.reproduction.plan import Evaluation, Job, Training, plan_training
+from cifs_tf.reproduction.plan import ATTACK_BETAS, Evaluation, Job, Training, plan_training
 from cifs_tf.reproduction.scales import SCALES, EvaluationSetup, Scale
 from cifs_tf.reproduction.verdict.study import NAME, Arm, Study
-from cifs_tf.runs.curves import WATCHED
+from cifs_tf.runs.curves import VALIDATION_STEPS, WATCHED
 from cifs_tf.runs.workdir import PLACES
 
 CHECKPOINTS = ("last", "best")
@@ -31,7 +32,6 @@ SCHEMA = 1
 AGREE = ("images", "labels", "class_names", "schema")
 # What the page shows beside verdicts and curves.
 SHOWN = {*AGREE, "revisions", "code", "finished"}
-SHOWN_OF_CHECKPOINT = {"epoch", "training", "channels", "audit", "audit_passed"}
 CHANNELS = ("natural_negative_share", "adversarial_negative_share", "natural_alignment", "adversarial_alignment")
 
 
@@ -174,7 +174,7 @@ def _is_whole(cell: dict[str, Any], name: str, study: Study) -> bool:
     """Say whether a cell is its name's, as long as it should be, and right under all attacks only where under each."""
     try:
         return _is_of_its_name(cell, name, study) and _is_complete(cell, study) and _is_consistent(cell)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError):
         return False
 
 
@@ -197,18 +197,24 @@ def _is_complete(cell: dict[str, Any], study: Study) -> bool:
     """Say whether a cell has everything that the page shows, of as many images and attacks as the study plans."""
     curve, epochs, classes = cell["curves"][WATCHED], cell["config"]["epochs"], len(cell["class_names"])
     _, per_class = np.unique(cell["labels"], return_counts=True)
-    is_whole = cell.keys() >= SHOWN and cell["revisions"].keys() >= {"training", "evaluation"} and None not in curve
+    is_whole = cell.keys() >= SHOWN and None not in curve
+    is_whole &= all(isinstance(text, str) and text for text in (cell["code"], *cell["revisions"].values()))
+    is_whole &= cell["revisions"].keys() >= {"training", "evaluation"}
+    is_whole &= datetime.datetime.fromisoformat(cell["finished"]) is not None
     is_whole &= len(cell["labels"]) == study.examples and len(per_class) == classes and np.ptp(per_class) <= 1
     last, best = (cell["checkpoints"][checkpoint] for checkpoint in CHECKPOINTS)
     # The curve is rounded: of several highest epochs any may have been the best.
-    is_whole &= last["epoch"] == epochs and curve[best["epoch"] - 1] == max(curve)
+    is_whole &= last["epoch"] == epochs and best["epoch"] >= 1 and curve[best["epoch"] - 1] == max(curve)
     is_whole &= last["epoch"] != best["epoch"] or last == best
+    is_vanilla = cell["config"]["defense"] == "vanilla"
+    betas = ["0"] if is_vanilla else list(map(str, ATTACK_BETAS))
     for found in (last, best):
-        shares = [found["training"]["natural"], found["training"]["robust"]]
-        shares += [value for value in found["channels"].values() if value is not None]
-        is_whole &= found.keys() >= SHOWN_OF_CHECKPOINT and found["channels"].keys() == set(CHANNELS)
-        is_whole &= isinstance(found["audit_passed"], bool) and all(-1 <= value <= 1 for value in shares)
-        is_whole &= found["paper"].keys() == set(study.attacks) and len({*map(len, found["paper"].values())}) == 1
+        training, audit = found["training"], found["audit"]
+        is_whole &= found["channels"].keys() == set(CHANNELS)
+        is_whole &= training["images"] == study.training_examples and training["attack"] == f"pgd{VALIDATION_STEPS}"
+        is_whole &= found["audit_passed"] is ("fail" not in audit.values())
+        is_whole &= list(found["paper"]) == list(study.attacks)
+        is_whole &= all(list(by_beta) == betas for by_beta in found["paper"].values())
     return bool(is_whole)
 
 
@@ -217,13 +223,25 @@ def _is_consistent(cell: dict[str, Any]) -> bool:
     for found in (cell["checkpoints"][checkpoint] for checkpoint in CHECKPOINTS):
         worst, natural = found["worst_case"], found["natural"]
         others = [natural, *(text for by_beta in found["paper"].values() for text in by_beta.values())]
-        if {len(text) for text in (worst, *others)} != {-(-number // 4)}:
+        if not all(re.fullmatch(f"[0-9a-f]{{{-(-number // 4)}}}", text) for text in (worst, *others)):
             return False
         if any(int(worst, 16) & ~int(text, 16) for text in others):
             return False
-    curves = cell["curves"].values()
-    is_finite = all(math.isfinite(value) for curve in curves for value in curve if value is not None)
-    return is_finite and {len(curve) for curve in curves} == {config["epochs"]}
+        broken = int(natural, 16).bit_count() - int(worst, 16).bit_count()
+        if broken != sum(found["broke_first"].values()) or min(found["broke_first"].values()) < 0:
+            return False
+        shares = {**found["channels"], "natural": found["training"]["natural"], "robust": found["training"]["robust"]}
+        if not all(_is_possible(name, value) for name, value in shares.items() if value is not None):
+            return False
+    curves = cell["curves"].items()
+    is_possible = all(_is_possible(name, value) for name, curve in curves for value in curve if value is not None)
+    return is_possible and {len(curve) for _, curve in curves} == {config["epochs"]}
+
+
+def _is_possible(name: str, value: float) -> bool:
+    """Say whether a number may be what its name says: a loss, a correlation, or a share."""
+    low, high = {"loss": (-math.inf, math.inf), "alignment": (-1, 1)}.get(name.split("_")[-1], (0, 1))
+    return math.isfinite(value) and low <= value <= high
 
 
 def check_paired(cells: Sequence[dict[str, Any]]) -> None:

@@ -27,10 +27,11 @@ LINES = ("-", "--", ":")
 # What the paper claims something of.
 CLAIMED = ("cifs", "mean_one")
 # What the first screen says of it as soon as it is judged.
-IN_SHORT = ("H1", "H2")
+IN_SHORT = ("H1", "H2", "H3", "H4", "H6")
 # What says whether it is the mask, in short.
 CONTROLS = ("no_label", "permuted")
 NOT_REACHED = "regime not reached"
+FAILED_AUDITS = "the audit fails for {} of {} networks"
 
 
 def write_page(study: Study, docs: Path) -> list[Path]:
@@ -99,7 +100,8 @@ def _findings(study: Study, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     def against_vanilla(checkpoint: str, *names: str) -> str:
         found = {name: row[checkpoint]["against_vanilla"] for name in names if (row := rows.get(name)) is not None}
         return ", ".join(
-            f"{points(each)} ({study.arms[name].title}, {each.seeds} seed{'s' if each.seeds > 1 else ''})"
+            f"{points(each)} ({study.arms[name].title}, {each.seeds} seed{'s' if each.seeds > 1 else ''}"
+            f"{_failed_audits(cells, [_against_vanilla(name, checkpoint)], '; audit failed: {} of {}')})"
             for name, each in found.items()
             if each
         )
@@ -107,7 +109,7 @@ def _findings(study: Study, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     def judged_so_far(hypothesis: Hypothesis) -> str:
         each = {title: found.verdict for title, found in judged[hypothesis.name].contrasts.items()}
         return ", ".join(
-            f"{said} ({title}{_failed_audits(cells, hypothesis.contrasts[title])})"
+            f"{said} ({title}{_failed_audits(cells, [hypothesis.contrasts[title]], f'; {FAILED_AUDITS}')})"
             for title, said in each.items()
             if said != statistics.WAITING
         )
@@ -122,25 +124,30 @@ def _findings(study: Study, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "gate": gate,
         "judged": judged,
         "rows": rows,
-        "audits": _failed_audits(cells, [term for terms in study.hypotheses[0].contrasts.values() for term in terms])
-        if study.hypotheses
-        else "",
+        "audits": {each.name: _failed_audits(cells, list(each.contrasts.values())) for each in study.hypotheses},
         "against_vanilla": {checkpoint: against_vanilla(checkpoint, *CLAIMED) for checkpoint in CHECKPOINTS},
         "controls": against_vanilla("last", *CONTROLS),
         "is_waiting": any(each.verdict == statistics.WAITING for each in judged.values()),
     }
 
 
-def _failed_audits(cells: Sequence[dict[str, Any]], terms: Sequence[Term]) -> str:
-    """Say in how many networks of a contrast the audit failed: what gradients have missed there is not known."""
-    of_terms = {(term.arm, term.checkpoint) for term in terms}
-    passed = [
-        cell["checkpoints"][checkpoint]["audit_passed"]
-        for cell in cells
-        for arm, checkpoint in of_terms
-        if cell["arm"] == arm
-    ]
-    return f"; the audit fails for {passed.count(False)} of {len(passed)} networks" if False in passed else ""
+def _against_vanilla(arm: str, checkpoint: Any) -> list[Term]:
+    return [Term(1, arm, checkpoint, "worst_case"), Term(-1, statistics.REFERENCE, checkpoint, "worst_case")]
+
+
+def _failed_audits(
+    cells: Sequence[dict[str, Any]], contrasts: Sequence[Sequence[Term]], say: str = FAILED_AUDITS
+) -> str:
+    """Say in how many networks of contrasts the audit failed: what gradients have missed there is not known."""
+    of_name = {(cell["arm"], cell["seed"]): cell["checkpoints"] for cell in cells}
+    networks = {
+        (term.arm, seed, term.checkpoint)
+        for terms in contrasts
+        for seed in statistics.seeds_of(cells, terms)
+        for term in terms
+    }
+    failed = sum(not of_name[arm, seed][checkpoint]["audit_passed"] for arm, seed, checkpoint in networks)
+    return say.format(failed, len(networks)) if failed else ""
 
 
 def _sentence(found: dict[str, Any]) -> str:

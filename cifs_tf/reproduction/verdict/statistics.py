@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -86,12 +87,14 @@ def verdicts(cell: dict[str, Any], checkpoint: str, protocol: str) -> np.ndarray
 
 
 def seeds_of(cells: Cells, terms: Sequence[Term]) -> list[int]:
-    """Return the seeds that all arms of a contrast have, ascending."""
-    return sorted(set.intersection(*({cell["seed"] for cell in cells if cell["arm"] == term.arm} for term in terms)))
+    """Return the seeds 0, 1, ... that all arms of a contrast have, up to the first that is missing: no choice among
+    them."""
+    common = set.intersection(*({cell["seed"] for cell in cells if cell["arm"] == term.arm} for term in terms))
+    return list(itertools.takewhile(common.__contains__, itertools.count()))
 
 
 def contrast(cells: Cells, terms: Sequence[Term]) -> np.ndarray:
-    """Add up the verdicts of a contrast: float (seeds, images), over the seeds that all its arms have."""
+    """Add up the verdicts of a contrast: float (seeds, images), over the seeds of `seeds_of`."""
     by_arm = {term.arm: {cell["seed"]: cell for cell in cells if cell["arm"] == term.arm} for term in terms}
     seeds = seeds_of(cells, terms)
     sums = [
@@ -141,7 +144,8 @@ def _draws(stream: int, number: int) -> np.ndarray:
 
 def gate(cells: Cells, study: Study) -> Gate:
     """Judge whether vanilla reached the regime of robust overfitting, before anything is compared."""
-    found = [cell for cell in cells if cell["arm"] == REFERENCE]
+    of_seed = {cell["seed"]: cell for cell in cells if cell["arm"] == REFERENCE}
+    found = [of_seed[seed] for seed in itertools.takewhile(of_seed.__contains__, itertools.count())]
     if not found:
         return Gate(0, None)
     training = float(np.mean([cell["checkpoints"]["last"]["training"]["robust"] for cell in found]))
@@ -177,8 +181,8 @@ def judge_one(kind: str, margin: float, difference: Difference) -> str:
 def judge_hypotheses(cells: Cells, study: Study) -> dict[str, Judgement]:
     """Judge every hypothesis, by its name.
 
-    A verdict needs all seeds of the study (0, 1, ...: no choice among them); before that the differences are told, and
-    not judged. A hypothesis that presumes another effect is moot where that is not supported.
+    A verdict needs all seeds of the study; before that the differences are told, and not judged. A
+    hypothesis that presumes another effect is moot where that is not supported.
     """
     judged: dict[str, Judgement] = {}
     for hypothesis in study.hypotheses:
@@ -200,8 +204,8 @@ def _judged(hypothesis: Hypothesis, cells: Cells, terms: Sequence[Term], seeds: 
     if not found:
         return Judged(None, WAITING)
     difference = bootstrap(contrast(cells, terms))
-    enough = found == list(range(len(found))) and len(found) >= seeds
-    return Judged(difference, judge_one(hypothesis.kind, hypothesis.margin, difference) if enough else WAITING)
+    is_enough = len(found) >= seeds
+    return Judged(difference, judge_one(hypothesis.kind, hypothesis.margin, difference) if is_enough else WAITING)
 
 
 def accuracies(cells: Cells, arm: str) -> dict[str, Any] | None:

@@ -95,8 +95,8 @@ def test_only_the_very_same_run_and_measurement_count_as_done(tmp_path):
     measured = {"networks": {training["defense"]: {"evaluation": {"last": {"weights": "abc"}}}}}
     write_results(result, {"config": config, "finished": "now", **measured})
     about = {
-        **{"suite": "paper", "split": "test", "norm": "linf", "epsilon": 0.1, "seed": training["seed"], "num_probes": 2},
-        **{"mask_gradients": ["detached", "full", "smoothed"], "subset_of": 360, "unlike_run": []},
+        **{"suite": "paper", "split": "test", "norm": "linf", "epsilon": 0.1, "seed": training["seed"]},
+        **{"num_probes": 2, "mask_gradients": ["detached", "full", "smoothed"], "subset_of": 360, "unlike_run": []},
     }
     by_beta = {"by_beta": dict.fromkeys(["0", "0.1", "1", "2", "10", "100", "infinity", "infinity-1", "infinity-2"])}
     report = {
@@ -106,7 +106,7 @@ def test_only_the_very_same_run_and_measurement_count_as_done(tmp_path):
         "about": about,
         "key": {"weights": "abc"},
     }
-    one_beta = {"attacks": dict.fromkeys(("fgsm", "pgd2", "cw2"), {"by_beta": {"0": None}})}
+    one_beta = {"attacks": {name: {"by_beta": {"0": None}} for name in ("fgsm", "pgd2", "cw2")}}
     for other, done in [
         ({}, True),
         ({"paper": {"attacks": {"fgsm": by_beta}}}, False),

@@ -52,10 +52,13 @@ def test_some_cells_are_shown_and_not_judged():
 
 def test_checks_of_the_audit_that_failed_are_named():
     cell = make_cell("vanilla", 0)
-    cell["checkpoints"]["last"] |= {"audit_passed": False, "audit": {"a gradient": "fail", "another": "warn"}}
+    cell["checkpoints"]["last"] |= FAILED
     text = render(STUDY, [cell], [])
     assert "| 1: a gradient |" in text
     assert "another" not in text.split("## Hypotheses judged")[0].split("## What was found")[1]
+
+
+FAILED = {"audit_passed": False, "audit": {"a gradient": "fail", "another": "warn"}}
 
 
 def test_one_sentence_says_what_was_found_so_far(tmp_path):
@@ -66,8 +69,8 @@ def test_one_sentence_says_what_was_found_so_far(tmp_path):
         return summarise(STUDY, folder)
 
     vanilla, mean_one, no_label = make_cell("vanilla", 0), make_cell("mean_one", 0, last=0.3), make_cell("no_label", 0)
-    assert say([vanilla]) == "No cells can be compared yet, 1 of 33 are finished."
-    assert say([mean_one]) == "No cells can be compared yet, 1 of 33 are finished."
+    assert say([vanilla]) == "No cells of CIFS can be compared yet, 1 of 33 are finished."
+    assert say([mean_one]) == "No cells of CIFS can be compared yet, 1 of 33 are finished."
     assert "of one seed the chance in training is not" in say([vanilla, mean_one])
     assert "at the last epoch +20.0 [" in say([vanilla, mean_one])
     assert "no label" not in say([vanilla, mean_one])
@@ -79,11 +82,26 @@ def test_one_sentence_says_what_was_found_so_far(tmp_path):
     ]
     assert '"At the last epoch CIFS is more robust than vanilla": supported (CIFS, mean one).' in say(more)
     assert "6 of 33" in say(more)
-    more[1]["checkpoints"]["last"]["audit_passed"] = False
+    more[1]["checkpoints"]["last"] |= FAILED
+    more.append(make_cell("vanilla", 7))  # in no contrast: seeds are taken from 0 on, without a gap
+    more[-1]["checkpoints"]["last"] |= FAILED
     assert "supported (CIFS, mean one; the audit fails for 1 of 6 networks)." in say(more)
+    assert "(CIFS, mean one, 3 seeds; audit failed: 1 of 6); each network at its best" in say(more)
+    more.pop()
     assert "7 of 44" in say([*more, make_cell("vanilla", 3)])  # the page is a function of the cells
     assert '"CIFS is more robust at the last epoch" is supported (difference in points: +20.0 [' in say(all_cells())
     assert say(all_cells(training=0.5)) == "Vanilla did not overfit far enough, so nothing is concluded about CIFS."
+
+
+def test_failed_audits_are_told_where_a_claim_is():
+    cells = all_cells()
+    for cell in cells:
+        if cell["arm"] in ("mean_one", "scale_only"):
+            cell["checkpoints"]["last"] |= FAILED
+    text = render(STUDY, cells, [])
+    quoted = [line for line in text.splitlines() if line.startswith("**") and line.endswith("**")]
+    assert "points; the audit fails for 3 of 9 networks)" in quoted[0]
+    assert quoted[2].count("the audit fails for 3 of 6 networks") == 2  # H3 compares with mean one, H4 scale only
 
 
 def test_a_finished_study_ends_in_three_sentences():
@@ -142,6 +160,23 @@ def of_last(**changes):
         lambda cell: cell["checkpoints"]["best"].update(epoch=5),
         of_last(paper={"fgsm": {"0": "0" * 125, "2": "0" * 125}}, worst_case="0" * 125),
         of_last(paper={}),
+        of_last(paper={"fgsm": {}, "pgd20": {}, "cw30": {}}),
+        lambda cell: cell["checkpoints"]["last"]["paper"]["cw30"].pop("infinity-2"),
+        of_last(worst_case="0" * 125),  # more than what broke first
+        of_last(worst_case="-" + "0" * 124),
+        of_last(natural="1_" + "0" * 123),
+        of_last(audit=None),
+        of_last(audit={"the mask hides nothing": "fail"}),
+        of_last(audit_passed=False),
+        of_last(training={"images": 3, "attack": "pgd10", "natural": 0.9, "robust": 0.8}),
+        of_last(training={"images": 1000, "attack": "fgsm", "natural": 0.9, "robust": 0.8}),
+        of_last(training={"images": 1000, "attack": "pgd10", "natural": 0.9, "robust": -0.5}),
+        lambda cell: cell["checkpoints"]["last"]["channels"].update(natural_negative_share=-0.1),
+        lambda cell: cell["curves"]["val_robust_accuracy"].__setitem__(1, 7.0),
+        lambda cell: cell["curves"]["loss"].__setitem__(0, 10**400),
+        lambda cell: cell["checkpoints"]["best"].update(epoch=2 - 60),
+        lambda cell: cell.update(code=None),
+        lambda cell: cell.update(finished="x | y"),
         of_last(channels={}),
         of_last(audit_passed=None),
         of_last(training={"natural": 0.9, "robust": 7.0}),

@@ -137,9 +137,17 @@ def test_a_verdict_leaves_no_seed_out():
         make_cell(arm, seed, last=last) for arm, last in (("vanilla", 0.1), ("mean_one", 0.3)) for seed in (1, 2, 3)
     ]
     found = judge_hypotheses(cells, STUDY)["H1"].contrasts["CIFS, mean one"]
-    assert (found.difference.seeds, found.verdict) == (3, "not enough cells yet")
-    whole = [*cells, make_cell("vanilla", 0), make_cell("mean_one", 0, last=0.3)]
-    assert judge_hypotheses(whole, STUDY)["H1"].contrasts["CIFS, mean one"].verdict == "supported"
+    assert (found.difference, found.verdict) == (None, "not enough cells yet")
+    assert gate(cells, STUDY).seeds == 0
+    whole = [
+        *cells,
+        *(
+            make_cell(arm, seed, last=0.3 - 0.2 * (arm == "vanilla"))
+            for arm, seed in (("vanilla", 0), ("mean_one", 0), ("vanilla", 7), ("mean_one", 7))
+        ),
+    ]  # seed 7 waits for those before it, and takes no verdict back
+    found = judge_hypotheses(whole, STUDY)["H1"].contrasts["CIFS, mean one"]
+    assert (found.difference.seeds, found.verdict) == (4, "supported")
 
 
 def test_bootstrap_of_three_seeds_alone_reaches_from_the_lowest_to_the_highest():
