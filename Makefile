@@ -17,17 +17,17 @@ help:  ## show the targets
 install: $(STAMP)  ## make the environment in .venv
 
 # The lock names every package, so nothing is to be resolved. uv fetches and unpacks several at a time, but does not read
-# pip's settings: where those name another index, and where uv fails, pip installs.
+# pip's settings (files and PIP_... alike): where those name another index or none, and where uv fails, pip installs.
 $(STAMP): requirements.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "make: PYTHON: received $(PYTHON); give one of Python 3.11 to 3.13, as in: make install PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint requirements-dev.txt uv
-	test -z "$$PIP_INDEX_URL$$($(BIN)/python -m pip config get global.index-url 2>/dev/null)" && \
+	! $(BIN)/python -m pip config list | grep -E '\.(index-url|no-index)=' > /dev/null && \
 	  $(UV_INSTALL) $(LOCKED) || $(BIN)/python -m pip install --quiet --no-deps $(LOCKED)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
-	$(BIN)/python -m pip --quiet check
+	$(BIN)/python -m pip check
 	@touch $(STAMP)
 
 demo: install  ## train, attack and export on handwritten digits, in under five minutes

@@ -58,7 +58,7 @@ def catastrophic_overfitting(history: Sequence[Mapping[str, Any]]) -> str | None
     """
     logs = history[-1] if history else {}
     several, one = logs.get("val_robust_accuracy"), logs.get("val_single_step_accuracy")
-    if several is None or one is None or several >= COLLAPSED * one or one - several <= GAP:
+    if several is None or one is None or not (several < COLLAPSED * one and one - several > GAP):  # NaN is neither
         return None
     return (
         f"Catastrophic overfitting after epoch {len(history)}: of the validation images {one:.1%} are right under one "

@@ -34,6 +34,11 @@ class Identity:
     splits: Mapping[str, Mapping[str, str]]
     counts: Mapping[str, int]
 
+    @property
+    def has_names(self) -> bool:
+        """Whether its images have names, so that single ones can be told from those of another set."""
+        return not any("" in images for images in self.splits.values())
+
     @functools.cached_property
     def hash(self) -> str:
         """A hash of all of it, 16 hexadecimal digits: that of other images, splits or classes is another."""

@@ -178,6 +178,9 @@ def check_warm_start(dataset: ImageDataset, run: Workdir) -> None:
     is_same = record.identity.hash == dataset.identity.hash
     trained_on_here = _digests(dataset.identity, ("train", "validation"))  # test images among them are told anyway
     tested = [digest for digest in dataset.identity.splits["test"].values() if digest not in trained_on_here]
+    if not is_same and (unnamed := [each for each in (dataset.identity, record.identity) if not each.has_names]):
+        what = " and ".join("those here" if each is dataset.identity else f"those of {run.path}" for each in unnamed)
+        print(f"note: which single images are {what} is not recorded: whether they share some is not known")
     if not is_same and (known := _count_known(tested, record.identity)):
         advice = f"{known:,} of the test images of {dataset.name} were trained or validated on there, give another run"
         raise UserError("--warm_start", run.path, advice)
@@ -209,8 +212,7 @@ def read_record(run: Workdir, option: str = "--run") -> Record | None:
     """
     try:
         found = json.loads(run.images_file.read_text(encoding="utf-8"))
-        identity, begun_from = Identity.from_json(found), found.get("begun_from")
-        record = Record(identity, dict(found["division"]), begun_from and dict(begun_from))
+        record = Record(Identity.from_json(found), dict(found["division"]), _begun_from(found.get("begun_from")))
         if found["hash"] != record.identity.hash:
             raise ValueError("its hash is not that of its content")
         if run.key is not None and found.get("run") not in (None, run.key):
@@ -235,9 +237,22 @@ def _write_record(dataset: ImageDataset, run: Workdir, division: dict[str, str])
     }
     is_first = run.config_file.exists() and not run.has_begun
     source = run.read_config("--workdir").train.warm_start if is_first else None
-    if source is not None:  # its name may lead elsewhere another time
-        described["begun_from"] = {"path": str(Path(source).absolute()), "run": Workdir(source).key}
+    if source is not None:  # its name may lead elsewhere another time, or to what was trained anew on other images
+        run_there, record = Workdir(source), read_record(Workdir(source), "--warm_start")
+        images = record and record.identity.hash
+        described["begun_from"] = {"path": str(Path(source).absolute()), "run": run_there.key, "images": images}
     write_json(run.images_file, {**described, **dataset.identity.to_json()})
+
+
+def _begun_from(value: Any) -> dict[str, str | None] | None:
+    """Check what a record says of the run that its own began from."""
+    if value is None:
+        return None
+    if not isinstance(value, dict) or value.keys() != {"path", "run", "images"}:
+        raise ValueError("begun_from is no path, run and images")
+    if not all(text is None or (isinstance(text, str) and text and "\0" not in text) for text in value.values()):
+        raise ValueError("begun_from has something else than text")
+    return value
 
 
 def _check_unrecorded(data: DataConfig, run: Workdir, option: str) -> None:

@@ -144,13 +144,14 @@ def _check_origin(dataset: ImageDataset, run: Workdir) -> None:
     check_warm_start(dataset, run)
     while (begun_from := run.read_config("--warm_start").train.warm_start) is not None:
         record = read_record(run, "--warm_start")
-        origin = record.begun_from if record else None
-        run = Workdir(begun_from if origin is None else origin["path"] or "")
-        # Not recorded, gone, or another run lies there now.
-        is_known = origin is not None and run.key is not None and run.key == origin["run"] and run.images_file.exists()
-        if not is_known or run.path.absolute() in known:
+        origin = (record and record.begun_from) or {"path": begun_from, "run": None, "images": None}
+        run = Workdir(origin["path"] or "")
+        there = read_record(run, "--warm_start")
+        # Not recorded, gone, or another run lies there now, or the same on other images.
+        found = {"path": origin["path"], "run": run.key, "images": there and there.identity.hash}
+        if found != origin or None in found.values() or run.path.absolute() in known:
             advice = f"it began from the weights of {begun_from}, of which it is not known what they were trained on"
-            raise UserError("--warm_start", known[0], advice)
+            raise UserError("--warm_start", known[0], f"{advice}; put that run back to {run.path}, or give another one")
         known.append(run.path.absolute())
         check_warm_start(dataset, run)
 

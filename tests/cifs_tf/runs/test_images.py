@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -39,8 +40,12 @@ def pets(tmp_path):
 
 def begin(tmp_path, data):
     """A run as it is when its first start is over: config, record, a network."""
-    run = Workdir(tmp_path / "run")
-    with run.open(RunConfig(data=data, output=OutputConfig(workdir=str(run.path)))):
+    return begin_at(tmp_path / "run", data)
+
+
+def begin_at(path, data, **train):
+    run = Workdir(path)
+    with run.open(RunConfig(data=data, train=TrainConfig(**train), output=OutputConfig(workdir=str(path)))):
         record_images(load_dataset(data), run)
     (run.path / "cifs").mkdir()
     run.model_file("cifs").write_bytes(b"")
@@ -187,29 +192,60 @@ def test_a_chain_of_warm_starts_is_followed_by_run_not_by_name(tmp_path, monkeyp
     """From another folder its names lead elsewhere; another run may lie where one was."""
     data = DataConfig(dataset="digits", val_examples=8)
 
-    def begin_at(path, data, **train):
-        run = Workdir(path)
-        with run.open(RunConfig(data=data, train=TrainConfig(**train), output=OutputConfig(workdir=str(path)))):
-            record_images(load_dataset(data), run)
-        (run.path / "cifs").mkdir()
-        run.model_file("cifs").write_bytes(b"")
-        return run
-
     elsewhere = tmp_path / "elsewhere"
     (tmp_path / "here").mkdir()
     begin_at(elsewhere / "base", data)
     monkeypatch.chdir(tmp_path / "here")
     base = begin_at(Path("base"), dataclasses.replace(data, val_examples=0))  # has seen all images
     middle = Workdir(begin_at(Path("middle"), data, warm_start="base").path.absolute())
-    assert read_record(middle).begun_from == {"path": str(base.path.absolute()), "run": base.key}
+    origin = {"path": str(base.path.absolute()), "run": base.key, "images": read_record(base).identity.hash}
+    assert read_record(middle).begun_from == origin
     dataset = load_dataset(data)
     monkeypatch.chdir(elsewhere)  # whose own base held the images out
     with pytest.raises(UserError, match="not known to have held out the images"):
         _check_origin(dataset, middle)
     (tmp_path / "here" / "base").rename(tmp_path / "here" / "old")
-    begin_at(tmp_path / "here" / "base", data)
-    with pytest.raises(UserError, match="began from the weights of base, of which it is not known"):
+    for again in (None, dataclasses.replace(data, val_examples=9)):
+        if again:
+            begin_at(tmp_path / "here" / "base", again)
+        with pytest.raises(UserError, match=r"began from the weights of base, of which it is not .*put that run back"):
+            _check_origin(dataset, middle)
+
+
+@pytest.mark.parametrize(
+    "begun_from",
+    [{}, {"path": "x"}, {"path": 5, "run": "a", "images": "b"}, {"path": "a\0b", "run": "a", "images": "b"}],
+)
+def test_a_damaged_origin_is_a_sentence(begun_from, pets, tmp_path):
+    run = begin(tmp_path, DataConfig(dataset=f"folder:{pets}"))
+    damage(run, lambda record: record.update(begun_from=begun_from))
+    with pytest.raises(UserError, match=r"images\.json cannot be read \(begun_from .* train anew in another --workdir"):
+        read_record(run)
+
+
+def test_a_parent_that_was_trained_anew_on_other_images_is_not_the_parent(pets, tmp_path):
+    """Its key is a hash of options alone, which are the same."""
+    data = DataConfig(dataset=f"folder:{pets}", image_size=8, val_examples=2)
+
+    base = begin_at(tmp_path / "base", data)
+    middle = begin_at(tmp_path / "middle", data, warm_start=str(base.path))
+    dataset = load_dataset(data)
+    _check_origin(dataset, middle)
+    key = base.key
+    shutil.rmtree(base.path)
+    first = next(file for file in sorted(pets.rglob("*.png")))
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(first)
+    assert begin_at(tmp_path / "base", data).key == key
+    with pytest.raises(UserError, match=r"began from the weights of .*base, of which it is not known"):
         _check_origin(dataset, middle)
+
+
+def test_a_warm_start_across_unnamed_images_is_told(pets, tmp_path, capsys):
+    run = begin(tmp_path, DataConfig(dataset="digits"))
+    other = load_dataset(DataConfig(dataset=f"folder:{pets}"))
+    digits = read_record(run).identity
+    check_warm_start(dataclasses.replace(other, class_names=digits.class_names), run)
+    assert "is not recorded: whether they share some is not known" in capsys.readouterr().out
 
 
 def test_a_warm_start_does_not_know_the_test_images(pets, tmp_path):

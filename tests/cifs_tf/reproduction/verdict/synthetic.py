@@ -14,8 +14,8 @@ IMAGES, CLASSES = load_study().examples, 10
 def make_cell(arm, seed, *, last=0.1, best=0.2, training=0.9, curve=(0.1, 0.2, 0.1), gap=0.05, scale="full"):
     """A cell whose worst case keeps the first images: a share `last` or `best` of them.
 
-    The paper's protocol keeps `gap` more at the last beta_atk. The curve goes on as it ends, or is cut, to the epochs of
-    the scale.
+    The paper's protocol keeps `gap` more at the last beta_atk. The curve goes on as it ends, or is cut, to the scale's
+    epochs.
     """
     config, study = dict(_config(arm, seed, scale)), load_study(scale)
     images = np.arange(study.examples)
