@@ -29,7 +29,8 @@ class Record:
     Args:
         identity: the images that the run was begun with, all of them.
         division: which of them it takes for what, see `hash_division`; empty of a run made before there were records.
-        begun_from: `path` and `run` (its key) of the run whose weights it began with. Default none, or not recorded.
+        begun_from: `path`, `run` (its key) and `images` (their hash) of the run whose weights it began with,
+            as they were then. Default none, or not recorded.
     """
 
     identity: Identity

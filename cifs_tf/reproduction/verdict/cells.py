@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from cifs_tf.reproduction.verdict.study import NAME, Arm, Study
 from cifs_tf.runs.curves import VALIDATION_STEPS, WATCHED
 from cifs_tf.runs.workdir import PLACES
 
-CHECKPOINTS = ("last", "best")
+CHECKPOINTS: tuple[Literal["last", "best"], ...] = ("last", "best")
 # Where the finished cells lie, in the folder of the page.
 CELLS = Path("results") / NAME
 # Begins the names of what chose the schedule, which lies there too.
@@ -197,28 +197,34 @@ def _is_complete(cell: dict[str, Any], study: Study) -> bool:
     """Say whether a cell has everything that the page shows, of as many images and attacks as the study plans."""
     curve, epochs, classes = cell["curves"][WATCHED], cell["config"]["epochs"], len(cell["class_names"])
     _, per_class = np.unique(cell["labels"], return_counts=True)
+    datetime.datetime.fromisoformat(cell["finished"])  # a ValueError, if it is no time
     is_whole = cell.keys() >= SHOWN and None not in curve
     is_whole &= all(isinstance(text, str) and text for text in (cell["code"], *cell["revisions"].values()))
     is_whole &= cell["revisions"].keys() >= {"training", "evaluation"}
-    is_whole &= datetime.datetime.fromisoformat(cell["finished"]) is not None
     is_whole &= len(cell["labels"]) == study.examples and len(per_class) == classes and np.ptp(per_class) <= 1
     last, best = (cell["checkpoints"][checkpoint] for checkpoint in CHECKPOINTS)
     # The curve is rounded: of several highest epochs any may have been the best.
     is_whole &= last["epoch"] == epochs and best["epoch"] >= 1 and curve[best["epoch"] - 1] == max(curve)
     is_whole &= last["epoch"] != best["epoch"] or last == best
-    is_vanilla = cell["config"]["defense"] == "vanilla"
-    betas = ["0"] if is_vanilla else list(map(str, ATTACK_BETAS))
-    for found in (last, best):
-        training, audit = found["training"], found["audit"]
-        is_whole &= found["channels"].keys() == set(CHANNELS)
-        is_whole &= training["images"] == study.training_examples and training["attack"] == f"pgd{VALIDATION_STEPS}"
-        is_whole &= found["audit_passed"] is ("fail" not in audit.values())
-        is_whole &= list(found["paper"]) == list(study.attacks)
-        is_whole &= all(list(by_beta) == betas for by_beta in found["paper"].values())
-    return bool(is_whole)
+    # Without selection layers there is one beta_atk.
+    betas = ["0"] if cell["config"]["defense"] == "vanilla" else list(map(str, ATTACK_BETAS))
+    return bool(is_whole) and all(_is_measured(found, study, betas) for found in (last, best))
+
+
+def _is_measured(found: dict[str, Any], study: Study, betas: list[str]) -> bool:
+    """Say whether a network was measured as the study plans, and its audit says what its checks say."""
+    training = found["training"]
+    return (
+        found["channels"].keys() == set(CHANNELS)
+        and (training["images"], training["attack"]) == (study.training_examples, f"pgd{VALIDATION_STEPS}")
+        and found["audit_passed"] is ("fail" not in found["audit"].values())
+        and list(found["paper"]) == list(study.attacks)
+        and all(list(by_beta) == betas for by_beta in found["paper"].values())
+    )
 
 
 def _is_consistent(cell: dict[str, Any]) -> bool:
+    """Say whether the numbers of a cell can be, and agree: the worst case with each attack, and what broke first."""
     config, number = cell["config"], len(cell["labels"])
     for found in (cell["checkpoints"][checkpoint] for checkpoint in CHECKPOINTS):
         worst, natural = found["worst_case"], found["natural"]
@@ -230,8 +236,9 @@ def _is_consistent(cell: dict[str, Any]) -> bool:
         broken = int(natural, 16).bit_count() - int(worst, 16).bit_count()
         if broken != sum(found["broke_first"].values()) or min(found["broke_first"].values()) < 0:
             return False
-        shares = {**found["channels"], "natural": found["training"]["natural"], "robust": found["training"]["robust"]}
-        if not all(_is_possible(name, value) for name, value in shares.items() if value is not None):
+        measured = {name: value for name, value in found["channels"].items() if value is not None}
+        measured |= {f"{name}_accuracy": found["training"][name] for name in ("natural", "robust")}
+        if not all(_is_possible(name, value) for name, value in measured.items()):
             return False
     curves = cell["curves"].items()
     is_possible = all(_is_possible(name, value) for name, curve in curves for value in curve if value is not None)
@@ -239,8 +246,9 @@ def _is_consistent(cell: dict[str, Any]) -> bool:
 
 
 def _is_possible(name: str, value: float) -> bool:
-    """Say whether a number may be what its name says: a loss, a correlation, or a share."""
-    low, high = {"loss": (-math.inf, math.inf), "alignment": (-1, 1)}.get(name.split("_")[-1], (0, 1))
+    """Say whether a number may be what its name says."""
+    ranges = {"accuracy": (0, 1), "share": (0, 1), "alignment": (-1, 1)}
+    low, high = ranges.get(name.split("_")[-1], (-math.inf, math.inf))
     return math.isfinite(value) and low <= value <= high
 
 

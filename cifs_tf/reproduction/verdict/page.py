@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import numpy as np
@@ -49,7 +49,7 @@ def write_page(study: Study, docs: Path) -> list[Path]:
 def _draw(study: Study, cells: Sequence[dict[str, Any]]) -> dict[str, Figure]:
     titles = {arm.name: arm.title for arm in study.arms.values()}
     curves = _mean_curves(cells, titles)
-    channels = {
+    channels: dict[str, dict[str, Any]] = {
         title: {checkpoint: found[checkpoint]["channels"] for checkpoint in CHECKPOINTS}
         for name, title in titles.items()
         if (found := statistics.accuracies(cells, name))
@@ -97,11 +97,11 @@ def _findings(study: Study, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
         }
     rows = {name: statistics.accuracies(cells, name) for name in study.arms}
 
-    def against_vanilla(checkpoint: str, *names: str) -> str:
+    def against_vanilla(checkpoint: Literal["last", "best"], *names: str) -> str:
         found = {name: row[checkpoint]["against_vanilla"] for name in names if (row := rows.get(name)) is not None}
         return ", ".join(
             f"{points(each)} ({study.arms[name].title}, {each.seeds} seed{'s' if each.seeds > 1 else ''}"
-            f"{_failed_audits(cells, [_against_vanilla(name, checkpoint)], '; audit failed: {} of {}')})"
+            f"{_failed_audits(cells, [statistics.against_vanilla(name, checkpoint)], '; audit failed: {} of {}')})"
             for name, each in found.items()
             if each
         )
@@ -129,10 +129,6 @@ def _findings(study: Study, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "controls": against_vanilla("last", *CONTROLS),
         "is_waiting": any(each.verdict == statistics.WAITING for each in judged.values()),
     }
-
-
-def _against_vanilla(arm: str, checkpoint: Any) -> list[Term]:
-    return [Term(1, arm, checkpoint, "worst_case"), Term(-1, statistics.REFERENCE, checkpoint, "worst_case")]
 
 
 def _failed_audits(

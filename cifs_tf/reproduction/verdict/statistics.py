@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -91,6 +91,11 @@ def seeds_of(cells: Cells, terms: Sequence[Term]) -> list[int]:
     them."""
     common = set.intersection(*({cell["seed"] for cell in cells if cell["arm"] == term.arm} for term in terms))
     return list(itertools.takewhile(common.__contains__, itertools.count()))
+
+
+def against_vanilla(arm: str, checkpoint: Literal["last", "best"]) -> tuple[Term, Term]:
+    """Return the contrast of an arm with vanilla: the worst case of each image, at the same of the two epochs."""
+    return Term(1, arm, checkpoint, "worst_case"), Term(-1, REFERENCE, checkpoint, "worst_case")
 
 
 def contrast(cells: Cells, terms: Sequence[Term]) -> np.ndarray:
@@ -220,10 +225,9 @@ def accuracies(cells: Cells, arm: str) -> dict[str, Any] | None:
     found = [cell for cell in cells if cell["arm"] == arm]
     if not found:
         return None
-    at = {checkpoint: _at(found, checkpoint) for checkpoint in CHECKPOINTS}
-    for checkpoint in ("last", "best"):
-        terms = [Term(1, arm, checkpoint, "worst_case"), Term(-1, REFERENCE, checkpoint, "worst_case")]
-        values = contrast(cells, terms) if arm != REFERENCE else np.array([])
+    at: dict[str, Any] = {checkpoint: _at(found, checkpoint) for checkpoint in CHECKPOINTS}
+    for checkpoint in CHECKPOINTS:
+        values = contrast(cells, against_vanilla(arm, checkpoint)) if arm != REFERENCE else np.array([])
         at[checkpoint]["against_vanilla"] = bootstrap(values) if len(values) else None
     return {"seeds": len(found), **at}
 

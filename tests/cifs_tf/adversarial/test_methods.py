@@ -329,6 +329,8 @@ def test_nfgsm_trains_on_what_its_attack_makes():
         (0.24, 0.3, False),
         (None, 0.9, False),  # not validated
         (0.0, None, False),
+        (float("nan"), 0.9, False),
+        (0.0, float("nan"), False),
     ],
 )
 def test_catastrophic_overfitting_is_noticed(several, one, found):

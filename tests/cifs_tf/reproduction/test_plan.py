@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -107,6 +108,10 @@ def test_only_the_very_same_run_and_measurement_count_as_done(tmp_path):
         "key": {"weights": "abc"},
     }
     one_beta = {"attacks": {name: {"by_beta": {"0": None}} for name in ("fgsm", "pgd2", "cw2")}}
+    of_all = dataclasses.replace(evaluation, setup=dataclasses.replace(evaluation.setup, examples=None))
+    for subset_of in (None, 360):
+        write_results(tmp_path / evaluation.report_file, {**report, "about": {**about, "subset_of": subset_of}})
+        assert of_all.is_done(tmp_path) is (subset_of is None)
     for other, done in [
         ({}, True),
         ({"paper": {"attacks": {"fgsm": by_beta}}}, False),
@@ -123,13 +128,6 @@ def test_only_the_very_same_run_and_measurement_count_as_done(tmp_path):
     ]:
         write_results(tmp_path / evaluation.report_file, {**report, **other})
         assert evaluation.is_done(tmp_path) is done, other
-
-
-def test_all_images_are_not_a_few(tmp_path):
-    evaluation = plan("1")[-1].evaluations[0]
-    assert evaluation.setup.examples is None
-    assert evaluation._is_of_as_many_images(10_000, None)
-    assert not evaluation._is_of_as_many_images(3, 10_000)
 
 
 def test_where_the_best_epoch_is_the_last_a_network_is_measured_once(tmp_path):

@@ -171,6 +171,7 @@ def of_last(**changes):
         of_last(training={"images": 3, "attack": "pgd10", "natural": 0.9, "robust": 0.8}),
         of_last(training={"images": 1000, "attack": "fgsm", "natural": 0.9, "robust": 0.8}),
         of_last(training={"images": 1000, "attack": "pgd10", "natural": 0.9, "robust": -0.5}),
+        of_last(training={"images": 1000, "attack": "pgd10", "natural": None, "robust": 0.8}),
         lambda cell: cell["checkpoints"]["last"]["channels"].update(natural_negative_share=-0.1),
         lambda cell: cell["curves"]["val_robust_accuracy"].__setitem__(1, 7.0),
         lambda cell: cell["curves"]["loss"].__setitem__(0, 10**400),
