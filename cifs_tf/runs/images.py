@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from cifs_tf.config import DataConfig
@@ -85,7 +84,7 @@ def load_images(
         # One that cannot be written to, or is busy, is recorded another time.
         with contextlib.suppress(OSError), hold_lock(run.path / LOCK_FILE):
             if not run.images_file.exists():
-                _write_record(dataset, run, {})  # what is loaded here may be another part than the run takes
+                _write_record(dataset, run, {}, None)  # what is loaded here may be another part than the run takes
     return dataset
 
 
@@ -102,8 +101,13 @@ def load_training_images(data: DataConfig, run: Workdir) -> ImageDataset:
     return dataset if record is None else _match(dataset, record.identity, run, TRAIN_ANEW)
 
 
-def record_images(dataset: ImageDataset, run: Workdir) -> None:
+def record_images(dataset: ImageDataset, run: Workdir, warm_start: str | None = None) -> None:
     """Record the images of a run that begins, or compare those of one that has begun; its lock must be held.
+
+    Args:
+        dataset: the images.
+        run: the folder of the run, or of a search.
+        warm_start: the run whose weights it begins from; None (default) for none.
 
     Raises:
         UserError: as for `check_recorded_images`.
@@ -111,7 +115,7 @@ def record_images(dataset: ImageDataset, run: Workdir) -> None:
     if run.has_begun and run.images_file.exists():
         check_recorded_images(dataset, run)
     else:
-        _write_record(dataset, run, hash_division(dataset.splits))
+        _write_record(dataset, run, hash_division(dataset.splits), warm_start)
 
 
 def check_recorded_images(dataset: ImageDataset, run: Workdir) -> None:
@@ -227,7 +231,7 @@ def read_record(run: Workdir, option: str = "--run") -> Record | None:
         raise UserError(option, run.path, advice) from error
 
 
-def _write_record(dataset: ImageDataset, run: Workdir, division: dict[str, str]) -> None:
+def _write_record(dataset: ImageDataset, run: Workdir, division: dict[str, str], warm_start: str | None) -> None:
     if run.has_begun:
         print(f"note: {run.path} had not recorded its images; they are taken for those of {dataset.name} of now")
     described: dict[str, Any] = {
@@ -236,12 +240,12 @@ def _write_record(dataset: ImageDataset, run: Workdir, division: dict[str, str])
         "hash": dataset.identity.hash,
         "division": division,
     }
-    is_first = run.config_file.exists() and not run.has_begun
-    source = run.read_config("--workdir").train.warm_start if is_first else None
-    if source is not None:  # its name may lead elsewhere another time, or to what was trained anew on other images
-        run_there, record = Workdir(source), read_record(Workdir(source), "--warm_start")
+    if warm_start is not None and not run.has_begun:
+        # Its name may lead elsewhere another time, or to what was trained anew on other images.
+        source = Workdir(warm_start)
+        record = read_record(source, "--warm_start")
         images = record and record.identity.hash
-        described["begun_from"] = {"path": str(Path(source).absolute()), "run": run_there.key, "images": images}
+        described["begun_from"] = {"path": str(source.path.absolute()), "run": source.key, "images": images}
     write_json(run.images_file, {**described, **dataset.identity.to_json()})
 
 

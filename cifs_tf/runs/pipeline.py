@@ -61,7 +61,7 @@ def run(config: RunConfig, workdir: Workdir) -> dict[str, Any]:
         cluster.wait_for_all()
         return {}
     with workdir.open(config):
-        record_images(dataset, workdir)
+        record_images(dataset, workdir, config.train.warm_start)
         cluster.wait_for_all()
         result = _run_chief(config, workdir, dataset, networks, cluster)
     cluster.wait_for_all()

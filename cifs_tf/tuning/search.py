@@ -55,7 +55,7 @@ def search(config: SearchConfig, workdir: Workdir, argv: Sequence[str] = ()) -> 
         _search_as_worker(config, dataset, workdir, cluster, role)
         return
     with workdir.open(config):
-        record_images(dataset, workdir)
+        record_images(dataset, workdir, config.train.warm_start)
         show_images(dataset, Console())
         describe_space_to_tensorboard(config, workdir)
         if role.kind == "alone" and config.search.workers is None:

@@ -73,7 +73,7 @@ class SearchTuner(keras_tuner.Tuner):
         keras.backend.clear_session()
         try:
             with workdir.open(config):
-                record_images(self.dataset, workdir)
+                record_images(self.dataset, workdir, config.train.warm_start)
                 self._continue_shorter_trial(trial, workdir, defense)
                 session.on_train_begin()
                 network = build(config, config.model, self.dataset, self.cluster)

@@ -23,6 +23,7 @@ from cifs_tf.runs.images import (
 )
 from cifs_tf.runs.networks import _check_origin
 from cifs_tf.runs.workdir import Workdir
+from cifs_tf.tuning.options import SearchConfig
 from tests.running import run_here
 
 
@@ -46,7 +47,7 @@ def begin(tmp_path, data):
 def begin_at(path, data, **train):
     run = Workdir(path)
     with run.open(RunConfig(data=data, train=TrainConfig(**train), output=OutputConfig(workdir=str(path)))):
-        record_images(load_dataset(data), run)
+        record_images(load_dataset(data), run, train.get("warm_start"))
     (run.path / "cifs").mkdir()
     run.model_file("cifs").write_bytes(b"")
     return run
@@ -321,6 +322,17 @@ def test_images_divided_otherwise_are_no_continuation(tmp_path):
     other = load_dataset(DataConfig(dataset="digits", val_examples=3))
     with pytest.raises(UserError, match=r"took other images of it for train, validation;"):
         record_images(other, run)
+
+
+def test_a_search_records_what_its_trials_begin_from(tmp_path):
+    """Its config.yaml is no run's: it has options of its own."""
+    data = DataConfig(dataset="digits")
+    base, search = begin_at(tmp_path / "base", data), Workdir(tmp_path / "search")
+    dataset = load_dataset(data)
+    with search.open(SearchConfig(data=data, train=TrainConfig(warm_start=str(base.path)))):
+        record_images(dataset, search, str(base.path))
+    expected = {"path": str(base.path), "run": base.key, "images": dataset.identity.hash}
+    assert read_record(search).begun_from == expected
 
 
 def test_workers_that_begin_at_once_leave_one_record(tmp_path):
